@@ -1,0 +1,58 @@
+# Everything here starts from a bare machine: Python 3.10+, git, make.
+PYTHON ?= python3
+BIN    := .venv/bin
+UV     := $(BIN)/uv pip install --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-tests demo test test-all test-modal bench check clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+.venv/.demo: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv>=0.6"
+	$(UV) --python $(BIN)/python -e ".[local]" --group demo
+	@touch $@
+
+.venv/.dev: .venv/.demo pyproject.toml
+	$(UV) --python $(BIN)/python -e ".[local]" --group dev
+	@touch $@
+
+# A ZenML REST server: zenml[server] and the newest Prefect exclude each other, so it lives by itself.
+.venv-zenml-server/.done: .venv/.demo pyproject.toml
+	$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python .venv-zenml-server
+	$(UV) --python .venv-zenml-server/bin/python --group zenml-server
+	@touch $@
+
+# What sandboxes of the loopback Modal server find in their image: no bridge, no prefect, no modal.
+.venv-sandbox/.done: .venv/.demo pyproject.toml
+	$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python .venv-sandbox
+	$(UV) --python .venv-sandbox/bin/python --group sandbox
+	@touch $@
+
+setup: .venv/.demo
+setup-tests: .venv/.dev .venv-zenml-server/.done .venv-sandbox/.done  ## all environments that the tests use
+
+demo: setup  ## a real ML pipeline through Prefect, sandboxes as local processes
+	$(BIN)/python examples/quickstart/demo.py
+
+test: setup-tests  ## all tests, small graphs
+	$(BIN)/python -m pytest -m "not slow and not modal_account"
+
+test-all: setup-tests  ## also the full graph sizes
+	$(BIN)/python -m pytest -m "not modal_account"
+
+test-modal: setup-tests  ## the contract and a diamond on a real Modal account, CPU only; costs cents
+	$(BIN)/python -m pytest -m modal_account
+
+bench: setup-tests  ## the benchmarks, as a table and JSON
+	$(BIN)/python -m tests.bench
+
+check: .venv/.dev  ## ruff and mypy
+	$(BIN)/ruff check bridge flows tests examples
+	$(BIN)/ruff format --check bridge flows tests examples
+	$(BIN)/mypy
+
+clean:  ## everything that make made
+	rm -rf .venv .venv-zenml-server .venv-sandbox .demo .test dist build

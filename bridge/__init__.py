@@ -1,0 +1,1 @@
+"""The bridge that runs ZenML pipelines as Prefect flows in Modal sandboxes."""

@@ -1,0 +1,69 @@
+"""The errors of this package.
+
+::
+
+    BridgeError
+    ├── InvalidSettings       the user's input can't be honoured: field, value, and what to do
+    │   └── NotTranslatable   something in the snapshot has no meaning here
+    ├── RunNotPossible        the run can't start as things are: no such snapshot, owned by another flow
+    ├── RunFailed             the run started and failed; carries the diagnosis
+    ├── RunStopped            the run was stopped or cancelled
+    └── RunnerError
+        ├── RunnerUnavailable the runner couldn't be asked: says nothing about any sandbox
+        ├── CapacityUnavailable  no machine for a sandbox within ``capacity_timeout``
+        ├── SandboxRefused    the request is wrong and would be refused again
+        └── CredentialsRefused   the runner's credentials are missing or wrong
+"""
+
+from __future__ import annotations
+
+
+class BridgeError(Exception):
+    """Anything this package raises on purpose."""
+
+
+class InvalidSettings(BridgeError, ValueError):
+    """A setting can't be honoured. The message names the field, its value, and the fix."""
+
+    def __init__(self, where: str, value: object, problem: str, fix: str) -> None:
+        super().__init__(f"{where}={value!r}: {problem.rstrip('.')}. {fix.rstrip('.')}.")
+        self.where = where
+        self.value = value
+        self.problem = problem
+        self.fix = fix
+
+
+class NotTranslatable(InvalidSettings):
+    """Something in a snapshot has no translation."""
+
+
+class RunNotPossible(BridgeError):
+    """The run can't start, and nothing of it was started."""
+
+
+class RunFailed(BridgeError, RuntimeError):
+    """A run failed. The message is the diagnosis of its first failed step."""
+
+
+class RunStopped(BridgeError, RuntimeError):
+    """A run was stopped before its end."""
+
+
+class RunnerError(BridgeError):
+    """Anything a runner raises."""
+
+
+class RunnerUnavailable(RunnerError):
+    """The runner couldn't be asked. Nothing is known, nothing has failed: ask again."""
+
+
+class CapacityUnavailable(RunnerError):
+    """No machine of the kind that was asked for came free in time."""
+
+
+class SandboxRefused(RunnerError):
+    """The request is wrong: the same request would be refused again."""
+
+
+class CredentialsRefused(SandboxRefused):
+    """The runner's credentials are missing or wrong."""

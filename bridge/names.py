@@ -1,0 +1,109 @@
+"""Every string that leaves this code and is read again: tags, metadata keys, variables, slugs.
+
+Stacks store these names, dashboards show them, sandboxes of an older release answer to them. Changing one
+is a breaking change, so they stand here and nowhere else. Standard library only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+FLAVOR = "modal-prefect"
+DISTRIBUTION = "zenml-modal-prefect"
+DEPLOYMENT = "modal-prefect"
+
+# Import paths that ZenML's database keeps or that reach a sandbox's command line.
+ORCHESTRATOR_FLAVOR_SOURCE = "bridge.flavors.ModalPrefectOrchestratorFlavor"
+STEP_OPERATOR_FLAVOR_SOURCE = "bridge.flavors.ModalPrefectStepOperatorFlavor"
+FLOW_ENTRYPOINT = "bridge.flow:zenml_pipeline"
+
+# Variables of a sandbox. Ids only: none of them is a secret.
+ENV_FLOW_RUN_ID = "ZENML_MODAL_PREFECT_FLOW_RUN_ID"
+ENV_TASK_RUN_ID = "ZENML_MODAL_PREFECT_TASK_RUN_ID"
+ENV_RUN_ID = "ZENML_MODAL_PREFECT_RUN_ID"
+ENV_WORK_DIR = "ZENML_MODAL_PREFECT_WORK_DIR"
+"""Folder into which code is unpacked and in which the step runs; ZenML's own default is ``/app``."""
+ENV_SOURCE_ROOT = "ZENML_MODAL_PREFECT_SOURCE_ROOT"
+"""Root of the user's code, where the sandbox shares a file system with the flow (``runner="process"``)."""
+ENV_MODAL_SANDBOX_ID = "MODAL_SANDBOX_ID"
+"""Set by Modal in every sandbox; the process runner sets it too."""
+
+# ZenML metadata.
+METADATA_ORCHESTRATOR_URL = "orchestrator_url"
+METADATA_SANDBOX_ID = "modal_sandbox_id"
+METADATA_SANDBOX_URL = "modal_sandbox_url"
+METADATA_TASK_RUN_ID = "prefect_task_run_id"
+
+# Sandbox tags.
+TAG_RUN_ID = "zenml_run_id"
+TAG_PIPELINE = "zenml_pipeline"
+TAG_SERVER = "zenml_server"
+TAG_STACK = "zenml_stack"
+TAG_STEP = "zenml_step"
+TAG_FLOW_RUN_ID = "prefect_flow_run_id"
+
+# Names of Prefect's states beyond Prefect's own.
+STATE_CACHED = "Cached"
+STATE_SKIPPED = "Skipped"
+STATE_NOT_RUN = "NotRun"
+
+MODAL_NAME_LENGTH = 64
+"""Longest name Modal takes (modal/_utils/name_utils.py: fewer than 65 of letters, digits, ``-_.``)."""
+MODAL_TAG_LENGTH = 63
+PREFECT_NAME_LENGTH = 200
+
+_HASH_LENGTH = 10
+_NOT_MODAL = re.compile(r"[^A-Za-z0-9\-_.]+")
+_NOT_PREFECT = re.compile(r"[/%&<>\x00-\x1f\x7f]+")  # prefect/utilities/names.py: BANNED_CHARACTERS
+
+
+def _fit(name: str, unwanted: re.Pattern[str], length: int) -> str:
+    slug = unwanted.sub("-", name)
+    if slug == name and 0 < len(name) <= length and not _looks_hashed(name):
+        return name
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:_HASH_LENGTH]
+    kept = slug[: length - _HASH_LENGTH - 1].strip("-.")
+    return f"{kept or 'x'}-{digest}"
+
+
+def _looks_hashed(name: str) -> bool:
+    # A name that already ends like one of our slugs is hashed as well: otherwise somebody could name a
+    # pipeline exactly like the slug of another one, and the two would meet.
+    return re.search(rf"-[0-9a-f]{{{_HASH_LENGTH}}}$", name) is not None
+
+
+def modal_name(name: str) -> str:
+    """Return ``name`` if Modal takes it, else a slug with a hash of it; different names never meet."""
+    return _fit(name, _NOT_MODAL, MODAL_NAME_LENGTH)
+
+
+def modal_tag(value: str) -> str:
+    """Return ``value`` as the value of a Modal sandbox tag: itself, or a slug with a hash of it."""
+    return _fit(value, _NOT_MODAL, MODAL_TAG_LENGTH)
+
+
+def prefect_name(name: str) -> str:
+    """Return ``name`` if Prefect takes it, else a slug with a hash of it; different names never meet."""
+    return _fit(name, _NOT_PREFECT, PREFECT_NAME_LENGTH)
+
+
+def app_name(pipeline: str) -> str:
+    """Return the name of the Modal app of a pipeline, kept between its runs."""
+    return modal_name(f"zenml-{pipeline}")
+
+
+def sandbox_name(run_id: str, step: str | None, attempt: int, infrastructure_attempt: int) -> str:
+    """Return the name of the sandbox of one attempt: the key by which a repeated create finds it again.
+
+    A hash, since run id and step name together don't fit into Modal's 64 characters. ``step`` is None for
+    the one sandbox of ``pipeline`` mode. Both attempts count from 1.
+    """
+    key = f"{run_id}\0{step if step is not None else ''}\0{step is None}\0{attempt}\0{infrastructure_attempt}"
+    return "zenml-" + hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:40]
+
+
+def flow_run_tags(run_id: str, pipeline: str, stack: str, user: str | None) -> list[str]:
+    """Return the Prefect tags of a flow run."""
+    tags = ["zenml", f"zenml_run_id:{run_id}", f"zenml_pipeline:{pipeline}", f"zenml_stack:{stack}"]
+    return [*tags, f"zenml_user:{user}"] if user else tags

@@ -1,0 +1,186 @@
+"""What happened to a step: the sandbox's end and ZenML's record, read together. Standard library only.
+
+Neither of the two is the truth alone. A sandbox may exit with 0 although its step never reported, or with 1
+although ZenML holds a successful step run; it may vanish before ZenML knew of it. :func:`judge` is the one
+place that decides, and :class:`Cost` says what an end costs: the table in ``docs/semantics.md`` is this
+module, row by row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class End(str, Enum):
+    """How a sandbox ended, as far as its runner can tell."""
+
+    EXITED = "exited"
+    """Its process ended by itself or by a signal from inside; ``exit_code`` says how."""
+    TIMED_OUT = "timed out"
+    OUT_OF_MEMORY = "out of memory"
+    TERMINATED = "terminated"
+    """Somebody ended it on purpose: this program, or a person in the dashboard."""
+    EVICTED = "evicted"
+    """The infrastructure took the machine back."""
+    LOST = "lost"
+    """It ended for a reason on the infrastructure's side, or nobody knows it any more."""
+    NEVER_STARTED = "never started"
+    """No process of it ever ran: its image wasn't pulled, its machine failed to come up."""
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxEnd:
+    """The end of a sandbox. ``exit_code`` is the process's (negative or 128+n for a signal), if known."""
+
+    end: End
+    exit_code: int | None = None
+    detail: str = ""
+
+    def __str__(self) -> str:
+        code = f" with exit code {self.exit_code}" if self.end is End.EXITED else ""
+        return f"{self.end.value}{code}{': ' + self.detail if self.detail else ''}"
+
+
+class Reported(str, Enum):
+    """What ZenML says of a step's newest step run."""
+
+    NOTHING = "nothing"
+    """There is no step run."""
+    RUNNING = "running"
+    SUCCEEDED = "completed"
+    CACHED = "cached"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+    RETRYING = "retrying"
+    """Failed, and ZenML waits for another attempt."""
+    STOPPED = "stopped"
+
+
+SUCCESSFUL = frozenset({Reported.SUCCEEDED, Reported.CACHED, Reported.SKIPPED})
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """ZenML's record of a step's newest attempt. ``version`` counts the step runs from 1; 0 means none."""
+
+    reported: Reported = Reported.NOTHING
+    step_run_id: str | None = None
+    version: int = 0
+    exception: str | None = None
+
+
+class Cost(str, Enum):
+    """What an end costs the step."""
+
+    NOTHING = "nothing"
+    OWN_RETRY = "one of the step's own retries"
+    INFRASTRUCTURE_RETRY = "one infrastructure retry"
+    EVERYTHING = "all retries: another attempt would end the same way"
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """One failure, said so that somebody can act on it."""
+
+    what: str
+    detail: str = ""
+    fix: str = ""
+
+    def __str__(self) -> str:
+        return " ".join(part.rstrip(".") + "." for part in (self.what, self.detail, self.fix) if part)
+
+
+class Verdict(str, Enum):
+    """What became of an attempt."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    STOPPED = "stopped"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The verdict on one attempt of a step, what it costs, and why."""
+
+    verdict: Verdict
+    cost: Cost
+    record: StepRecord
+    diagnosis: Diagnosis | None = None
+
+    @property
+    def needs_step_run(self) -> bool:
+        """Whether ZenML still has to be told of this end: it has no finished step run for it."""
+        return self.verdict is not Verdict.SUCCEEDED and self.record.reported in (
+            Reported.NOTHING,
+            Reported.RUNNING,
+        )
+
+
+def judge(end: SandboxEnd, record: StepRecord, *, stop_requested: bool = False) -> Outcome:
+    """Decide what became of an attempt.
+
+    Args:
+        end: How its sandbox ended.
+        record: ZenML's record of the step, read after that end.
+        stop_requested: Whether this program ended the sandbox, for a cancelled run or a failed sibling.
+    """
+    if record.reported in SUCCESSFUL:
+        return Outcome(Verdict.SUCCEEDED, Cost.NOTHING, record)
+    if stop_requested or record.reported is Reported.STOPPED:
+        return Outcome(Verdict.STOPPED, Cost.NOTHING, record, Diagnosis("The step was stopped"))
+    if record.reported in (Reported.FAILED, Reported.RETRYING):
+        return Outcome(Verdict.FAILED, Cost.OWN_RETRY, record, _reported_failure(record))
+    if end.end in _INFRASTRUCTURE:
+        return Outcome(Verdict.LOST, Cost.INFRASTRUCTURE_RETRY, record, _diagnose(end, record))
+    return Outcome(Verdict.FAILED, Cost.OWN_RETRY, record, _diagnose(end, record))
+
+
+def refused(detail: str, fix: str = "") -> Outcome:
+    """The outcome of a sandbox that Modal refuses to make: the same request would be refused again."""
+    diagnosis = Diagnosis("The sandbox was refused", detail, fix)
+    return Outcome(Verdict.FAILED, Cost.EVERYTHING, StepRecord(), diagnosis)
+
+
+_INFRASTRUCTURE = frozenset({End.EVICTED, End.LOST, End.NEVER_STARTED})
+
+
+def _reported_failure(record: StepRecord) -> Diagnosis:
+    return Diagnosis("The step raised an exception", record.exception or "", "Its log has the traceback")
+
+
+def _diagnose(end: SandboxEnd, record: StepRecord) -> Diagnosis:
+    detail = end.detail
+    if end.end is End.TIMED_OUT:
+        return Diagnosis("The step ran into its timeout", detail, "Raise `timeout` in the settings of the step")
+    if end.end is End.OUT_OF_MEMORY:
+        return Diagnosis(
+            "The step ran out of memory", detail, "Ask for more with `ResourceSettings(memory=...)` on the step"
+        )
+    if end.end is End.TERMINATED:
+        return Diagnosis("The sandbox was terminated from outside this run", detail, "See who stopped it on Modal")
+    if end.end is End.EVICTED:
+        return Diagnosis("The sandbox was evicted", detail, "Modal took its machine back; it is tried again")
+    if end.end is End.LOST:
+        return Diagnosis("The sandbox was lost", detail, "It ended on Modal's side; it is tried again")
+    if end.end is End.NEVER_STARTED:
+        return Diagnosis("The sandbox never started", detail, "Check that its image can be pulled and has Python")
+    code = end.exit_code
+    if code == 0:
+        return Diagnosis(
+            "The sandbox exited with 0, but ZenML has no successful step run",
+            detail,
+            "Does the step's code end the process, with `os._exit` or `sys.exit`?",
+        )
+    if code is not None and (code < 0 or code > 128):
+        signal = -code if code < 0 else code - 128
+        hint = "Signal 9 is how the kernel ends a process that is out of memory" if signal == 9 else ""
+        return Diagnosis(f"The step's process was killed by signal {signal}", detail, hint)
+    if record.reported is Reported.NOTHING:
+        return Diagnosis(
+            f"The sandbox exited with {code} before ZenML knew of the step",
+            detail,
+            "Its log says why: often a package that the image lacks, or a ZenML server it can't reach",
+        )
+    return Diagnosis(f"The step's process exited with {code} before it reported", detail, "Its log says why")

@@ -1,0 +1,159 @@
+"""What is to be done: a pipeline run as frozen, printable data. Standard library only.
+
+:mod:`bridge.translate` makes a :class:`Plan` from a ZenML snapshot, :mod:`bridge.flow` carries it out. A plan
+needs no SDK, network, clock or environment to be made, read or compared, and never holds a token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class Mode(str, Enum):
+    """Where the steps of a run run."""
+
+    PIPELINE = "pipeline"
+    """The whole pipeline in one sandbox."""
+    PER_STEP = "per_step"
+    """Each step in a sandbox."""
+
+
+class FailureMode(str, Enum):
+    """What a failed step does to the others: ZenML's ``ExecutionMode``."""
+
+    FAIL_FAST = "fail_fast"
+    """Running steps are killed, no other step starts."""
+    STOP_ON_FAILURE = "stop_on_failure"
+    """Running steps end, no other step starts."""
+    CONTINUE_ON_FAILURE = "continue_on_failure"
+    """Only the steps downstream of the failure don't start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """GPUs of one sandbox: ``types`` are tried in order, ``count`` is at least 1."""
+
+    types: tuple[str, ...]
+    count: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.count} x {' or '.join(self.types)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What a step asks for; None leaves it to the runner.
+
+    ``cpu`` is in cores, ``memory`` in MiB (rounded up).
+    """
+
+    cpu: float | None = None
+    memory: int | None = None
+    gpu: Gpu | None = None
+
+    def __str__(self) -> str:
+        parts = [
+            f"{self.cpu:g} cpu" if self.cpu is not None else "",
+            f"{self.memory} MiB" if self.memory is not None else "",
+            str(self.gpu) if self.gpu else "",
+        ]
+        return ", ".join(part for part in parts if part) or "default"
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxSpec:
+    """What a sandbox is made of. Two steps with equal specs could share one.
+
+    ``timeout``, ``capacity_timeout`` are in seconds. ``secrets`` are names of Modal Secrets, ``volumes`` pairs
+    of mount path and name of a Modal Volume, ``tags`` extra sandbox tags. ``image`` is None where the runner
+    has no images (``process``).
+    """
+
+    image: str | None = None
+    resources: Resources = Resources()
+    timeout: int = 86400
+    capacity_timeout: int = 300
+    cloud: str | None = None
+    region: tuple[str, ...] = ()
+    modal_environment: str | None = None
+    secrets: tuple[str, ...] = ()
+    volumes: tuple[tuple[str, str], ...] = ()
+    tags: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """The retries of a step: the seconds to wait before each, so its length is their number."""
+
+    delays: tuple[float, ...] = ()
+
+    @property
+    def retries(self) -> int:
+        """How often the step may be tried again after its first attempt."""
+        return len(self.delays)
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """One step. ``command`` are the arguments of the program in the sandbox (:mod:`bridge.host`)."""
+
+    name: str
+    upstream: tuple[str, ...]
+    command: tuple[str, ...]
+    sandbox: SandboxSpec
+    retry: RetryPolicy = RetryPolicy()
+    step_operator: bool | str = False
+    """True or the operator's name where a step operator runs the step: then its sandbox only waits."""
+    caching: bool = True
+    """Whether ZenML may answer this step from its cache."""
+    concurrency_limit: str | None = None
+    stream_logs: bool = True
+    infrastructure_retries: int = 3
+
+    def __str__(self) -> str:
+        after = f" after {', '.join(self.upstream)}" if self.upstream else ""
+        retries = f", {self.retry.retries} retries" if self.retry.retries else ""
+        return f"{self.name}{after} [{self.sandbox.resources}{retries}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A pipeline run. ``steps`` are in ZenML's order, upstream before downstream."""
+
+    pipeline: str
+    snapshot_id: str
+    stack: str
+    mode: Mode
+    failure_mode: FailureMode
+    steps: tuple[StepPlan, ...]
+    max_parallelism: int | None = None
+    warm: bool = True
+    warm_idle_timeout: int = 60
+    orphan_timeout: int = 1800
+    create_rate: float = 4.0
+    sandbox: SandboxSpec = SandboxSpec()
+    """The one sandbox of ``pipeline`` mode."""
+    command: tuple[str, ...] = ()
+    """The command of ``pipeline`` mode."""
+    infrastructure_retries: int = 3
+    concurrency_limit: str | None = None
+    stream_logs: bool = True
+    _index: dict[str, StepPlan] = field(default_factory=dict, repr=False, compare=False, hash=False)
+
+    def __post_init__(self) -> None:
+        self._index.update((step.name, step) for step in self.steps)
+
+    def step(self, name: str) -> StepPlan:
+        """Return the step of that name. Raises ``KeyError`` if there is none."""
+        return self._index[name]
+
+    @property
+    def upstream(self) -> dict[str, tuple[str, ...]]:
+        """The graph: the upstream steps of each step."""
+        return {step.name: step.upstream for step in self.steps}
+
+    def __str__(self) -> str:
+        most = f", at most {self.max_parallelism} at once" if self.max_parallelism else ""
+        head = f"{self.pipeline}: {len(self.steps)} steps, {self.mode.value}, {self.failure_mode.value}{most}"
+        return "\n".join([head, *(f"  {step}" for step in self.steps)])

@@ -1,0 +1,123 @@
+"""The seam between the flow and the machines: what a runner must do, raise, and guarantee.
+
+Three public implementations keep the contract in :mod:`bridge.runners.contract`: ``modal`` (the only importer
+of the Modal SDK), ``process`` (sandboxes are local processes) and ``scripted`` (sandboxes are functions; for
+tests and rehearsals).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from types import TracebackType
+from typing import Literal, Protocol, runtime_checkable
+
+from bridge.outcome import SandboxEnd
+from bridge.plan import SandboxSpec
+
+MAX_LINE_LENGTH = 20_000
+"""Longest output line a runner hands on, in characters; longer ones are cut and say so. Prefect Cloud takes
+25,000 characters a log line."""
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxRequest:
+    """One sandbox to be made.
+
+    ``name`` is its idempotency key: asking twice for one name gives the same sandbox. ``secret_environment``
+    never appears in a repr, a log, argv or a tag; a runner hands it over by the safest way it has.
+    """
+
+    name: str
+    app: str
+    command: tuple[str, ...]
+    spec: SandboxSpec = SandboxSpec()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    secret_environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class OutputLine:
+    """One line of a sandbox's output, without its line end. ``time`` is timezone-aware, as near to the writing
+    as the runner can tell."""
+
+    text: str
+    stream: Literal["stdout", "stderr"]
+    time: datetime
+
+
+class Sandbox(Protocol):
+    """A sandbox that exists or has existed."""
+
+    @property
+    def id(self) -> str:
+        """The runner's id of it: a Modal sandbox id, or one that looks like it."""
+
+    @property
+    def name(self) -> str:
+        """The name it was asked for by."""
+
+    @property
+    def url(self) -> str | None:
+        """Its page in a dashboard, where there is one."""
+
+    async def wait(self) -> SandboxEnd:
+        """Wait for its end. Idempotent, and may be called by many at once.
+
+        Survives control-plane blips by itself as far as its runner allows. Cancelling the wait leaves the
+        sandbox alone. Raises ``RunnerUnavailable`` when the runner couldn't be asked for longer than it rides
+        out; the sandbox may well be fine.
+        """
+
+    async def poll(self) -> SandboxEnd | None:
+        """Return its end, or None while it runs. Raises ``RunnerUnavailable``."""
+
+    def output(self) -> AsyncIterator[OutputLine]:
+        """Yield its output, line by line, from the start, while it runs; ends after its end.
+
+        Bad UTF-8 is replaced, lines longer than ``MAX_LINE_LENGTH`` are cut, a last line without a line end
+        counts. Memory stays bounded however much is written. After the sandbox's end what is left is drained
+        within a bounded time. Raises ``RunnerUnavailable`` if the stream breaks and can't be taken up again.
+        """
+
+    async def terminate(self) -> None:
+        """End it with all its processes, and return once it has ended. Idempotent. Raises ``RunnerUnavailable``."""
+
+
+@runtime_checkable
+class Runner(Protocol):
+    """Makes sandboxes. Use it as ``async with runner:``; leaving doesn't end any sandbox."""
+
+    @property
+    def kind(self) -> str:
+        """``modal``, ``process`` or ``scripted``."""
+
+    @property
+    def default_parallelism(self) -> int | None:
+        """Most sandboxes at once where the user didn't say; None leaves it open."""
+
+    async def __aenter__(self) -> Runner: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def host_command(self, *arguments: str) -> tuple[str, ...]:
+        """Return the argv that runs :mod:`bridge.host` with ``arguments`` in a sandbox of this runner: there it
+        is the very ``bridge`` that this process runs."""
+
+    async def start(self, request: SandboxRequest) -> Sandbox:
+        """Make a sandbox, or find the one of that name that still runs. Returns once it exists.
+
+        Being cancelled in the middle doesn't leave a sandbox behind. Raises ``SandboxRefused`` (with
+        ``CredentialsRefused``) where the request is wrong, ``CapacityUnavailable`` where none of the GPU types
+        could be had, each within ``spec.capacity_timeout``, ``RunnerUnavailable`` where the runner couldn't be asked.
+        """
+
+    async def find(self, app: str, name: str, modal_environment: str | None = None) -> Sandbox | None:
+        """Return the running sandbox of that name, or None. Raises ``RunnerUnavailable``."""
+
+    async def running(self, tags: Mapping[str, str], modal_environment: str | None = None) -> Sequence[Sandbox]:
+        """Return the running sandboxes that carry all of ``tags``. Raises ``RunnerUnavailable``."""
