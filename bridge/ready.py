@@ -1,0 +1,350 @@
+"""The ready queue: which step starts when. Standard library only; knows neither Prefect nor sandboxes.
+
+The flow uses it for ``per_step`` mode, the program in the sandbox for ``pipeline`` mode, so both modes have
+one meaning of failure modes, limits and retries. ``docs/decisions/ready-queue.md`` says why this isn't left
+to Prefect's limits.
+
+A step starts as soon as its upstream steps are done and the gate lets it in; the step with the longest chain
+below it goes first. A step that waits costs no task and no thread. Each attempt of a step holds a
+:class:`Pass`; a step that waits for its retry gives the pass back and asks for it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from bridge.plan import FailureMode
+
+
+class Fate(str, Enum):
+    """What became of a step."""
+
+    DONE = "done"
+    FAILED = "failed"
+    STOPPED = "stopped"
+    NOT_RUN = "not run"
+
+
+@dataclass(frozen=True, slots=True)
+class NotRun:
+    """Why a step never ran: the failed upstream steps that it waited for, or the stop of the run."""
+
+    step: str
+    upstream: tuple[str, ...]
+    reason: str
+
+
+class Admission(Protocol):
+    """Says which steps may run side by side. Called from one event loop only."""
+
+    def fits(self, step: str) -> bool:
+        """Whether ``step`` may start beside those that run."""
+
+    def take(self, step: str) -> None:
+        """``step`` starts."""
+
+    def give(self, step: str) -> None:
+        """``step`` ended or waits."""
+
+
+class Slots:
+    """Admission by number: at most ``limit`` at once, None for any number."""
+
+    def __init__(self, limit: int | None) -> None:
+        self.limit = limit
+        self.taken = 0
+
+    def fits(self, step: str) -> bool:
+        """Whether a slot is free."""
+        return self.limit is None or self.taken < self.limit
+
+    def take(self, step: str) -> None:
+        """Take a slot."""
+        self.taken += 1
+
+    def give(self, step: str) -> None:
+        """Give a slot back."""
+        self.taken -= 1
+
+
+class Gate:
+    """Lets steps in by priority, as far as its admission allows. One event loop, no locks.
+
+    Where the first in line doesn't fit, the next that fits goes: graphs are finite, so nobody starves.
+    """
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
+        self._line: list[tuple[int, int, str, Callable[[], None]]] = []
+        self._tickets = 0
+
+    def ask(self, step: str, priority: int, enter: Callable[[], None]) -> None:
+        """Queue ``step``; ``enter`` is called, maybe at once, when it holds its place. Higher goes first."""
+        self._tickets += 1
+        heapq.heappush(self._line, (-priority, self._tickets, step, enter))
+        self._let_in()
+
+    def leave(self, step: str) -> None:
+        """Give the place of ``step`` back."""
+        self._admission.give(step)
+        self._let_in()
+
+    def forget(self) -> None:
+        """Send everybody in line away."""
+        self._line.clear()
+
+    def _let_in(self) -> None:
+        passed_over: list[tuple[int, int, str, Callable[[], None]]] = []
+        while self._line:
+            entry = heapq.heappop(self._line)
+            if self._admission.fits(entry[2]):
+                self._admission.take(entry[2])
+                entry[3]()
+                continue
+            passed_over.append(entry)
+            if isinstance(self._admission, Slots):  # nobody behind would fit either
+                break
+        for entry in passed_over:
+            heapq.heappush(self._line, entry)
+
+
+class Pass:
+    """A step's right to run. Held when a step is started; ``give_back`` and ``take_again`` around a wait."""
+
+    def __init__(self, gate: Gate, step: str, priority: int, kill: asyncio.Event) -> None:
+        self._gate = gate
+        self._step = step
+        self._priority = priority
+        self._held = True
+        self.kill = kill
+        """Set when the step is to end at once: a failed sibling under FAIL_FAST, or a stopped run."""
+
+    @property
+    def held(self) -> bool:
+        """Whether the step may run now."""
+        return self._held
+
+    def give_back(self) -> None:
+        """Let another step run. Idempotent."""
+        if self._held:
+            self._held = False
+            self._gate.leave(self._step)
+
+    async def take_again(self) -> None:
+        """Wait for a place. Does nothing if one is held."""
+        if self._held:
+            return
+        entered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def enter() -> None:
+            if entered.cancelled():
+                self._gate.leave(self._step)
+            else:
+                self._held = True
+                entered.set_result(None)
+
+        self._gate.ask(self._step, self._priority, enter)
+        try:
+            await entered
+        except asyncio.CancelledError:
+            self.give_back()
+            raise
+
+
+Execute = Callable[[str, Pass], Awaitable[Fate]]
+ReportNotRun = Callable[[NotRun], Awaitable[None]]
+
+
+class GraphRun:
+    """Runs every step of a graph once.
+
+    Args:
+        upstream: The upstream steps of each step; every one of them is a key too.
+        execute: Runs a step to its end, retries included, and says what became of it. It heeds ``pass.kill``.
+            An exception that it raises is a defect: the other steps are killed and it is raised again.
+        not_run: Told of each step that never starts, as soon as that is certain.
+        admission: Which steps may run side by side.
+        failure_mode: What a failed step does to the others.
+        finished: Steps that were done before this run.
+    """
+
+    def __init__(
+        self,
+        upstream: Mapping[str, Sequence[str]],
+        *,
+        execute: Execute,
+        not_run: ReportNotRun,
+        admission: Admission,
+        failure_mode: FailureMode,
+        finished: Collection[str] = (),
+    ) -> None:
+        self._upstream = upstream
+        self._execute = execute
+        self._report_not_run = not_run
+        self._failure_mode = failure_mode
+        self._gate = Gate(admission)
+        self._downstream = _invert(upstream)
+        self._priority = _chain_lengths(upstream, self._downstream)
+        self._waiting_for = {step: len(set(above)) for step, above in upstream.items()}
+        self._finished = frozenset(finished)
+        self._kills: dict[str, asyncio.Event] = {}
+        self._tasks: dict[asyncio.Task[Fate], str] = {}
+        self._started: set[str] = set()
+        self._reports: set[asyncio.Task[None]] = set()
+        self._ended: asyncio.Queue[asyncio.Task[Fate]] = asyncio.Queue()
+        self._closed_because: str | None = None
+        self.fates: dict[str, Fate] = {}
+
+    def drain(self, reason: str) -> None:
+        """Start no other step; those that run go on to their end. The first reason counts."""
+        if self._closed_because is None:
+            self._closed_because = reason
+            self._gate.forget()
+
+    def kill(self, reason: str) -> None:
+        """Start no other step, and end those that run."""
+        self.drain(reason)
+        for event in self._kills.values():
+            event.set()
+
+    async def run(self) -> dict[str, Fate]:
+        """Run the graph and return the fate of every step.
+
+        Cancelled in the middle, it kills what runs, waits for its end, reports the rest as not run, and then
+        raises ``CancelledError``.
+        """
+        cancelled: asyncio.CancelledError | None = None
+        defect: BaseException | None = None
+        for step in self._upstream:
+            if step in self._finished:
+                self.fates[step] = Fate.DONE
+        for step in self._upstream:
+            if step not in self._finished:
+                self._waiting_for[step] -= len(self._finished & set(self._upstream[step]))
+                self._admit(step)
+        while self._tasks:
+            try:
+                task = await self._ended.get()
+            except asyncio.CancelledError as error:
+                cancelled = error
+                self.kill("the run was cancelled")
+                continue
+            step = self._tasks.pop(task)
+            if task.cancelled() or task.exception() is not None:
+                defect = defect or task.exception() or asyncio.CancelledError()
+                self._settle(step, Fate.FAILED)
+                self.kill(f"step {step} ended in an error of the bridge itself")
+            else:
+                self._settle(step, task.result())
+        self._close()
+        await asyncio.gather(*self._reports)
+        if defect is not None:
+            raise defect
+        if cancelled is not None:
+            raise cancelled
+        return self.fates
+
+    def _admit(self, step: str) -> None:
+        if self._waiting_for[step] == 0 and self._closed_because is None and step not in self.fates:
+            self._gate.ask(step, self._priority[step], lambda: self._start(step))
+
+    def _start(self, step: str) -> None:
+        self._started.add(step)
+        kill = self._kills[step] = asyncio.Event()
+        permit = Pass(self._gate, step, self._priority[step], kill)
+
+        async def execute() -> Fate:
+            try:
+                return await self._execute(step, permit)
+            finally:
+                permit.give_back()
+
+        task = asyncio.ensure_future(execute())
+        self._tasks[task] = step
+        task.add_done_callback(self._ended.put_nowait)
+
+    def _settle(self, step: str, fate: Fate) -> None:
+        self.fates[step] = fate
+        self._kills.pop(step, None)
+        if fate is Fate.DONE:
+            for below in self._downstream[step]:
+                self._waiting_for[below] -= 1
+                self._admit(below)
+            return
+        if fate is Fate.FAILED:
+            if self._failure_mode is FailureMode.FAIL_FAST:
+                self.kill(f"step {step} failed and the pipeline is FAIL_FAST")
+            elif self._failure_mode is FailureMode.STOP_ON_FAILURE:
+                self.drain(f"step {step} failed and the pipeline is STOP_ON_FAILURE")
+        self._give_up_below(step)
+
+    def _give_up_below(self, step: str) -> None:
+        below = list(self._downstream[step])
+        while below:
+            name = below.pop()
+            if name in self.fates:
+                continue
+            self._not_run(name)
+            below.extend(self._downstream[name])
+
+    def _close(self) -> None:
+        for step in self._upstream:
+            if step not in self.fates:
+                self._not_run(step)
+
+    def _not_run(self, step: str) -> None:
+        self.fates[step] = Fate.NOT_RUN
+        culprits = self._culprits(step)
+        if culprits:
+            reason = f"upstream {', '.join(culprits)} {self.fates[culprits[0]].value}"
+        else:
+            reason = self._closed_because or "the run ended before it could start"
+        report = self._report_not_run(NotRun(step, culprits, reason))
+        self._reports.add(asyncio.ensure_future(report))
+
+    def _culprits(self, step: str) -> tuple[str, ...]:
+        """The failed or stopped steps that ``step`` waited for, however far up."""
+        found: list[str] = []
+        seen = {step}
+        above = list(self._upstream[step])
+        while above:
+            name = above.pop(0)
+            if name in seen:
+                continue
+            seen.add(name)
+            fate = self.fates.get(name)
+            if fate in (Fate.FAILED, Fate.STOPPED):
+                found.append(name)
+            elif fate is Fate.NOT_RUN:
+                above.extend(self._upstream[name])
+        return tuple(found)
+
+
+def _invert(upstream: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    downstream: dict[str, list[str]] = {step: [] for step in upstream}
+    for step, above in upstream.items():
+        for name in dict.fromkeys(above):
+            downstream[name].append(step)
+    return downstream
+
+
+def _chain_lengths(upstream: Mapping[str, Sequence[str]], downstream: Mapping[str, list[str]]) -> dict[str, int]:
+    """The number of steps on the longest chain that starts at each step, in linear time."""
+    missing = {step: len(below) for step, below in downstream.items()}
+    lengths = {step: 1 for step in downstream}
+    ends = [step for step, count in missing.items() if count == 0]
+    while ends:
+        step = ends.pop()
+        for above in dict.fromkeys(upstream[step]):
+            lengths[above] = max(lengths[above], lengths[step] + 1)
+            missing[above] -= 1
+            if missing[above] == 0:
+                ends.append(above)
+    if any(missing.values()):
+        raise ValueError("The steps of this pipeline form a cycle")
+    return lengths
