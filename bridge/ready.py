@@ -123,6 +123,8 @@ class Pass:
         self._held = True
         self.kill = kill
         """Set when the step is to end at once: a failed sibling under FAIL_FAST, or a stopped run."""
+        self.last_attempt = False
+        """True once no step may start any more: then a failed attempt isn't followed by another."""
 
     @property
     def held(self) -> bool:
@@ -135,10 +137,12 @@ class Pass:
             self._held = False
             self._gate.leave(self._step)
 
-    async def take_again(self) -> None:
-        """Wait for a place. Does nothing if one is held."""
+    async def take_again(self) -> bool:
+        """Wait for a place, and say whether one is held: not so if the step was killed meanwhile."""
         if self._held:
-            return
+            return True
+        if self.kill.is_set():
+            return False
         entered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def enter() -> None:
@@ -148,12 +152,19 @@ class Pass:
                 self._held = True
                 entered.set_result(None)
 
+        killed = asyncio.ensure_future(self.kill.wait())
         self._gate.ask(self._step, self._priority, enter)
         try:
-            await entered
+            await asyncio.wait({entered, killed}, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
+            entered.cancel()
             self.give_back()
             raise
+        finally:
+            killed.cancel()
+        if not self._held:
+            entered.cancel()
+        return self._held
 
 
 Execute = Callable[[str, Pass], Awaitable[Fate]]
@@ -192,7 +203,7 @@ class GraphRun:
         self._priority = _chain_lengths(upstream, self._downstream)
         self._waiting_for = {step: len(set(above)) for step, above in upstream.items()}
         self._finished = frozenset(finished)
-        self._kills: dict[str, asyncio.Event] = {}
+        self._passes: dict[str, Pass] = {}
         self._tasks: dict[asyncio.Task[Fate], str] = {}
         self._started: set[str] = set()
         self._reports: set[asyncio.Task[None]] = set()
@@ -201,16 +212,24 @@ class GraphRun:
         self.fates: dict[str, Fate] = {}
 
     def drain(self, reason: str) -> None:
-        """Start no other step; those that run go on to their end. The first reason counts."""
-        if self._closed_because is None:
-            self._closed_because = reason
-            self._gate.forget()
+        """Start no other attempt; those that run go on to their end. The first reason counts.
+
+        A step that waits for its retry is given up: ZenML takes no new step run of a failed or stopping run.
+        """
+        if self._closed_because is not None:
+            return
+        self._closed_because = reason
+        self._gate.forget()
+        for permit in self._passes.values():
+            permit.last_attempt = True
+            if not permit.held:
+                permit.kill.set()
 
     def kill(self, reason: str) -> None:
         """Start no other step, and end those that run."""
         self.drain(reason)
-        for event in self._kills.values():
-            event.set()
+        for permit in self._passes.values():
+            permit.kill.set()
 
     async def run(self) -> dict[str, Fate]:
         """Run the graph and return the fate of every step.
@@ -255,8 +274,7 @@ class GraphRun:
 
     def _start(self, step: str) -> None:
         self._started.add(step)
-        kill = self._kills[step] = asyncio.Event()
-        permit = Pass(self._gate, step, self._priority[step], kill)
+        permit = self._passes[step] = Pass(self._gate, step, self._priority[step], asyncio.Event())
 
         async def execute() -> Fate:
             try:
@@ -270,7 +288,7 @@ class GraphRun:
 
     def _settle(self, step: str, fate: Fate) -> None:
         self.fates[step] = fate
-        self._kills.pop(step, None)
+        self._passes.pop(step, None)
         if fate is Fate.DONE:
             for below in self._downstream[step]:
                 self._waiting_for[below] -= 1
