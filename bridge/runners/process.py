@@ -1,0 +1,499 @@
+"""Sandboxes that are local processes: no account, no root, nothing leaves the machine. Linux and macOS.
+
+Each sandbox has a supervisor (:mod:`bridge.runners.supervisor`), a process group, a working folder and a ZenML
+configuration of its own. It shares the user's HOME, where caches of models live, and the machine: what its spec
+says of images, hardware and places has no meaning here, and :meth:`ProcessRunner.ignored` names it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TextIO
+
+import bridge
+from bridge import names
+from bridge.errors import RunnerUnavailable, SandboxRefused
+from bridge.outcome import End, SandboxEnd
+from bridge.plan import SandboxSpec
+from bridge.runners import environment, supervisor
+from bridge.runners.base import OutputLine, SandboxRequest
+from bridge.runners.once import Once
+from bridge.runners.spool import SpoolReader
+
+GRACE_SECONDS = 5.0
+"""Between SIGTERM and SIGKILL."""
+_TAIL_SECONDS = 0.1
+"""Between two looks at a spool that has nothing new. Its end is an event; what is written isn't, for files."""
+_HUNG_SECONDS = 30.0
+_FORGET_SECONDS = 24 * 3600.0
+
+_supervisors: dict[str, subprocess.Popen[bytes]] = {}
+# Children of this process, whichever runner started them: kept until they are reaped, also when their runner is
+# gone, since leaving a runner ends no sandbox.
+
+
+class ProcessSandbox:
+    """A local process and its descendants. Belongs to the event loop that its runner was entered in."""
+
+    def __init__(self, folder: Path, request: Mapping[str, object]) -> None:
+        self.folder = folder
+        self._name = str(request["name"])
+        self._ended = asyncio.Event()
+        self._end: SandboxEnd | None = None
+        self._life = -1
+
+    def __repr__(self) -> str:
+        return f"<ProcessSandbox {self.id} {self._name}>"
+
+    @property
+    def id(self) -> str:
+        """``sb-local-`` and a random number: also its folder's name and its MODAL_SANDBOX_ID."""
+        return self.folder.name
+
+    @property
+    def name(self) -> str:
+        """The name it was asked for by."""
+        return self._name
+
+    @property
+    def url(self) -> str | None:
+        """None: there is no dashboard."""
+        return None
+
+    async def wait(self) -> SandboxEnd:
+        """Wait for its end. Raises ``RunnerUnavailable`` if its runner is left meanwhile, or its folder removed."""
+        self._watch()
+        await self._ended.wait()
+        return self._known_end()
+
+    async def poll(self) -> SandboxEnd | None:
+        """Return its end, or None while it runs."""
+        self._watch()
+        if not self._ended.is_set():
+            self._on_life()
+        return self._known_end() if self._ended.is_set() else None
+
+    async def output(self) -> AsyncIterator[OutputLine]:
+        """Yield its output. Of more than 64 MiB the first and the newest are kept, and a line says what is not."""
+        self._watch()
+        with SpoolReader(self.folder) as reader:
+            while True:
+                ended = self._ended.is_set()
+                try:
+                    progress, lines = reader.read()
+                except OSError as error:
+                    raise RunnerUnavailable(
+                        f"The output of sandbox {self.id} can't be read: {error}"
+                    ) from error
+                for line in lines:
+                    yield line
+                if progress:
+                    await asyncio.sleep(0)
+                elif ended:
+                    break
+                else:
+                    await self._ended_within(_TAIL_SECONDS)
+            for line in reader.finish():
+                yield line
+
+    async def terminate(self) -> None:
+        """End it: SIGTERM to its process group, SIGKILL to all that is left after ``GRACE_SECONDS``."""
+        try:
+            control = os.open(self.folder / "control", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno not in (errno.ENXIO, errno.ENOENT):
+                raise RunnerUnavailable(f"Sandbox {self.id} can't be reached: {error}") from error
+        else:
+            try:
+                os.write(control, b"T")
+            finally:
+                os.close(control)
+        self._watch()
+        if not await self._ended_within(GRACE_SECONDS + _HUNG_SECONDS):
+            raise RunnerUnavailable(f"Sandbox {self.id} doesn't end; its folder is {self.folder}")
+
+    def close(self) -> None:
+        """Watch it no longer. Whoever waits for it is told that the runner was left."""
+        if self._life >= 0:
+            asyncio.get_running_loop().remove_reader(self._life)
+            os.close(self._life)
+            self._life = -1
+        self._ended.set()
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended, as far as this process has heard."""
+        return self._end is not None
+
+    def _watch(self) -> None:
+        if self._life >= 0 or self._ended.is_set():
+            return
+        life = open_life(self.folder)
+        if life is None:
+            self._conclude()
+            return
+        self._life = life
+        asyncio.get_running_loop().add_reader(life, self._on_life)
+
+    def _on_life(self) -> None:
+        if self._life >= 0 and is_closed(self._life):
+            self.close()
+            self._conclude()
+
+    def _conclude(self) -> None:
+        self._end = read_end(self.folder)
+        self._ended.set()
+        reap(self.id)
+
+    async def _ended_within(self, seconds: float) -> bool:
+        try:
+            await asyncio.wait_for(self._ended.wait(), seconds)
+        except asyncio.TimeoutError:
+            return False
+        return True
+
+    def _known_end(self) -> SandboxEnd:
+        if self._end is None:
+            raise RunnerUnavailable(f"Sandbox {self.id} is no longer watched: its runner was left")
+        return self._end
+
+
+class ProcessRunner:
+    """Makes local processes.
+
+    Args:
+        state_dir: Where sandboxes keep their folders; runners with equal ones find each other's sandboxes, also
+            from another process. Default: a folder of this user's under the system's temporary one.
+        inherit_environment: Whether sandboxes get this process's variables, credentials of Prefect and Modal
+            excepted, or only the few that every program needs.
+    """
+
+    def __init__(self, state_dir: Path | None = None, inherit_environment: bool = True) -> None:
+        self._state_dir = state_dir
+        self._inherit = inherit_environment
+        self._once: Once[tuple[str, str], tuple[ProcessSandbox, bool]] = Once(self._undo)
+        self._known: dict[str, ProcessSandbox] = {}
+
+    @property
+    def kind(self) -> str:
+        """``process``."""
+        return "process"
+
+    @property
+    def default_parallelism(self) -> int | None:
+        """As many as there are cores, and two on the smallest machine."""
+        return max(2, os.cpu_count() or 1)
+
+    @property
+    def state_dir(self) -> Path:
+        """Where sandboxes keep their folders."""
+        if self._state_dir is not None:
+            return self._state_dir.absolute()
+        return Path(tempfile.gettempdir()).absolute() / f"modal-prefect-{os.getuid()}"
+
+    def ignored(self, spec: SandboxSpec) -> tuple[str, ...]:
+        """Name the settings of ``spec`` that a local process can't honour, so that the user is told once."""
+        asked = {
+            "image": spec.image,
+            "cpu": spec.resources.cpu,
+            "memory": spec.resources.memory,
+            "gpu": spec.resources.gpu,
+            "cloud": spec.cloud,
+            "region": spec.region,
+            "modal_environment": spec.modal_environment,
+            "secrets": spec.secrets,
+            "volumes": spec.volumes,
+        }
+        return tuple(name for name, value in asked.items() if value not in (None, ()))
+
+    async def __aenter__(self) -> ProcessRunner:
+        """Raises ``SandboxRefused`` on Windows, or where this user's folder is somebody else's."""
+        if sys.platform == "win32":
+            raise SandboxRefused(
+                "runner='process' doesn't run on Windows: it needs process groups and FIFOs. "
+                "Use WSL, Linux or macOS, or runner='modal'."
+            )
+        if not sys.executable:
+            raise SandboxRefused(
+                "runner='process' needs sys.executable, which this embedded Python doesn't know."
+            )
+        for folder in (self.state_dir, self._sandboxes, self._names):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        owner = self.state_dir.stat()
+        if owner.st_uid != os.getuid() or (self._state_dir is None and self.state_dir.is_symlink()):
+            raise SandboxRefused(
+                f"{self.state_dir} belongs to another user. Pass another state_dir or set TMPDIR."
+            )
+        reap_all()
+        await asyncio.to_thread(self._forget_old)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Remove the folders of ended sandboxes; running ones go on, and another runner may find them."""
+        await self._once.settled()
+        ended = []
+        for sandbox in self._known.values():
+            await sandbox.poll()
+            if sandbox.ended:
+                ended.append(sandbox.folder)
+            sandbox.close()
+        self._known.clear()
+        await asyncio.to_thread(self._forget, ended)
+        reap_all()
+
+    def host_command(self, *arguments: str) -> tuple[str, ...]:
+        """Return the argv that runs :mod:`bridge.host` in a sandbox, with this Python."""
+        return (sys.executable, "-m", "bridge.host", *arguments)
+
+    async def start(self, request: SandboxRequest) -> ProcessSandbox:
+        """Start it, or find it. A command that doesn't exist gives a sandbox whose end is NEVER_STARTED."""
+        if not request.command:
+            raise SandboxRefused(f"Sandbox {request.name!r} has no command")
+        sandbox, _ = await self._once.make((request.app, request.name), lambda: self._make(request))
+        return sandbox
+
+    async def find(self, app: str, name: str, modal_environment: str | None = None) -> ProcessSandbox | None:
+        """Return the running sandbox of that name, whichever process started it. There are no environments."""
+        with self._locked():
+            folder = self._named(app, name)
+        return self._sandbox(folder) if folder else None
+
+    async def running(
+        self, tags: Mapping[str, str], modal_environment: str | None = None
+    ) -> Sequence[ProcessSandbox]:
+        """Return the running sandboxes that carry all of ``tags``, whichever process started them."""
+        found = []
+        for folder in sorted(self._sandboxes.iterdir()):
+            request = read_request(folder)
+            if request and is_alive(folder) and tags.items() <= dict(request["tags"]).items():
+                found.append(self._sandbox(folder))
+        return found
+
+    async def _make(self, request: SandboxRequest) -> tuple[ProcessSandbox, bool]:
+        with self._locked():
+            running = self._named(request.app, request.name)
+            if running:
+                return self._sandbox(running), False
+            folder, life, control = self._prepare(request)
+        try:
+            process = await asyncio.to_thread(self._spawn, folder, life, control, request)
+        except (OSError, ValueError) as error:
+            raise SandboxRefused(f"Sandbox {request.name!r} can't be started: {error}") from error
+        finally:
+            # The supervisor has its own; if there is none, this is how the world learns of it.
+            os.close(life)
+            os.close(control)
+        _supervisors[folder.name] = process
+        sandbox = self._sandbox(folder)
+        sandbox._watch()
+        return sandbox, True
+
+    async def _undo(self, made: tuple[ProcessSandbox, bool]) -> None:
+        sandbox, is_new = made
+        if is_new:
+            await sandbox.terminate()
+
+    def _prepare(self, request: SandboxRequest) -> tuple[Path, int, int]:
+        folder = self._sandboxes / f"sb-local-{uuid.uuid4().hex[:22]}"
+        (folder / "work").mkdir(mode=0o700, parents=True)
+        (folder / "request.json").write_text(
+            json.dumps(
+                {
+                    "app": request.app,
+                    "name": request.name,
+                    "tags": dict(request.tags),
+                    "command": [self._program(request.command[0]), *request.command[1:]],
+                    "timeout": request.spec.timeout,
+                    "grace": GRACE_SECONDS,
+                }
+            )
+        )
+        ends = []
+        for fifo in ("life", "control"):
+            os.mkfifo(folder / fifo, 0o600)
+            # For reading and writing: doesn't block, and there is no moment at which nobody holds it.
+            ends.append(os.open(folder / fifo, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
+        link = self._link(request.app, request.name)
+        partial = link.with_suffix(".partial")
+        partial.write_text(folder.name)
+        partial.replace(link)
+        return folder, ends[0], ends[1]
+
+    def _spawn(
+        self, folder: Path, life: int, control: int, request: SandboxRequest
+    ) -> subprocess.Popen[bytes]:
+        with (folder / "supervisor.err").open("wb") as errors:
+            return subprocess.Popen(
+                # Isolated and without site: neither the user's packages nor PYTHONPATH have a say in it.
+                [sys.executable, "-I", "-S", supervisor.__file__, str(folder), str(control)],
+                cwd=folder,
+                env=self._environment(folder, request),
+                stdin=subprocess.DEVNULL,
+                stdout=errors,
+                stderr=errors,
+                pass_fds=(life, control),
+                start_new_session=True,
+            )
+
+    def _environment(self, folder: Path, request: SandboxRequest) -> dict[str, str]:
+        work = folder / "work"
+        own = {
+            "PYTHONUNBUFFERED": "1",
+            "ZENML_CONFIG_PATH": str(work / ".zenml"),
+            names.ENV_WORK_DIR: str(work),
+        }
+        base = environment.inherited(os.environ, everything=self._inherit)
+        asked = {**own, **request.environment, **request.secret_environment}
+        result = {**base, **asked, names.ENV_MODAL_SANDBOX_ID: folder.name}
+        return environment.with_package(result, Path(bridge.__file__).parent.parent)
+
+    @staticmethod
+    def _program(name: str) -> str:
+        return sys.executable if name in ("python", "python3") else name
+
+    @property
+    def _sandboxes(self) -> Path:
+        return self.state_dir / "sandboxes"
+
+    @property
+    def _names(self) -> Path:
+        return self.state_dir / "names"
+
+    def _link(self, app: str, name: str) -> Path:
+        return self._names / hashlib.sha256(f"{app}\0{name}".encode("utf-8", "surrogatepass")).hexdigest()
+
+    def _named(self, app: str, name: str) -> Path | None:
+        try:
+            folder = self._sandboxes / self._link(app, name).read_text()
+        except FileNotFoundError:
+            return None
+        return folder if is_alive(folder) else None
+
+    def _sandbox(self, folder: Path) -> ProcessSandbox:
+        if folder.name not in self._known:
+            request = read_request(folder)
+            if request is None:
+                raise RunnerUnavailable(f"Somebody removed {folder}")
+            self._known[folder.name] = ProcessSandbox(folder, request)
+        return self._known[folder.name]
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Exclude other processes. Held for a few file operations, never across an await."""
+        import fcntl  # not on Windows
+
+        lock: TextIO
+        with (self.state_dir / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _forget_old(self) -> None:
+        """Remove what runners left behind that never came back for it."""
+        old = time.time() - _FORGET_SECONDS
+        candidates = [folder for folder in self._sandboxes.iterdir() if folder.stat().st_mtime < old]
+        self._forget([folder for folder in candidates if not is_alive(folder)])
+
+    def _forget(self, folders: Sequence[Path]) -> None:
+        for folder in folders:
+            request = read_request(folder)
+            if request:
+                with self._locked():
+                    link = self._link(str(request["app"]), str(request["name"]))
+                    if link.exists() and link.read_text() == folder.name:
+                        link.unlink()
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def open_life(folder: Path) -> int | None:
+    """Open the FIFO that tells of a sandbox's end, or return None if it has ended. The caller closes it."""
+    try:
+        life = os.open(folder / "life", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    if is_closed(life):
+        os.close(life)
+        return None
+    return life
+
+
+def is_closed(life: int) -> bool:
+    """Whether nobody holds the other end any more."""
+    try:
+        return os.read(life, 1) == b""
+    except BlockingIOError:
+        return False
+
+
+def is_alive(folder: Path) -> bool:
+    """Whether the sandbox in ``folder`` runs."""
+    life = open_life(folder)
+    if life is None:
+        return False
+    os.close(life)
+    return True
+
+
+def read_request(folder: Path) -> dict[str, dict[str, str]] | None:
+    """Return what was written of a sandbox's request, or None if its folder is gone or only half made."""
+    try:
+        request: dict[str, dict[str, str]] = json.loads((folder / "request.json").read_text())
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        return None
+    return request
+
+
+def read_end(folder: Path) -> SandboxEnd:
+    """Return how the ended sandbox in ``folder`` ended: what its supervisor wrote last, or LOST."""
+    try:
+        end = json.loads((folder / "end.json").read_text())
+    except FileNotFoundError:
+        return SandboxEnd(End.LOST, detail=f"its supervisor was killed{last_words(folder)}")
+    detail = str(end["detail"])
+    if end["lost_bytes"]:
+        detail = f"{detail} ({end['lost_bytes']} bytes of its output are lost: {end['spool_error']})".strip()
+    return SandboxEnd(End(end["end"]), end["exit_code"], detail)
+
+
+def last_words(folder: Path) -> str:
+    """Return the end of what a supervisor wrote to its standard error."""
+    try:
+        written = (folder / "supervisor.err").read_text(errors="replace").strip()
+    except FileNotFoundError:
+        return "; its folder is gone"
+    return f": {written[-500:]}" if written else ""
+
+
+def reap(sandbox_id: str) -> None:
+    """Reap the supervisor of an ended sandbox if this process started it."""
+    process = _supervisors.get(sandbox_id)
+    if process is None:
+        return
+    try:
+        # It closed its files, so it is on its last few microseconds.
+        process.wait(timeout=1.0)
+    except subprocess.TimeoutExpired:
+        return  # reap_all comes round
+    del _supervisors[sandbox_id]
+
+
+def reap_all() -> None:
+    """Reap every supervisor of this process that has ended."""
+    for sandbox_id, process in list(_supervisors.items()):
+        if process.poll() is not None:
+            del _supervisors[sandbox_id]
