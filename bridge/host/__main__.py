@@ -1,0 +1,68 @@
+"""What runs inside a sandbox: ``python -m bridge.host <command>``.
+
+``where``
+    Prints the path of the ``bridge`` package in use.
+``step --snapshot-id S --step NAME [--step-run-id ID]``
+    Runs one attempt of a static step on the main thread, without retries. With ``--step-run-id`` that step run,
+    which is RUNNING although its process is dead, goes on; no new one is made.
+    Exits with 0 where the step succeeded, else with 1 or the code it called ``sys.exit`` with.
+``pipeline --snapshot-id S --run-id R [--max-parallelism N] [--cpu C --memory MIB --gpus G]``
+    Runs the whole static pipeline in this sandbox (:mod:`bridge.host.pipeline`, which lists the exit codes).
+
+Only the standard library is imported until the command is known.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bridge.host", allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("where", help="print the path of the bridge package")
+    step = commands.add_parser("step", help="run one attempt of a step", allow_abbrev=False)
+    step.add_argument("--snapshot-id", required=True)
+    step.add_argument("--step", required=True)
+    step.add_argument("--step-run-id")
+    pipeline = commands.add_parser("pipeline", help="run a whole pipeline", allow_abbrev=False)
+    pipeline.add_argument("--snapshot-id", required=True)
+    pipeline.add_argument("--run-id", required=True)
+    pipeline.add_argument("--max-parallelism", type=int)
+    pipeline.add_argument("--cpu", type=float, help="cores of this sandbox; unlimited if not given")
+    pipeline.add_argument("--memory", type=int, help="MiB of this sandbox; unlimited if not given")
+    pipeline.add_argument("--gpus", type=int, help="GPUs of this sandbox; unlimited if not given")
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run a command and return its exit code."""
+    options = _parser().parse_args(argv)
+    if options.command == "where":
+        import bridge
+
+        sys.stdout.write(f"{bridge.__file__}\n")
+        return 0
+    if options.command == "step":
+        from bridge.host import entrypoint
+
+        arguments = entrypoint.arguments_for(options.snapshot_id, options.step, options.step_run_id)
+        return entrypoint.run_attempt(arguments)
+    from bridge.host import pipeline
+
+    return pipeline.main(
+        pipeline.Options(
+            snapshot_id=options.snapshot_id,
+            run_id=options.run_id,
+            max_parallelism=options.max_parallelism,
+            cpu=options.cpu,
+            memory=options.memory,
+            gpus=options.gpus,
+        )
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

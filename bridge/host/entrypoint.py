@@ -1,0 +1,150 @@
+"""One attempt of a static step, in the process that runs it. Imports ZenML."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from uuid import UUID
+
+from zenml.client import Client
+from zenml.config.step_configurations import Step
+from zenml.entrypoints.step_entrypoint_configuration import StepEntrypointConfiguration
+from zenml.enums import ExecutionStatus
+from zenml.exceptions import RunStoppedException
+from zenml.execution.pipeline.utils import prevent_pipeline_execution
+from zenml.logger import get_logger
+from zenml.models import PipelineRunResponse, PipelineSnapshotResponse, StepRunResponse
+from zenml.orchestrators import input_utils, publish_utils
+from zenml.orchestrators.signal_handler import SignalHandler
+from zenml.orchestrators.step_launcher import StepLauncher
+from zenml.steps import StepHeartBeatTerminationException
+from zenml.utils import code_utils, source_utils
+
+from bridge import names, upstream_zenml
+
+logger = get_logger(__name__)
+
+_STEP_RUN_ID = "step_run_id"
+
+
+class StepEntrypoint(StepEntrypointConfiguration):
+    """ZenML's step entrypoint for a sandbox that may be a plain process.
+
+    Two things differ. Code goes into the folder in :data:`bridge.names.ENV_WORK_DIR` where that is set, since
+    ``/app`` needs root and collides with the process next door; where :data:`bridge.names.ENV_SOURCE_ROOT` is set
+    the user's code lies there already. And with ``--step_run_id`` an existing step run goes on instead of a new one.
+    """
+
+    def __init__(self, arguments: list[str], snapshot: PipelineSnapshotResponse | None = None) -> None:
+        """``snapshot`` spares loading it, where somebody has."""
+        super().__init__(arguments)
+        self._snapshot = snapshot
+
+    @classmethod
+    def get_entrypoint_options(cls) -> dict[str, bool]:
+        """Return ZenML's options and the optional ``step_run_id``."""
+        return super().get_entrypoint_options() | {_STEP_RUN_ID: False}
+
+    def prepare_code_environment(self) -> None:
+        """Make the user's code importable. Raises what ZenML's raises."""
+        work_dir = os.environ.get(names.ENV_WORK_DIR)
+        source_root = os.environ.get(names.ENV_SOURCE_ROOT)
+        if work_dir is None and source_root is None:
+            super().prepare_code_environment()
+            return
+        if work_dir is not None:
+            os.makedirs(work_dir, exist_ok=True)
+            os.chdir(work_dir)
+        if source_root is not None:
+            _use_source_root(source_root)
+            return
+        if self.should_download_code:
+            self._download_code()
+        if os.getcwd() not in sys.path:
+            sys.path.insert(0, os.getcwd())
+
+    def _download_code(self) -> None:
+        if code_path := self.snapshot.code_path:
+            code_utils.download_code_from_artifact_store(
+                code_path=code_path, artifact_store=self._load_active_artifact_store()
+            )
+        elif code_reference := self.snapshot.code_reference:
+            self.download_code_from_code_repository(code_reference=code_reference)
+
+    def _run_step(self, step: Step, snapshot: PipelineSnapshotResponse) -> None:
+        step_run_id = self.entrypoint_args.get(_STEP_RUN_ID)
+        if step_run_id is None:
+            super()._run_step(step=step, snapshot=snapshot)
+        else:
+            continue_step_run(step, snapshot, UUID(step_run_id))
+
+
+def _use_source_root(source_root: str) -> None:
+    if source_root not in sys.path:
+        sys.path.insert(0, source_root)
+    source_utils.set_custom_source_root(source_root)
+
+
+def continue_step_run(step: Step, snapshot: PipelineSnapshotResponse, step_run_id: UUID) -> None:
+    """Run a step for its RUNNING step run, whose process is dead.
+
+    Heartbeats, signals and statuses are those of a first launch. Outputs get folders of their own, so what the
+    dead process left behind is in nobody's way. Raises what the step raises.
+    """
+    client = Client()
+    step_run = client.zen_store.get_run_step(step_run_id)
+    if step_run.status.is_finished:
+        logger.info("Step run `%s` has ended already: %s.", step_run_id, step_run.status.value)
+        return
+    run = client.get_pipeline_run(step_run.pipeline_run_id)
+    # Lazily loaded values become parameters of the step here, as they do before a step run is created.
+    input_utils.resolve_step_inputs(step=step, pipeline_run=run)
+    launcher = StepLauncher(
+        snapshot=snapshot, step=step, orchestrator_run_id=run.orchestrator_run_id or str(run.id)
+    )
+    logger.info("Step `%s` goes on in a new process.", step_run.name)
+    publish_utils.step_exception_info.set(None)
+    handler = SignalHandler(step_run=step_run, execution_mode=snapshot.pipeline_configuration.execution_mode)
+    with handler:
+        _run_and_publish(launcher, run, step_run)
+
+
+def _run_and_publish(launcher: StepLauncher, run: PipelineRunResponse, step_run: StepRunResponse) -> None:
+    """Run the step run and leave it with a status, by the rules of ZenML's ``StepLauncher.launch``."""
+    try:
+        upstream_zenml.run_existing_step_run(launcher, run, step_run)
+    except RunStoppedException:
+        raise
+    except BaseException as error:
+        status = Client().get_run_step(step_run.id, hydrate=False).status
+        if status == ExecutionStatus.CANCELLING:
+            publish_utils.publish_cancelled_step_run(step_run.id)
+        elif isinstance(error, StepHeartBeatTerminationException) or status == ExecutionStatus.STOPPING:
+            publish_utils.publish_stopped_step_run(step_run.id)
+        elif not status.is_finished and status != ExecutionStatus.RETRYING:
+            publish_utils.publish_failed_step_run(step_run.id)
+        raise
+
+
+def arguments_for(snapshot_id: str, step: str, step_run_id: str | None) -> list[str]:
+    """Return the arguments of :class:`StepEntrypoint`. With ``=``, since a step's name may begin with a dash."""
+    arguments = [f"--snapshot_id={snapshot_id}", f"--step_name={step}"]
+    return [*arguments, f"--{_STEP_RUN_ID}={step_run_id}"] if step_run_id else arguments
+
+
+def run_attempt(arguments: Sequence[str], snapshot: PipelineSnapshotResponse | None = None) -> int:
+    """Run one attempt on this process's main thread and return the exit code: 0, or 1 where the step raised.
+
+    The traceback goes to the log. A step that ends the process by itself (``sys.exit``) exits with its own code.
+    """
+    with prevent_pipeline_execution():
+        try:
+            StepEntrypoint(list(arguments), snapshot).run()
+        except SystemExit as error:
+            logger.exception("The step called sys.exit.")
+            return error.code if isinstance(error.code, int) else 1
+        except BaseException:
+            logger.exception("The step didn't succeed.")
+            return 1
+    return 0
