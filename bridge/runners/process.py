@@ -1,8 +1,8 @@
 """Sandboxes that are local processes: no account, no root, nothing leaves the machine. Linux and macOS.
 
-Each sandbox has a supervisor (:mod:`bridge.runners.supervisor`), a process group, a working folder and a ZenML
-configuration of its own. It shares the user's HOME, where caches of models live, and the machine: what its spec
-says of images, hardware and places has no meaning here, and :meth:`ProcessRunner.ignored` names it.
+Each sandbox has a supervisor (:mod:`bridge.runners.supervisor`), a process group, a working folder and a
+ZenML configuration of its own. It shares the user's HOME, where caches of models live, and the machine: what
+its spec says of images, hardware and places has no meaning here, and :meth:`ProcessRunner.ignored` names it.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from bridge.runners.spool import SpoolReader
 GRACE_SECONDS = 5.0
 """Between SIGTERM and SIGKILL."""
 _TAIL_SECONDS = 0.1
-"""Between two looks at a spool that has nothing new. Its end is an event; what is written isn't, for files."""
+"""Between two looks at a spool with nothing new. A sandbox's end is an event; that a file grows isn't."""
 _HUNG_SECONDS = 30.0
 _FORGET_SECONDS = 24 * 3600.0
 
 _supervisors: dict[str, subprocess.Popen[bytes]] = {}
-# Children of this process, whichever runner started them: kept until they are reaped, also when their runner is
-# gone, since leaving a runner ends no sandbox.
+# Children of this process, whichever runner started them: kept until they are reaped, also when their runner
+# is gone, since leaving a runner ends no sandbox.
 
 
 class ProcessSandbox:
@@ -75,7 +75,7 @@ class ProcessSandbox:
         return None
 
     async def wait(self) -> SandboxEnd:
-        """Wait for its end. Raises ``RunnerUnavailable`` if its runner is left meanwhile, or its folder removed."""
+        """Wait for its end. Raises ``RunnerUnavailable`` if its runner is left meanwhile."""
         self._watch()
         await self._ended.wait()
         return self._known_end()
@@ -176,8 +176,8 @@ class ProcessRunner:
     """Makes local processes.
 
     Args:
-        state_dir: Where sandboxes keep their folders; runners with equal ones find each other's sandboxes, also
-            from another process. Default: a folder of this user's under the system's temporary one.
+        state_dir: Where sandboxes keep their folders; runners with equal ones find each other's sandboxes,
+            also from another process. Default: a folder of this user's under the system's temporary one.
         inherit_environment: Whether sandboxes get this process's variables, credentials of Prefect and Modal
             excepted, or only the few that every program needs.
     """
@@ -269,7 +269,7 @@ class ProcessRunner:
         return sandbox
 
     async def find(self, app: str, name: str, modal_environment: str | None = None) -> ProcessSandbox | None:
-        """Return the running sandbox of that name, whichever process started it. There are no environments."""
+        """Return the running sandbox of that name, whoever started it. There are no environments."""
         with self._locked():
             folder = self._named(app, name)
         return self._sandbox(folder) if folder else None

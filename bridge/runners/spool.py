@@ -41,7 +41,7 @@ class SpoolReader:
                 later = self._later_segment()
                 if later is None:
                     return count > 0, lines
-                # A later segment exists, so this one is complete; look again for what came between both looks.
+                # A later segment exists, so this one is complete; look again for what came in between.
                 frame = self._frame()
                 if frame is None:
                     lines += self._move_to(later)

@@ -141,7 +141,8 @@ class Supervisor:
         except (OSError, ValueError) as error:
             self._reason, self._detail = "never started", f"{self._command[0]}: {error}"
             return False
-        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
         self._main = process.pid
         process.returncode = 0  # reaped here, with everybody else
         for pipe, stream in ((process.stdout, 1), (process.stderr, 2)):
@@ -203,8 +204,8 @@ class Supervisor:
                 self._code = os.waitstatus_to_exitcode(status)
 
     def _kill_the_rest(self) -> None:
-        # As a subreaper (Linux) this process inherits orphans, also those that left the group: it is done when
-        # it has no children any more. Elsewhere the group is all that can be found.
+        # As a subreaper (Linux) this process inherits orphans, also those that left the group: it is done
+        # when it has no children any more. Elsewhere the group is all that can be found.
         give_up = time.monotonic() + REAP_SECONDS
         while time.monotonic() < give_up:
             children = self._reap()
