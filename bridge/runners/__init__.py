@@ -1,1 +1,38 @@
 """Where sandboxes run: ``modal``, ``process``, ``scripted``."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from bridge.runners.base import Runner
+
+
+def create(
+    kind: Literal["modal", "process"],
+    *,
+    token_id: str | None = None,
+    token_secret: str | None = None,
+    registry_credentials: tuple[str, str] | None = None,
+    create_rate: float = 4.0,
+) -> Runner:
+    """Make the runner that a stack's orchestrator is configured for.
+
+    Args:
+        kind: The orchestrator's ``runner``.
+        token_id: Modal token; without the pair Modal's own configuration is used.
+        token_secret: Modal token.
+        registry_credentials: User name and password of the container registry.
+        create_rate: Most sandboxes created per second.
+    """
+    if kind == "modal":
+        from bridge.runners.modal import ModalRunner  # the Modal SDK takes a second to import
+
+        return ModalRunner(
+            token_id=token_id,
+            token_secret=token_secret,
+            registry_credentials=registry_credentials,
+            create_rate=create_rate,
+        )
+    from bridge.runners.process import ProcessRunner
+
+    return ProcessRunner()

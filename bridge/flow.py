@@ -1,0 +1,184 @@
+"""The Prefect flow that runs a ZenML pipeline.
+
+A sync flow with an async core on a loop and thread of its own: ``prefect flow-run retry`` never awaits an async
+flow and runs a sync one inside its own loop, notebooks have a loop already, and a thread is as good a caller
+as any other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from contextvars import copy_context
+from dataclasses import dataclass
+from threading import Thread
+from typing import Any, TypeVar
+from uuid import UUID
+
+from prefect import flow, get_client
+from prefect.client.schemas.objects import State
+from prefect.context import FlowRunContext
+from prefect.logging import get_run_logger
+from prefect.states import Cancelled, Completed, Failed
+from zenml.stack import Stack
+
+from bridge import names, runners, step_runs
+from bridge.errors import BridgeError
+from bridge.logs import LogShipper
+from bridge.outcome import StepRecord
+from bridge.per_step import PerStep
+from bridge.plan import Mode, Plan
+from bridge.ready import Fate
+from bridge.run import Run, open_run, registry_credentials
+from bridge.run_status import end_run
+from bridge.runners.base import Runner
+from bridge.settings import ModalPrefectOrchestratorConfig
+from bridge.step import Attempts
+from bridge.truth import Truth, ZenMLThread
+from bridge.whole_pipeline import WholePipeline, summary
+
+T = TypeVar("T")
+
+
+@flow(name=names.DEPLOYMENT, persist_result=False)
+def zenml_pipeline(snapshot_id: UUID, run_id: UUID | None = None) -> State[None]:
+    """Run a ZenML pipeline, its steps in Modal sandboxes.
+
+    The stack, its orchestrator's settings and the steps come from the snapshot. Tokens are never parameters:
+    the ZenML client, Prefect and Modal are configured where this flow runs.
+
+    Args:
+        snapshot_id: The ZenML snapshot to run: `zenml pipeline snapshot list` shows their ids. It must have
+            been made for a stack whose orchestrator is of flavour `modal-prefect`.
+        run_id: The ZenML run to go on with. Leave it empty: a new run is made. It is set for flow runs that
+            ZenML submitted itself.
+    """
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        raise RuntimeError("`zenml_pipeline` is a Prefect flow: call it, not its function.")
+    flow_run = context.flow_run
+    try:
+        run = open_run(snapshot_id, run_id, str(flow_run.id))
+        runner = make_runner(run.config, run.stack, run.plan)
+    except BridgeError as error:
+        return Failed(message=str(error))
+    get_run_logger().info("%s", run.plan)
+    return on_own_loop(lambda: carry_out(run, runner, resumed=flow_run.run_count > 1))
+
+
+def make_runner(config: ModalPrefectOrchestratorConfig, stack: Stack, plan: Plan) -> Runner:
+    """The runner that the stack's orchestrator is configured for."""
+    return runners.create(
+        config.runner,
+        token_id=config.token_id,
+        token_secret=config.token_secret,
+        registry_credentials=registry_credentials(stack) if config.runner == "modal" else None,
+        create_rate=plan.create_rate,
+    )
+
+
+def on_own_loop(core: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run a coroutine on a new event loop in a new thread and return its result.
+
+    Whatever interrupts the calling thread in the meantime (Ctrl-C, Prefect's ``TerminationSignal``) cancels the
+    coroutine; its result is still waited for, since it ends sandboxes.
+    """
+    context = copy_context()
+    result: Future[T] = Future()
+    started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[T]]] = Future()
+
+    async def main() -> T:
+        task = asyncio.ensure_future(core())
+        started.set_result((asyncio.get_running_loop(), task))
+        return await task
+
+    def work() -> None:
+        try:
+            result.set_result(context.run(asyncio.run, main()))
+        except BaseException as error:
+            result.set_exception(error)
+
+    thread = Thread(target=work, name="zenml-modal-prefect", daemon=True)
+    thread.start()
+    try:
+        return result.result()
+    except BaseException:
+        if not result.done():
+            loop, task = started.result()
+            loop.call_soon_threadsafe(task.cancel)
+            return result.result()
+        raise
+    finally:
+        thread.join()
+
+
+@dataclass(frozen=True)
+class _Ended:
+    failures: dict[str, str]
+    stopped: bool
+
+
+async def carry_out(run: Run, runner: Runner, *, resumed: bool = False) -> State[None]:
+    """Run the plan to its end, on the running loop, inside a Prefect flow run; return the flow run's state.
+
+    Cancelled in the middle, it ends the run's sandboxes and returns ``Cancelled``.
+    """
+    thread = ZenMLThread()
+    try:
+        async with get_client() as client, runner:
+            async with LogShipper(client, UUID(run.flow_run_id)) as shipper:
+                truth = Truth(thread, lambda steps: step_runs.latest(run.run, steps))
+                attempts = Attempts(run, runner, thread, truth)
+                if run.plan.mode is Mode.PER_STEP:
+                    ended = await _per_step(run, runner, attempts, shipper, thread, resumed)
+                else:
+                    ended = await _whole_pipeline(run, attempts, shipper, thread)
+        await thread.call(lambda: end_run(run.run, failures=ended.failures, stopped=ended.stopped))
+    except BridgeError as error:
+        message = str(error)
+        await thread.call(lambda: end_run(run.run, failures={"": message}, stopped=False))
+        return Failed(message=message)
+    except Exception as error:
+        # A defect, or an outage beyond patience: ZenML's run must not stay running for it.
+        message = f"The flow itself failed: {type(error).__name__}: {error}"
+        await thread.call(lambda: end_run(run.run, failures={"": message}, stopped=False))
+        raise
+    finally:
+        thread.close()
+    if ended.failures:
+        return Failed(message=summary(ended.failures))
+    if ended.stopped:
+        return Cancelled(message="The run was stopped.")
+    return Completed()
+
+
+async def _per_step(
+    run: Run, runner: Runner, attempts: Attempts, shipper: LogShipper, thread: ZenMLThread, resumed: bool
+) -> _Ended:
+    known: dict[str, StepRecord] = {}
+    if resumed or run.run.original_run:
+        everything = [step.name for step in run.plan.steps]
+        known = await thread.call(lambda: step_runs.latest(run.run, everything))
+    parallelism = run.plan.max_parallelism or runner.default_parallelism
+    steps = PerStep(run, attempts, shipper, thread, known=known, parallelism=parallelism)
+    cancelled = False
+    try:
+        await steps.graph.run()
+    except asyncio.CancelledError:
+        cancelled = True
+    stopped = cancelled or Fate.STOPPED in steps.graph.fates.values()
+    return _Ended(steps.failures, stopped)
+
+
+async def _whole_pipeline(
+    run: Run, attempts: Attempts, shipper: LogShipper, thread: ZenMLThread
+) -> _Ended:
+    pipeline = WholePipeline(run, attempts, shipper, thread)
+    work = asyncio.ensure_future(pipeline.execute())
+    try:
+        await asyncio.shield(work)
+    except asyncio.CancelledError:
+        pipeline.kill.set()
+        await work
+    return _Ended(pipeline.failures, pipeline.stopped)

@@ -1,0 +1,176 @@
+"""Sandbox output on its way into Prefect's task-run logs.
+
+Prefect's own logging handler takes one line at a time through a thread (20,000 lines drain in 30 s); here lines
+of all steps travel in posts of up to 500 with their original times (7 s for the same 20,000). A step's output
+is bounded: its first lines and its last ones are kept, and one line says how many were left out between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from datetime import datetime, timedelta
+from uuid import UUID
+
+import httpx
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.actions import LogCreate
+from prefect.exceptions import PrefectHTTPStatusError
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_never, wait_exponential_jitter
+
+from bridge.runners.base import OutputLine
+
+BATCH_LINES = 500
+BATCH_CHARACTERS = 1_000_000
+FIRST_LINES = 10_000
+"""Lines of one attempt that are sent as they come; Prefect Cloud's free plan takes 2,000 a minute."""
+LAST_LINES = 500
+"""Lines of its end that are kept beyond those."""
+WAITING_LINES = 50_000
+"""Lines of all steps that may wait while Prefect's API can't be reached."""
+FLUSH_SECONDS = 0.5
+
+_logger = logging.getLogger(__name__)
+_PASSING = (httpx.TransportError, PrefectHTTPStatusError)
+
+
+class StepLog:
+    """The output of one attempt of a step, bounded. Made by :meth:`LogShipper.open`."""
+
+    def __init__(self, shipper: LogShipper, task_run_id: UUID, send: bool = True) -> None:
+        self._shipper = shipper
+        self._send = send
+        self._task_run_id = task_run_id
+        self._sent = 0
+        self._left_out = 0
+        self._last: deque[OutputLine] = deque()
+        self.tail: deque[str] = deque(maxlen=20)
+        """The last lines, for a diagnosis."""
+
+    def write(self, line: OutputLine) -> None:
+        """Take one line. Never blocks."""
+        self.tail.append(line.text)
+        if not self._send:
+            return
+        if self._sent < FIRST_LINES:
+            self._sent += 1
+            self._shipper.put(line, self._task_run_id)
+            return
+        self._last.append(line)
+        if len(self._last) > LAST_LINES:
+            self._last.popleft()
+            self._left_out += 1
+
+    def close(self) -> None:
+        """Send the last lines. Idempotent."""
+        if self._left_out and self._last:
+            note = f"... {self._left_out:,} lines left out here; the first {FIRST_LINES:,} and the last are kept"
+            self._shipper.put(OutputLine(note, "stderr", self._last[0].time), self._task_run_id)
+            self._left_out = 0
+        while self._last:
+            self._shipper.put(self._last.popleft(), self._task_run_id)
+
+
+class LogShipper:
+    """Sends lines to Prefect in batches. Use as ``async with``; leaving sends what is left.
+
+    While the API can't be reached, lines wait, ``WAITING_LINES`` at most; then the oldest are dropped and counted.
+    """
+
+    def __init__(self, client: PrefectClient, flow_run_id: UUID, *, closing_seconds: float = 30.0) -> None:
+        self._client = client
+        self._flow_run_id = flow_run_id
+        self._closing_seconds = closing_seconds
+        self._lines: deque[LogCreate] = deque(maxlen=WAITING_LINES)
+        self._dropped = 0
+        self._more = asyncio.Event()
+        self._closing = asyncio.Event()
+        self._sender: asyncio.Task[None] | None = None
+        self._latest: dict[UUID, datetime] = {}
+
+    async def __aenter__(self) -> LogShipper:
+        self._sender = asyncio.ensure_future(self._send_all())
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self._closing.set()
+        self._more.set()
+        if self._sender is None:
+            return
+        try:
+            await asyncio.wait_for(self._sender, self._closing_seconds)
+        except asyncio.TimeoutError:
+            _logger.warning(
+                "%d log lines of flow run %s were not sent: Prefect's API did not take them within %.0f s.",
+                len(self._lines),
+                self._flow_run_id,
+                self._closing_seconds,
+            )
+
+    def open(self, task_run_id: UUID, *, send: bool = True) -> StepLog:
+        """Begin the output of one attempt; without ``send`` only its tail is kept."""
+        return StepLog(self, task_run_id, send)
+
+    def put(self, line: OutputLine, task_run_id: UUID) -> None:
+        """Queue one line. Never blocks."""
+        if len(self._lines) == WAITING_LINES:
+            self._dropped += 1
+        # Prefect orders a run's logs by time alone: lines of one moment would come back shuffled.
+        time = line.time
+        latest = self._latest.get(task_run_id)
+        if latest is not None and time <= latest:
+            time = latest + timedelta(microseconds=1)
+        self._latest[task_run_id] = time
+        self._lines.append(
+            LogCreate(
+                name="bridge.sandbox",
+                level=logging.INFO,
+                message=line.text or " ",
+                timestamp=time,  # type: ignore[arg-type]
+                flow_run_id=self._flow_run_id,
+                task_run_id=task_run_id,
+            )
+        )
+        self._more.set()
+
+    async def _send_all(self) -> None:
+        while True:
+            await self._more.wait()
+            if not self._closing.is_set() and len(self._lines) < BATCH_LINES:
+                # Lines come in bursts; what arrives within this moment travels together.
+                await _either(self._closing, FLUSH_SECONDS)
+            self._more.clear()
+            while self._lines:
+                await self._send(self._next_batch())
+            if self._dropped:
+                _logger.warning("%d log lines were dropped while Prefect's API was away.", self._dropped)
+                self._dropped = 0
+            if self._closing.is_set() and not self._lines:
+                return
+
+    def _next_batch(self) -> list[LogCreate]:
+        batch: list[LogCreate] = []
+        size = 0
+        while self._lines and len(batch) < BATCH_LINES and size < BATCH_CHARACTERS:
+            line = self._lines.popleft()
+            size += len(line.message)
+            batch.append(line)
+        return batch
+
+    async def _send(self, batch: list[LogCreate]) -> None:
+        async for attempt in AsyncRetrying(
+            retry=retry_if_exception_type(_PASSING),
+            wait=wait_exponential_jitter(initial=0.5, max=10),
+            stop=stop_never,
+        ):
+            with attempt:
+                await self._client.create_logs(batch)
+
+
+async def _either(event: asyncio.Event, seconds: float) -> None:
+    """Wait for ``event``, at most ``seconds``."""
+    try:
+        await asyncio.wait_for(event.wait(), seconds)
+    except asyncio.TimeoutError:
+        return

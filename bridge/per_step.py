@@ -1,0 +1,206 @@
+"""``per_step`` mode: each step is a Prefect task that runs in a sandbox of its own.
+
+Who does what: :mod:`bridge.ready` says when a step starts, Prefect's task engine retries it and keeps its
+state, :mod:`bridge.step` makes the attempt. The task run's inputs are its upstream task runs, so Prefect's UI
+draws the pipeline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from uuid import UUID, uuid4
+
+from prefect import Task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.context import TaskRunContext
+from prefect.logging import get_run_logger
+from prefect.states import Cancelled, Completed, Failed
+
+from bridge import names
+from bridge.logs import LogShipper
+from bridge.outcome import SUCCESSFUL, Cost, Outcome, Reported, StepRecord, Verdict
+from bridge.plan import StepPlan
+from bridge.ready import Fate, GraphRun, NotRun, Pass, Slots
+from bridge.run import Run
+from bridge.step import Attempts
+from bridge.step_runs import CacheLookup
+from bridge.truth import ZenMLThread
+from bridge.upstream_prefect import report_task_run_state, run_task_after
+
+STOPPED = "stopped"
+
+
+class PerStep:
+    """Runs the steps of one run, each as a task run of the current flow run."""
+
+    def __init__(
+        self,
+        run: Run,
+        attempts: Attempts,
+        shipper: LogShipper,
+        thread: ZenMLThread,
+        *,
+        known: Mapping[str, StepRecord],
+        parallelism: int | None,
+    ) -> None:
+        self.run = run
+        self.attempts = attempts
+        self.shipper = shipper
+        self.known = known
+        self._thread = thread
+        self._cache = CacheLookup(run.snapshot, run.run, run.stack)
+        self.task_runs: dict[str, UUID] = {step.name: uuid4() for step in run.plan.steps}
+        self.failures: dict[str, str] = {}
+        """The failed steps, in the order in which they failed, with their diagnoses."""
+        self.graph = GraphRun(
+            run.plan.upstream,
+            execute=self._execute,
+            not_run=self._not_run,
+            admission=Slots(parallelism),
+            failure_mode=run.plan.failure_mode,
+        )
+
+    async def answer_from_cache(self, step: StepPlan) -> Reported | None:
+        """Ask ZenML's cache, once a step."""
+        if not step.caching and not self.run.run.original_run:
+            return None
+        return await self._thread.call(lambda: self._cache.answer(step.name))
+
+    async def _execute(self, name: str, permit: Pass) -> Fate:
+        return await _StepTask(self, self.run.plan.step(name), permit).run()
+
+    async def _not_run(self, missing: NotRun) -> None:
+        """Give a step that never starts a task run that says so; else the UI draws it as pending for ever."""
+
+        async def not_run(upstream: tuple[()]) -> State[None]:
+            return Cancelled(name=names.STATE_NOT_RUN, message=f"Did not run: {missing.reason}.")
+
+        step = self.run.plan.step(missing.step)
+        await run_task_after(_task(not_run, step.name), self.task_runs[step.name], self.inputs_of(step))
+
+    def inputs_of(self, step: StepPlan) -> list[UUID]:
+        """The task runs of a step's upstream steps."""
+        return [self.task_runs[name] for name in step.upstream]
+
+
+class _StepTask:
+    """One step as one Prefect task run, from its first attempt to its last."""
+
+    def __init__(self, owner: PerStep, step: StepPlan, permit: Pass) -> None:
+        self._owner = owner
+        self._step = step
+        self._permit = permit
+        self._task_run: TaskRun | None = None
+        self._outcome: Outcome | None = None
+        self._attempting = False
+
+    async def run(self) -> Fate:
+        task = _task(
+            self._attempt,
+            self._step.name,
+            retries=self._step.retry.retries,
+            retry_delay_seconds=list(self._step.retry.delays) or None,
+            retry_condition_fn=self._retry_condition(),
+        )
+        owner, step = self._owner, self._step
+        call = asyncio.ensure_future(
+            run_task_after(task, owner.task_runs[step.name], owner.inputs_of(step))
+        )
+        killed = asyncio.ensure_future(self._permit.kill.wait())
+        await asyncio.wait({call, killed}, return_when=asyncio.FIRST_COMPLETED)
+        killed.cancel()
+        if not call.done() and not self._attempting and self._task_run is not None:
+            return await self._give_up_waiting(call, self._task_run)
+        return await self._conclude(await call)
+
+    async def _attempt(self, upstream: tuple[()]) -> State[None]:
+        context = TaskRunContext.get()
+        if context is None:
+            raise RuntimeError("An attempt runs inside its Prefect task run")
+        self._task_run = context.task_run
+        self._attempting = True
+        try:
+            if not await self._permit.take_again():
+                return Cancelled(message="Stopped while it waited for its retry.")
+            self._outcome = await self._outcome_of(context.task_run.run_count)
+        finally:
+            self._attempting = False
+            self._permit.give_back()
+        return _state(self._outcome)
+
+    async def _outcome_of(self, number: int) -> Outcome:
+        owner, step = self._owner, self._step
+        task_run_id = owner.task_runs[step.name]
+        known = owner.known.get(step.name, StepRecord())
+        if known.reported in SUCCESSFUL:
+            return Outcome(Verdict.SUCCEEDED, Cost.NOTHING, known)
+        if number == 1:
+            answer = await owner.answer_from_cache(step)
+            if answer is not None:
+                return Outcome(Verdict.SUCCEEDED, Cost.NOTHING, StepRecord(answer))
+        log = owner.shipper.open(task_run_id, send=step.stream_logs)
+        return await owner.attempts.attempt_step(
+            step, number, task_run_id, self._permit.kill, log, get_run_logger()
+        )
+
+    def _retry_condition(self):  # type: ignore[no-untyped-def]
+        # Prefect takes a plain function here: anything else that can be called silently disables retries
+        # (prefect/task_engine.py: inspect.isfunction).
+        def may_retry(task: object, task_run: object, state: object) -> bool:
+            return (
+                self._outcome is not None
+                and self._outcome.cost is Cost.OWN_RETRY
+                and not self._permit.last_attempt
+                and not self._permit.kill.is_set()
+            )
+
+        return may_retry
+
+    async def _give_up_waiting(self, call: asyncio.Future[State[None]], task_run: TaskRun) -> Fate:
+        """End a task run that waits for its retry inside Prefect's engine, where only a cancel reaches it."""
+        call.cancel()
+        await asyncio.wait({call})
+        report_task_run_state(task_run, Cancelled(message="Stopped while it waited for its retry."))
+        await self._owner.attempts.close_retries(self._step.name)
+        return Fate.STOPPED
+
+    async def _conclude(self, state: State[None]) -> Fate:
+        if state.is_completed():
+            return Fate.DONE
+        if state.is_cancelled():
+            if self._outcome is not None and self._outcome.record.reported is Reported.RETRYING:
+                await self._owner.attempts.close_retries(self._step.name)
+            return Fate.STOPPED
+        attempts = self._task_run.run_count if self._task_run is not None else 0
+        if attempts <= self._step.retry.retries:
+            await self._owner.attempts.close_retries(self._step.name)
+        self._owner.failures[self._step.name] = state.message or "no diagnosis"
+        return Fate.FAILED
+
+
+def _task(function, step: str, **options):  # type: ignore[no-untyped-def]
+    name = names.prefect_name(step)
+    # The name as a function: Prefect formats a string, and a step may be called `{x}`.
+    return Task(
+        function,
+        name=name,
+        task_run_name=lambda: name,
+        cache_policy=NO_CACHE,
+        persist_result=False,
+        **options,
+    )
+
+
+def _state(outcome: Outcome) -> State[None]:
+    message = str(outcome.diagnosis) if outcome.diagnosis else None
+    if outcome.verdict is Verdict.SUCCEEDED:
+        if outcome.record.reported is Reported.CACHED:
+            return Completed(name=names.STATE_CACHED, message="Taken from ZenML's cache; no sandbox was started.")
+        if outcome.record.reported is Reported.SKIPPED:
+            return Completed(name=names.STATE_SKIPPED, message="Skipped: the replayed run has its outputs.")
+        return Completed()
+    if outcome.verdict is Verdict.STOPPED:
+        return Cancelled(message=message)
+    return Failed(message=message)

@@ -1,0 +1,196 @@
+"""What a flow knows of its ZenML run: opened once, where the flow runs, from ids alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, cast
+from uuid import UUID
+
+from zenml.client import Client
+from zenml.enums import StackComponentType
+from zenml.models import PipelineRunResponse, PipelineRunUpdate, PipelineSnapshotResponse
+from zenml.orchestrators.utils import get_config_environment_vars
+from zenml.pipelines.run_utils import create_placeholder_run
+from zenml.stack import Stack
+from zenml.utils.env_utils import get_runtime_environment
+
+from bridge import names
+from bridge.errors import RunNotPossible
+from bridge.plan import Plan, StepPlan
+from bridge.runners.base import SandboxRequest
+from bridge.settings import ModalPrefectOrchestratorConfig
+
+if TYPE_CHECKING:
+    from bridge.orchestrator import ModalPrefectOrchestrator
+
+
+@dataclass(frozen=True)
+class Run:
+    """A ZenML run and everything that its sandboxes need. Secrets are in ``secret_environment`` alone."""
+
+    snapshot: PipelineSnapshotResponse
+    run: PipelineRunResponse
+    stack: Stack
+    plan: Plan
+    config: ModalPrefectOrchestratorConfig
+    flow_run_id: str
+    environment: Mapping[str, str]
+    secret_environment: Mapping[str, str] = field(repr=False)
+
+    @property
+    def id(self) -> str:
+        """The ZenML run's id."""
+        return str(self.run.id)
+
+    def tags(self, step: str | None) -> dict[str, str]:
+        """The tags of a sandbox; ``step`` is None for the one of ``pipeline`` mode."""
+        tags = {
+            names.TAG_RUN_ID: self.id,
+            names.TAG_PIPELINE: names.modal_tag(self.plan.pipeline),
+            names.TAG_SERVER: str(Client().zen_store.get_store_info().id),
+            names.TAG_STACK: names.modal_tag(self.plan.stack),
+            names.TAG_FLOW_RUN_ID: self.flow_run_id,
+        }
+        return {**tags, names.TAG_STEP: names.modal_tag(step)} if step is not None else tags
+
+    def step_request(
+        self, step: StepPlan, host_command: tuple[str, ...], task_run_id: UUID, attempt: int, sandbox: int
+    ) -> SandboxRequest:
+        """The sandbox of one attempt of a step. ``sandbox`` counts the sandboxes of that attempt from 1."""
+        config = self.snapshot.step_configurations[step.name].config
+        return SandboxRequest(
+            name=names.sandbox_name(self.id, step.name, attempt, sandbox),
+            app=names.app_name(self.plan.pipeline),
+            command=host_command,
+            spec=step.sandbox,
+            environment={**self.environment, names.ENV_TASK_RUN_ID: str(task_run_id)},
+            secret_environment={**self.secret_environment, **get_runtime_environment(config, self.stack)},
+            tags={**dict(step.sandbox.tags), **self.tags(step.name)},
+        )
+
+    def pipeline_request(
+        self, host_command: tuple[str, ...], task_run_id: UUID, attempt: int
+    ) -> SandboxRequest:
+        """The one sandbox of ``pipeline`` mode."""
+        spec = self.plan.sandbox
+        return SandboxRequest(
+            name=names.sandbox_name(self.id, None, attempt, 1),
+            app=names.app_name(self.plan.pipeline),
+            command=host_command,
+            spec=spec,
+            environment={**self.environment, names.ENV_TASK_RUN_ID: str(task_run_id)},
+            secret_environment=self.secret_environment,
+            tags={**dict(spec.tags), **self.tags(None)},
+        )
+
+
+def load_snapshot(snapshot_id: UUID) -> PipelineSnapshotResponse:
+    """Load a snapshot with its steps. Raises ``RunNotPossible`` if there is none."""
+    try:
+        return Client().zen_store.get_snapshot(snapshot_id)
+    except KeyError:
+        raise RunNotPossible(
+            f"snapshot_id={snapshot_id}: this ZenML server has no such snapshot. Take an id from "
+            f"`zenml pipeline snapshot list`, and check with `zenml status` that this is the right server."
+        ) from None
+
+
+def load_stack(snapshot: PipelineSnapshotResponse) -> tuple[Stack, ModalPrefectOrchestrator]:
+    """Load the stack that a snapshot was made for, which need not be the active one."""
+    from bridge.orchestrator import ModalPrefectOrchestrator
+
+    if snapshot.stack is None:
+        raise RunNotPossible(
+            f"snapshot_id={snapshot.id}: its stack was deleted. Run the pipeline again on a stack that exists."
+        )
+    stack = Stack.from_model(snapshot.stack)
+    if not isinstance(stack.orchestrator, ModalPrefectOrchestrator):
+        raise RunNotPossible(
+            f"snapshot_id={snapshot.id}: its stack `{stack.name}` has the orchestrator `{stack.orchestrator.name}` "
+            f"of flavour `{stack.orchestrator.flavor}`. Run the pipeline on a stack whose orchestrator is `{names.FLAVOR}`."
+        )
+    return stack, stack.orchestrator
+
+
+def adopt_run(
+    snapshot: PipelineSnapshotResponse, run_id: UUID | None, flow_run_id: str
+) -> PipelineRunResponse:
+    """Return the ZenML run that this flow run works on, made now if there is none yet.
+
+    Raises ``RunNotPossible`` if it doesn't exist, belongs to another snapshot or flow run, or has ended.
+    """
+    client = Client()
+    if run_id is None:
+        found = client.list_pipeline_runs(
+            orchestrator_run_id=flow_run_id, project=snapshot.project_id, size=1, hydrate=True
+        )
+        run = found.items[0] if found.items else create_placeholder_run(snapshot, flow_run_id)
+    else:
+        try:
+            run = client.get_pipeline_run(run_id, project=snapshot.project_id)
+        except KeyError:
+            raise RunNotPossible(
+                f"run_id={run_id}: this ZenML server has no such run. Leave `run_id` out to start a new one."
+            ) from None
+    _check(run, snapshot, flow_run_id)
+    if run.orchestrator_run_id is None:
+        client.zen_store.update_run(run.id, PipelineRunUpdate(orchestrator_run_id=flow_run_id))
+        run = client.get_pipeline_run(run.id, project=snapshot.project_id)
+    return run
+
+
+def _check(run: PipelineRunResponse, snapshot: PipelineSnapshotResponse, flow_run_id: str) -> None:
+    if run.snapshot is not None and run.snapshot.id != snapshot.id:
+        raise RunNotPossible(
+            f"run_id={run.id}: this run belongs to snapshot {run.snapshot.id}, not to {snapshot.id}. "
+            f"Leave `run_id` out to start a new run of the snapshot."
+        )
+    if run.orchestrator_run_id not in (None, flow_run_id):
+        raise RunNotPossible(
+            f"run_id={run.id}: the flow run {run.orchestrator_run_id} works on this run. "
+            f"Leave `run_id` out to start a new run, or retry that flow run with "
+            f"`prefect flow-run retry {run.orchestrator_run_id}`."
+        )
+    if run.status.is_finished:
+        raise RunNotPossible(
+            f"run_id={run.id}: this run is {run.status.value} already. Start a new run of the snapshot, or replay "
+            f"it with `zenml pipeline runs replay {run.id}`."
+        )
+
+
+def environment_of(run: PipelineRunResponse, snapshot: PipelineSnapshotResponse) -> dict[str, str]:
+    """What ZenML needs in a sandbox, with a token minted now, for this run. All of it is treated as secret."""
+    plain, secrets = get_config_environment_vars(pipeline_run_id=run.id)
+    environment = {**plain, **secrets, "ZENML_ACTIVE_PROJECT_ID": str(snapshot.project_id)}
+    if snapshot.stack is not None:
+        environment["ZENML_ACTIVE_STACK_ID"] = str(snapshot.stack.id)
+    return environment
+
+
+def open_run(snapshot_id: UUID, run_id: UUID | None, flow_run_id: str) -> Run:
+    """Open the ZenML run of a flow run. Raises ``RunNotPossible`` or ``InvalidSettings``; starts nothing."""
+    snapshot = load_snapshot(snapshot_id)
+    stack, orchestrator = load_stack(snapshot)
+    plan = orchestrator.plan(snapshot)
+    run = adopt_run(snapshot, run_id, flow_run_id)
+    return Run(
+        snapshot=snapshot,
+        run=run,
+        stack=stack,
+        plan=plan,
+        config=cast(ModalPrefectOrchestratorConfig, orchestrator.config),
+        flow_run_id=flow_run_id,
+        environment={
+            names.ENV_FLOW_RUN_ID: flow_run_id,
+            names.ENV_RUN_ID: str(run.id),
+            **orchestrator.local_environment(),
+        },
+        secret_environment=environment_of(run, snapshot),
+    )
+
+
+def registry_credentials(stack: Stack) -> tuple[str, str] | None:
+    """The user name and password of the stack's container registry, if it needs them."""
+    component = stack.components.get(StackComponentType.CONTAINER_REGISTRY)
+    return stack.container_registry.credentials if component and stack.container_registry else None

@@ -1,0 +1,36 @@
+"""The last word on a ZenML run.
+
+ZenML computes the status of a static run from its steps (zenml/zen_stores/schemas/pipeline_run_schemas.py,
+``_compute_static_pipeline_run_status``): STOPPED doesn't stick when it is published, STOPPING with every step
+run finished becomes it; COMPLETED can't be forced while a step has no run; FAILED always sticks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from zenml.client import Client
+from zenml.enums import ExecutionStatus
+from zenml.models import ExceptionInfo, PipelineRunResponse
+from zenml.orchestrators.publish_utils import (
+    publish_failed_pipeline_run,
+    publish_pipeline_run_status_update,
+)
+
+
+def end_run(run: PipelineRunResponse, *, failures: Mapping[str, str], stopped: bool) -> None:
+    """Make ZenML's run end as the flow run does: failed, stopped or, by its steps alone, completed.
+
+    Args:
+        run: The run.
+        failures: The failed steps and their diagnoses.
+        stopped: Whether the run was stopped; a failure counts more, as it does in ZenML.
+    """
+    status = Client().get_pipeline_run(run.id, hydrate=False, project=run.project_id).status
+    if status.is_finished:
+        return
+    if failures:
+        text = "\n".join(f"{step}: {diagnosis}" if step else diagnosis for step, diagnosis in failures.items())
+        publish_failed_pipeline_run(run.id, exception_info=ExceptionInfo(traceback=text))
+    elif stopped:
+        publish_pipeline_run_status_update(run.id, ExecutionStatus.STOPPING, status_reason="Stopped")

@@ -1,0 +1,122 @@
+"""Reading ZenML from the flow's event loop: off the loop, together, and again until there is an answer.
+
+ZenML's client is synchronous. Its calls run in a few threads of their own; steps that end at the same moment
+are read in one query; a server that can't be reached is asked again, since "I couldn't ask" says nothing about
+a step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from typing import TypeVar
+
+import requests
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    stop_after_delay,
+    wait_exponential_jitter,
+)
+
+from bridge.outcome import StepRecord
+
+T = TypeVar("T")
+
+PATIENCE_SECONDS = 600.0
+"""How long ZenML's server is asked again before the flow gives up asking."""
+THREADS = 4
+
+_logger = logging.getLogger(__name__)
+
+
+def couldnt_ask(error: BaseException) -> bool:
+    """Whether ``error`` says that ZenML couldn't be asked, rather than what it answered."""
+    if isinstance(error, requests.exceptions.HTTPError):
+        return error.response is not None and error.response.status_code in (429, 502, 503, 504)
+    if isinstance(error, (requests.exceptions.ConnectionError, requests.exceptions.Timeout)):
+        return True
+    # By name: a client of a ZenML server has no SQLAlchemy, which only zenml[local] brings.
+    if type(error).__module__.startswith("sqlalchemy") and type(error).__name__ == "OperationalError":
+        return True
+    # ZenML's REST store turns what it can't name into a RuntimeError with the status in its text.
+    return isinstance(error, RuntimeError) and any(f"{code}" in str(error)[:80] for code in (502, 503, 504))
+
+
+class ZenMLThread:
+    """Runs ZenML calls off the event loop. Close it with :meth:`close`."""
+
+    def __init__(self, patience: float = PATIENCE_SECONDS) -> None:
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="zenml")
+        self._patience = patience
+
+    async def call(self, function: Callable[[], T]) -> T:
+        """Run ``function`` and return what it returns; asks again while ZenML can't be reached.
+
+        Raises what ``function`` raises, and the last "couldn't ask" after ``patience`` seconds. ``function``
+        may run more than once.
+        """
+        context = copy_context()
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._pool, context.run, self._patiently, function)
+
+    def _patiently(self, function: Callable[[], T]) -> T:
+        retrying = Retrying(
+            retry=retry_if_exception(couldnt_ask),
+            wait=wait_exponential_jitter(initial=0.5, max=15),
+            stop=stop_after_delay(self._patience),
+            before_sleep=_say,
+            reraise=True,
+        )
+        return retrying(function)
+
+    def close(self) -> None:
+        """Let the threads go."""
+        self._pool.shutdown(wait=False)
+
+
+def _say(state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    _logger.warning("ZenML can't be reached (%s); asking again.", type(error).__name__)
+
+
+class Truth:
+    """Reads step records, many at a time.
+
+    Args:
+        thread: Where ZenML is called.
+        latest: ``step_runs.latest`` of one run.
+    """
+
+    def __init__(
+        self, thread: ZenMLThread, latest: Callable[[Sequence[str]], dict[str, StepRecord]]
+    ) -> None:
+        self._thread = thread
+        self._latest = latest
+        self._asked: dict[str, asyncio.Future[StepRecord]] = {}
+        self._reader: asyncio.Task[None] | None = None
+
+    async def read(self, step: str) -> StepRecord:
+        """Return ZenML's newest record of ``step``, read after this call began."""
+        future = self._asked.get(step)
+        if future is None:
+            future = self._asked[step] = asyncio.get_running_loop().create_future()
+        if self._reader is None or self._reader.done():
+            self._reader = asyncio.ensure_future(self._read_all())
+        return await asyncio.shield(future)
+
+    async def _read_all(self) -> None:
+        while self._asked:
+            asked, self._asked = self._asked, {}
+            try:
+                records = await self._thread.call(lambda asked=asked: self._latest(list(asked)))  # type: ignore[misc]
+            except Exception as error:
+                for future in asked.values():
+                    future.set_exception(error)
+            else:
+                for step, future in asked.items():
+                    future.set_result(records.get(step, StepRecord()))

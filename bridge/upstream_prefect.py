@@ -1,0 +1,71 @@
+"""The names of Prefect that its documentation doesn't promise, each with the reason why it is used.
+
+``tests/integration/test_upstream_prefect.py`` checks every one of them on the oldest and newest Prefect that
+is supported.
+
+- ``prefect.flow_engine.run_flow``: runs a flow run that exists already. Prefect's own worker does it so
+  (prefect/engine.py); the public call always makes a new flow run, whose id would be known too late to be the
+  ZenML run's ``orchestrator_run_id``.
+- ``prefect.task_engine.run_task``: takes a task run's inputs as data. The public ``wait_for=`` refuses
+  upstream states that are Cancelled, which is what a step that never ran has to point at.
+- ``prefect.utilities.engine.emit_task_run_state_change_event``: a task run that waits for its retry sits in the
+  engine's own sleep; cancelling it there leaves it Crashed. This is how the engine itself reports states.
+- ``prefect._internal.urls``-free: links come from the public ``prefect.utilities.urls.url_for``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+from uuid import UUID
+
+from prefect import Flow, Task
+from prefect.client.schemas.objects import FlowRun, State, TaskRun, TaskRunResult
+from prefect.flow_engine import run_flow
+from prefect.task_engine import run_task
+from prefect.utilities.engine import emit_task_run_state_change_event
+
+UPSTREAM_PARAMETER = "upstream"
+
+
+def run_existing_flow_run(
+    flow: Flow[..., Any], flow_run: FlowRun, parameters: Mapping[str, object]
+) -> State[Any]:
+    """Run ``flow`` as the flow run that exists already and return its final state."""
+    state = run_flow(flow, flow_run=flow_run, parameters=dict(parameters), return_type="state")
+    if not isinstance(state, State):
+        raise TypeError(f"Prefect returned {type(state).__name__} for a flow run, not its state")
+    return state
+
+
+async def run_task_after(
+    task: Task[..., Any], task_run_id: UUID, upstream: Iterable[UUID]
+) -> State[Any]:
+    """Run an async task as the task run ``task_run_id`` with ``upstream`` as its task inputs.
+
+    The function of the task takes one argument, named ``upstream``: inputs are recorded by argument.
+    Returns its final state; raises what Prefect's engine raises for a task run, which is nothing for one whose
+    function returns a state.
+    """
+    inputs = {TaskRunResult(id=task_run) for task_run in upstream}
+    state = await run_task(
+        task,
+        task_run_id=task_run_id,
+        parameters={UPSTREAM_PARAMETER: ()},
+        return_type="state",
+        dependencies={UPSTREAM_PARAMETER: inputs},  # type: ignore[dict-item]
+    )
+    if not isinstance(state, State):
+        raise TypeError(f"Prefect returned {type(state).__name__} for a task run, not its state")
+    return state
+
+
+def report_task_run_state(task_run: TaskRun, state: State[Any]) -> None:
+    """Put a task run that no engine works on any more into ``state``, as the engine would have done."""
+    before = task_run.state
+    state.state_details.task_run_id = task_run.id
+    state.state_details.flow_run_id = task_run.flow_run_id
+    task_run.state = state
+    task_run.state_id, task_run.state_type, task_run.state_name = state.id, state.type, state.name
+    task_run.end_time = state.timestamp
+    emit_task_run_state_change_event(task_run=task_run, initial_state=before, validated_state=state)

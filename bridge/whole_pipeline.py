@@ -1,0 +1,156 @@
+"""``pipeline`` mode: one Prefect task runs the whole pipeline in one sandbox.
+
+The program in the sandbox (:mod:`bridge.host`) schedules, retries and records the steps. What is left here is
+the sandbox: a lost one is a new attempt of the task, which takes finished steps as done; one that died with
+steps in it costs each of those steps one of its own retries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import UUID, uuid4
+
+from prefect import Task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.context import TaskRunContext
+from prefect.logging import get_run_logger
+from prefect.states import Cancelled, Completed, Failed
+
+from bridge import names, step_runs
+from bridge.logs import LogShipper
+from bridge.outcome import SUCCESSFUL, Diagnosis, End, Outcome, Reported, SandboxEnd, StepRecord, judge
+from bridge.run import Run
+from bridge.step import Attempts
+from bridge.truth import ZenMLThread
+from bridge.upstream_prefect import run_task_after
+
+
+class WholePipeline:
+    """Runs one run in one sandbox, as the one task run of the current flow run."""
+
+    def __init__(self, run: Run, attempts: Attempts, shipper: LogShipper, thread: ZenMLThread) -> None:
+        self.run = run
+        self.kill = asyncio.Event()
+        self.stopped = False
+        self.failures: dict[str, str] = {}
+        self.task_run_id: UUID = uuid4()
+        self._attempts = attempts
+        self._shipper = shipper
+        self._thread = thread
+        self._lost = 0
+        self._again = False
+
+    async def execute(self) -> State[None]:
+        """Run the pipeline to its end and return the state of its task run."""
+        plan = self.run.plan
+
+        def may_retry(task: object, task_run: object, state: object) -> bool:
+            return self._again and not self.kill.is_set()
+
+        # Prefect counts both kinds of retries together; `_again` keeps each kind to its own number.
+        own = sum(step.retry.retries for step in plan.steps)
+        task = Task(
+            self._attempt,
+            name=names.prefect_name(plan.pipeline),
+            task_run_name=lambda: names.prefect_name(plan.pipeline),
+            cache_policy=NO_CACHE,
+            persist_result=False,
+            retries=plan.infrastructure_retries + own,
+            retry_delay_seconds=[min(60.0, 2.0**n) for n in range(min(50, plan.infrastructure_retries + own))]
+            or None,
+            retry_condition_fn=may_retry,
+        )
+        return await run_task_after(task, self.task_run_id, ())
+
+    async def _attempt(self, upstream: tuple[()]) -> State[None]:
+        context = TaskRunContext.get()
+        if context is None:
+            raise RuntimeError("An attempt runs inside its Prefect task run")
+        self._again = False
+        number = context.task_run.run_count
+        log = self._shipper.open(self.task_run_id, send=self.run.plan.stream_logs)
+        end = await self._attempts.attempt_pipeline(
+            number, self.task_run_id, self.kill, log, get_run_logger()
+        )
+        if isinstance(end, Outcome):
+            return await self._refused(end)
+        records = await self._records()
+        if all(record.reported in SUCCESSFUL for record in records.values()):
+            return Completed()
+        if self.kill.is_set():
+            self.stopped = True
+            await self._settle(records, end)
+            return Cancelled(message="The pipeline was stopped.")
+        return await self._judge(end, records)
+
+    async def _judge(self, end: SandboxEnd, records: dict[str, StepRecord]) -> State[None]:
+        if end.end in (End.LOST, End.EVICTED, End.NEVER_STARTED):
+            self._lost += 1
+            diagnosis = judge(end, StepRecord()).diagnosis
+            if self._lost <= self.run.plan.infrastructure_retries:
+                self._again = True
+                return Failed(message=str(diagnosis))
+            await self._settle(records, end)
+            return self._failed(end, await self._records())
+        orphans = await self._settle(records, end)
+        records = await self._records()
+        if orphans and end.end is not End.TIMED_OUT:
+            # The sandbox died under its steps: those that have retries left go on in another one.
+            self._again = all(records[step].reported is Reported.RETRYING for step in orphans)
+            if self._again:
+                return Failed(message=str(judge(end, records[orphans[0]]).diagnosis))
+        for step, record in records.items():
+            if record.reported is Reported.RETRYING:
+                await self._attempts.close_retries(step)
+        return self._failed(end, await self._records())
+
+    async def _settle(self, records: dict[str, StepRecord], end: SandboxEnd) -> list[str]:
+        """Tell ZenML the end of steps that died with their sandbox, and return their names."""
+        orphans = [step for step, record in records.items() if record.reported is Reported.RUNNING]
+        for step in orphans:
+            record = records[step]
+            outcome = judge(end, record, stop_requested=self.kill.is_set())
+            if self.kill.is_set() and record.step_run_id:
+                step_run_id = UUID(record.step_run_id)
+                await self._thread.call(lambda step_run_id=step_run_id: step_runs.record_stopped(step_run_id))  # type: ignore[misc]
+            else:
+                diagnosis = outcome.diagnosis or Diagnosis("The sandbox ended under the step")
+                await self._thread.call(
+                    lambda step=step, record=record, diagnosis=diagnosis: step_runs.record_failure(  # type: ignore[misc]
+                        self.run.snapshot, self.run.run, self.run.stack, step, record, diagnosis
+                    )
+                )
+        if self.kill.is_set():
+            for step, record in records.items():
+                if record.reported is Reported.RETRYING:
+                    await self._attempts.close_retries(step)
+        return orphans
+
+    def _failed(self, end: SandboxEnd, records: dict[str, StepRecord]) -> State[None]:
+        for step, record in records.items():
+            if record.reported in (Reported.FAILED, Reported.RETRYING):
+                self.failures[step] = str(judge(SandboxEnd(End.EXITED, 1), record).diagnosis)
+        if not self.failures and any(record.reported is Reported.STOPPED for record in records.values()):
+            self.stopped = True
+            return Cancelled(message="The pipeline was stopped.")
+        if not self.failures:
+            self.failures[self.run.plan.pipeline] = str(judge(end, StepRecord()).diagnosis)
+        return Failed(message=summary(self.failures))
+
+    async def _refused(self, outcome: Outcome) -> State[None]:
+        self.failures[self.run.plan.pipeline] = str(outcome.diagnosis)
+        return Failed(message=str(outcome.diagnosis))
+
+    async def _records(self) -> dict[str, StepRecord]:
+        steps = [step.name for step in self.run.plan.steps]
+        found = await self._thread.call(lambda: step_runs.latest(self.run.run, steps))
+        return {step: found.get(step, StepRecord()) for step in steps}
+
+
+def summary(failures: dict[str, str]) -> str:
+    """One message for the failed steps of a run: the first one's diagnosis, and how many more there are."""
+    step, diagnosis = next(iter(failures.items()))
+    others = list(failures)[1:]
+    more = f" Also failed: {', '.join(others[:10])}{' ...' if len(others) > 10 else ''}." if others else ""
+    return f"Step {step}: {diagnosis}{more}"
