@@ -33,7 +33,7 @@ PRIVATE_NAMES = (
 def run_existing_step_run(
     launcher: StepLauncher, run: PipelineRunResponse, step_run: StepRunResponse
 ) -> None:
-    """Run ``step_run``, which exists, in this process or through its step operator. Raises what the step raises."""
+    """Run ``step_run``, which exists, here or through its step operator. Raises what the step raises."""
 
     def nothing() -> None:
         """ZenML asks for a way to flush logs; its own launcher hands in nothing either."""

@@ -3,8 +3,8 @@
 ``where``
     Prints the path of the ``bridge`` package in use.
 ``step --snapshot-id S --step NAME [--step-run-id ID]``
-    Runs one attempt of a static step on the main thread, without retries. With ``--step-run-id`` that step run,
-    which is RUNNING although its process is dead, goes on; no new one is made.
+    Runs one attempt of a static step on the main thread, without retries. With ``--step-run-id`` that step
+    run, which is RUNNING although its process is dead, goes on; no new one is made.
     Exits with 0 where the step succeeded, else with 1 or the code it called ``sys.exit`` with.
 ``pipeline --snapshot-id S --run-id R [--max-parallelism N] [--cpu C --memory MIB --gpus G]``
     Runs the whole static pipeline in this sandbox (:mod:`bridge.host.pipeline`, which lists the exit codes).

@@ -32,8 +32,9 @@ class StepEntrypoint(StepEntrypointConfiguration):
     """ZenML's step entrypoint for a sandbox that may be a plain process.
 
     Two things differ. Code goes into the folder in :data:`bridge.names.ENV_WORK_DIR` where that is set, since
-    ``/app`` needs root and collides with the process next door; where :data:`bridge.names.ENV_SOURCE_ROOT` is set
-    the user's code lies there already. And with ``--step_run_id`` an existing step run goes on instead of a new one.
+    ``/app`` needs root and collides with the process next door; where :data:`bridge.names.ENV_SOURCE_ROOT` is
+    set the user's code lies there already. And with ``--step_run_id`` an existing step run goes on instead of
+    a new one.
     """
 
     def __init__(self, arguments: list[str], snapshot: PipelineSnapshotResponse | None = None) -> None:
@@ -89,8 +90,8 @@ def _use_source_root(source_root: str) -> None:
 def continue_step_run(step: Step, snapshot: PipelineSnapshotResponse, step_run_id: UUID) -> None:
     """Run a step for its RUNNING step run, whose process is dead.
 
-    Heartbeats, signals and statuses are those of a first launch. Outputs get folders of their own, so what the
-    dead process left behind is in nobody's way. Raises what the step raises.
+    Heartbeats, signals and statuses are those of a first launch. Outputs get folders of their own, so what
+    the dead process left behind is in nobody's way. Raises what the step raises.
     """
     client = Client()
     step_run = client.zen_store.get_run_step(step_run_id)
@@ -128,7 +129,7 @@ def _run_and_publish(launcher: StepLauncher, run: PipelineRunResponse, step_run:
 
 
 def arguments_for(snapshot_id: str, step: str, step_run_id: str | None) -> list[str]:
-    """Return the arguments of :class:`StepEntrypoint`. With ``=``, since a step's name may begin with a dash."""
+    """Return the arguments of :class:`StepEntrypoint`, with ``=``: a step's name may begin with a dash."""
     arguments = [f"--snapshot_id={snapshot_id}", f"--step_name={step}"]
     return [*arguments, f"--{_STEP_RUN_ID}={step_run_id}"] if step_run_id else arguments
 
@@ -136,7 +137,7 @@ def arguments_for(snapshot_id: str, step: str, step_run_id: str | None) -> list[
 def run_attempt(arguments: Sequence[str], snapshot: PipelineSnapshotResponse | None = None) -> int:
     """Run one attempt on this process's main thread and return the exit code: 0, or 1 where the step raised.
 
-    The traceback goes to the log. A step that ends the process by itself (``sys.exit``) exits with its own code.
+    The traceback goes to the log. A step that calls ``sys.exit`` exits with its own code.
     """
     with prevent_pipeline_execution():
         try:

@@ -1,7 +1,7 @@
-"""A ZenML client in a process of its own, driven by JSON lines: pytest's process stays free of ZenML's state.
+"""A ZenML client in a process of its own, driven by JSON lines: pytest's process stays free of ZenML.
 
-Commands: ``submit`` (make a snapshot and a run of a pipeline), ``read`` (a run and all its step runs), ``call``
-(a function of ``bridge.step_runs`` with a run's ids).
+Commands: ``submit`` (make a snapshot and a run of a pipeline), ``read`` (a run and all its step runs),
+``set_run_status``, ``call`` (a function of a module beside this one).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import traceback
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 REPLIES = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)
@@ -75,7 +75,7 @@ def set_run_status(run: str, status: str) -> dict:
     from zenml.enums import ExecutionStatus
     from zenml.orchestrators.publish_utils import publish_pipeline_run_status_update
 
-    return {"status": publish_pipeline_run_status_update(run, ExecutionStatus(status)).status.value}
+    return {"status": publish_pipeline_run_status_update(UUID(run), ExecutionStatus(status)).status.value}
 
 
 def call(module: str, function: str, arguments: dict) -> object:

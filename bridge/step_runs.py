@@ -1,0 +1,262 @@
+"""What ZenML's step runs say and are told: small functions on ZenML's client, for the flow and for the host.
+
+Project and stack are taken from the run and its snapshot, never from what is active in this process: a worker
+has other defaults. The one exception is :class:`CacheLookup`, which says so. All functions block; all may be
+called from any thread.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from uuid import UUID
+
+from zenml.client import Client
+from zenml.enums import ExecutionStatus
+from zenml.exceptions import EntityExistsError, IllegalOperationError, InputResolutionError
+from zenml.models import (
+    ExceptionInfo,
+    PipelineRunResponse,
+    PipelineSnapshotResponse,
+    StepRunRequest,
+    StepRunResponse,
+    StepRunUpdate,
+)
+from zenml.orchestrators import step_run_utils
+from zenml.stack import Stack
+from zenml.utils.pagination_utils import depaginate
+from zenml.utils.time_utils import utc_now
+
+from bridge import upstream_zenml
+from bridge.outcome import Diagnosis, Reported, StepRecord
+
+_logger = logging.getLogger(__name__)
+
+_REPORTED = {
+    ExecutionStatus.COMPLETED: Reported.SUCCEEDED,
+    ExecutionStatus.CACHED: Reported.CACHED,
+    ExecutionStatus.SKIPPED: Reported.SKIPPED,
+    ExecutionStatus.FAILED: Reported.FAILED,
+    ExecutionStatus.RETRYING: Reported.RETRYING,
+    ExecutionStatus.STOPPED: Reported.STOPPED,
+    ExecutionStatus.CANCELLED: Reported.STOPPED,
+}
+"""Every other status means that the step run hasn't ended."""
+
+_LONGEST_FILTER = 4000
+"""Characters of names in one query: a REST server answers 414 to a request line of more than about 8,000."""
+_PAGE = 1000
+
+
+def latest(run: PipelineRunResponse, steps: Sequence[str]) -> dict[str, StepRecord]:
+    """Return the record of the newest step run of each of ``steps``; steps without one are left out.
+
+    One query for as many names as fit into a request, and for one run one query for the exceptions of those
+    that failed.
+    """
+    found: dict[str, StepRunResponse] = {}
+    for names in _batches(steps):
+        for step_run in _list(run, name="oneof:" + json.dumps(names)):
+            known = found.get(step_run.name)
+            if known is None or known.version < step_run.version:
+                found[step_run.name] = step_run
+    failed = [step_run for step_run in found.values() if _may_have_exception(step_run.status)]
+    exceptions = _exceptions(run, failed)
+    return {
+        name: StepRecord(
+            reported=_REPORTED.get(step_run.status, Reported.RUNNING),
+            step_run_id=str(step_run.id),
+            version=step_run.version,
+            exception=exceptions.get(step_run.id),
+        )
+        for name, step_run in found.items()
+    }
+
+
+def _batches(steps: Sequence[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    length = 0
+    for step in steps:
+        size = len(json.dumps(step)) + 2
+        if batch and length + size > _LONGEST_FILTER:
+            yield batch
+            batch, length = [], 0
+        batch.append(step)
+        length += size
+    if batch:
+        yield batch
+
+
+def _list(run: PipelineRunResponse, *, hydrate: bool = False, **filters: str) -> list[StepRunResponse]:
+    # ZenML marks an attempt RETRIED once the next one exists: without those, the newest is left.
+    return depaginate(
+        Client().list_run_steps,
+        pipeline_run_id=run.id,
+        project=run.project_id,
+        exclude_retried=True,
+        size=_PAGE,
+        hydrate=hydrate,
+        **filters,
+    )
+
+
+def _may_have_exception(status: ExecutionStatus) -> bool:
+    return status in (ExecutionStatus.FAILED, ExecutionStatus.RETRYING, ExecutionStatus.STOPPED)
+
+
+def _exceptions(run: PipelineRunResponse, failed: Sequence[StepRunResponse]) -> dict[UUID, str]:
+    if not failed:
+        return {}
+    messages: dict[UUID, str] = {}
+    for names in _batches([step_run.name for step_run in failed]):
+        for step_run in _list(run, hydrate=True, name="oneof:" + json.dumps(names)):
+            if step_run.exception_info is not None:
+                messages[step_run.id] = _message(step_run.exception_info)
+    return messages
+
+
+def _message(info: ExceptionInfo) -> str:
+    if info.message and info.source:
+        return f"{info.source.rpartition('.')[2]}: {info.message}"
+    return info.message or info.traceback.strip().rpartition("\n")[2]
+
+
+def _said(diagnosis: Diagnosis) -> ExceptionInfo:
+    return ExceptionInfo(traceback=str(diagnosis), message=str(diagnosis))
+
+
+def record_failure(
+    snapshot: PipelineSnapshotResponse,
+    run: PipelineRunResponse,
+    stack: Stack,
+    step: str,
+    record: StepRecord,
+    diagnosis: Diagnosis,
+) -> None:
+    """Tell ZenML that an attempt failed of which it knows nothing, or only that it runs.
+
+    ``record`` is what it knows. ZenML makes a failure RETRYING by itself where the step may be tried again.
+    Where ZenML takes no more of this run, because it has ended or the step has, nothing is recorded and the
+    log says so.
+    """
+    try:
+        if record.reported is Reported.RUNNING and record.step_run_id is not None:
+            _publish(UUID(record.step_run_id), ExecutionStatus.FAILED, diagnosis)
+        else:
+            _create_failed(run, step, diagnosis)
+    except (IllegalOperationError, EntityExistsError) as error:
+        _logger.info("ZenML takes no failure of step %s any more: %s", step, error)
+
+
+def _create_failed(run: PipelineRunResponse, step: str, diagnosis: Diagnosis) -> StepRunResponse:
+    now = utc_now()
+    return Client().zen_store.create_run_step(
+        StepRunRequest(
+            name=step,
+            pipeline_run_id=run.id,
+            project=run.project_id,
+            status=ExecutionStatus.FAILED,
+            start_time=now,
+            end_time=now,
+            exception_info=_said(diagnosis),
+        )
+    )
+
+
+def _publish(step_run_id: UUID, status: ExecutionStatus, diagnosis: Diagnosis | None) -> StepRunResponse:
+    update = StepRunUpdate(
+        status=status,
+        end_time=utc_now(),
+        exception_info=_said(diagnosis) if diagnosis is not None else None,
+    )
+    return Client().zen_store.update_run_step(step_run_id, update)
+
+
+def record_stopped(step_run_id: UUID) -> None:
+    """Tell ZenML that a step run which runs, or waits for a retry, was stopped. Nothing if it has ended."""
+    try:
+        _publish(step_run_id, ExecutionStatus.STOPPED, None)
+    except IllegalOperationError as error:
+        _logger.info("Step run %s isn't marked as stopped: %s", step_run_id, error)
+
+
+_GIVEN_UP = Diagnosis("The step isn't tried again", "The run gave up on it before its retries were used")
+
+
+def close_retries(
+    snapshot: PipelineSnapshotResponse, run: PipelineRunResponse, stack: Stack, step: str
+) -> None:
+    """End a step that ZenML believes will be tried again. Does nothing to any other.
+
+    A RETRYING step run stays so for ever, also when its run is forced to an end; published FAILED it becomes
+    RETRYING again. So the attempts that won't happen are recorded as failed step runs, the last of which
+    stays FAILED. Where the run takes no new step runs, it having failed or being stopped, the step run is
+    published STOPPED, which sticks.
+    """
+    record = latest(run, [step]).get(step)
+    while record is not None and record.reported is Reported.RETRYING:
+        try:
+            created = _create_failed(run, step, _GIVEN_UP)
+        except IllegalOperationError:
+            record_stopped(UUID(record.step_run_id or ""))
+            return
+        except EntityExistsError as error:
+            _logger.info("Somebody else ended step %s: %s", step, error)
+            return
+        record = StepRecord(_REPORTED.get(created.status, Reported.RUNNING), str(created.id), created.version)
+
+
+class CacheLookup:
+    """Asks ZenML's cache for the steps of one run, and publishes what it answers. Any thread may ask.
+
+    Where the key needs the user's code (a cache function, file or source dependencies) the answer is left to
+    the sandbox, which has it. So it is where this process's active project isn't the run's: ZenML computes
+    the key from the active project and takes no other (zenml/orchestrators/step_run_utils.py,
+    ``populate_request``).
+    """
+
+    def __init__(self, snapshot: PipelineSnapshotResponse, run: PipelineRunResponse, stack: Stack) -> None:
+        self._snapshot = snapshot
+        self._run = run
+        factory = upstream_zenml.request_factory_without_user_code()
+        self._factory = factory(snapshot=snapshot, pipeline_run=run, stack=stack)
+        self._lock = threading.Lock()
+        self._active_project: bool | None = None
+
+    def answer(self, step: str) -> Reported | None:
+        """Return CACHED or SKIPPED, published, or None where ``step`` has to run.
+
+        Every upstream step must have succeeded. Raises what ZenML's store raises when it can't be asked.
+        """
+        with self._lock:
+            if not self._answerable(step):
+                return None
+            return self._ask(step)
+
+    def _answerable(self, step: str) -> bool:
+        config = self._snapshot.step_configurations[step].config
+        policy = config.cache_policy
+        if policy.cache_func or policy.file_dependencies or policy.source_dependencies:
+            return False
+        replayed = self._run.original_run is not None
+        if not replayed and not self._factory.has_caching_enabled(step):
+            return False
+        if self._active_project is None:
+            self._active_project = Client().active_project.id == self._run.project_id
+        return self._active_project
+
+    def _ask(self, step: str) -> Reported | None:
+        request = self._factory.create_request(step)
+        try:
+            self._factory.populate_request(request)
+        except (InputResolutionError, ValueError, RuntimeError, KeyError, ImportError) as error:
+            # An input that can't be resolved is an error of the step: its own process meets and reports it.
+            _logger.debug("The cache wasn't asked for step %s: %s", step, error)
+            return None
+        if request.status not in (ExecutionStatus.CACHED, ExecutionStatus.SKIPPED):
+            return None
+        published = step_run_utils.publish_cached_step_run(request, pipeline_run=self._run)
+        self._factory.record_step_run(published)
+        return _REPORTED[published.status]

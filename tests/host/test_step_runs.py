@@ -1,0 +1,117 @@
+"""What ZenML is told, and what it makes of it, against a real store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.host.conftest import Job, Zen
+
+
+def call(job: Job, function: str, **arguments: object):
+    return job.zen.ask("call", module="step_run_calls", function=function, arguments=arguments)
+
+
+@pytest.fixture
+def job(zen: Zen, tmp_path: Path) -> Job:
+    """A run whose step ``fail_first`` may be tried three times."""
+    return zen.submit("retried", tmp_path, retries=2)
+
+
+def test_a_step_without_step_run_has_no_record(job: Job) -> None:
+    assert call(job, "latest", run=job.run, steps=["fail_first", "after"]) == {}
+
+
+def test_a_failure_that_zenml_never_heard_of_counts_as_an_attempt(job: Job) -> None:
+    for attempt, expected in enumerate(["retrying", "retrying", "failed"], start=1):
+        call(job, "record_failure", run=job.run, step="fail_first", what=f"No machine {attempt}")
+        if attempt < 3:
+            # What an unfinished attempt leaves; the next failure is that of a new one.
+            record = call(job, "latest", run=job.run, steps=["fail_first"])["fail_first"]
+            assert record[:3] == [expected, attempt, f"No machine {attempt}."]
+    assert job.statuses() == ("failed", {"fail_first": ["retried", "retried", "failed"]})
+
+
+def test_a_step_run_too_many_isn_t_made(job: Job) -> None:
+    for attempt in range(4):
+        call(job, "record_failure", run=job.run, step="fail_first", what=f"{attempt}")
+    assert job.statuses()[1] == {"fail_first": ["retried", "retried", "failed"]}
+
+
+def test_a_step_run_left_running_is_failed_with_its_diagnosis(job: Job) -> None:
+    step_run = call(job, "start", run=job.run, step="fail_first")
+    call(job, "record_failure", run=job.run, step="fail_first", what="Killed")
+    record = call(job, "latest", run=job.run, steps=["fail_first"])["fail_first"]
+    assert record == ["retrying", 1, "Killed.", step_run]
+
+
+def test_a_failure_after_success_changes_nothing(job: Job) -> None:
+    call(job, "complete", step_run=call(job, "start", run=job.run, step="fail_first"))
+    call(job, "record_failure", run=job.run, step="fail_first", what="Too late")
+    assert call(job, "latest", run=job.run, steps=["fail_first"])["fail_first"][0] == "completed"
+
+
+def test_retries_that_won_t_happen_are_closed(job: Job) -> None:
+    call(job, "record_failure", run=job.run, step="fail_first", what="First")
+    call(job, "close_retries", run=job.run, step="fail_first")
+    assert job.statuses() == ("failed", {"fail_first": ["retried", "retried", "failed"]})
+
+
+def test_retries_of_a_stopping_run_are_stopped(job: Job) -> None:
+    call(job, "record_failure", run=job.run, step="fail_first", what="First")
+    job.zen.ask("set_run_status", run=job.run, status="stopping")
+    call(job, "close_retries", run=job.run, step="fail_first")
+    assert job.statuses() == ("stopped", {"fail_first": ["stopped"]})
+
+
+def test_retries_in_a_failed_run_are_stopped(zen: Zen, tmp_path: Path) -> None:
+    job = zen.submit("abandoned", tmp_path, options={"execution_mode": "fail_fast"})
+    call(job, "record_failure", run=job.run, step="again", what="First")
+    call(job, "complete", step_run=call(job, "start", run=job.run, step="slow"))
+    call(job, "record_failure", run=job.run, step="bad", what="Dead")
+    call(job, "close_retries", run=job.run, step="again")
+    assert job.statuses() == ("failed", {"again": ["stopped"], "slow": ["completed"], "bad": ["failed"]})
+
+
+def test_retries_in_a_failed_run_that_goes_on_are_failed(zen: Zen, tmp_path: Path) -> None:
+    job = zen.submit("abandoned", tmp_path, options={"execution_mode": "continue_on_failure"})
+    call(job, "record_failure", run=job.run, step="again", what="First")
+    call(job, "complete", step_run=call(job, "start", run=job.run, step="slow"))
+    call(job, "record_failure", run=job.run, step="bad", what="Dead")
+    call(job, "close_retries", run=job.run, step="again")
+    assert job.statuses()[1]["again"] == ["retried", "retried", "retried", "failed"]
+
+
+def test_closing_leaves_every_other_step_alone(job: Job) -> None:
+    call(job, "close_retries", run=job.run, step="fail_first")
+    assert job.statuses()[1] == {}
+    call(job, "start", run=job.run, step="fail_first")
+    call(job, "close_retries", run=job.run, step="fail_first")
+    assert job.statuses()[1] == {"fail_first": ["running"]}
+
+
+def test_a_running_step_run_is_stopped_once(job: Job) -> None:
+    step_run = call(job, "start", run=job.run, step="fail_first")
+    call(job, "record_stopped", step_run=step_run)
+    call(job, "record_stopped", step_run=step_run)
+    assert job.statuses()[1] == {"fail_first": ["stopped"]}
+
+
+def test_many_names_are_read(zen: Zen, tmp_path: Path) -> None:
+    job = zen.submit("fan_out", tmp_path, width=120)
+    wide = [f"wide_{number}" for number in range(120)]
+    for name in wide[::10]:
+        call(job, "start", run=job.run, step=name)
+    found = call(job, "latest", run=job.run, steps=[name + "x" * 60 for name in wide] + wide)
+    assert sorted(found) == sorted(wide[::10])
+
+
+def test_the_cache_answers_without_the_users_code(zen: Zen, tmp_path: Path) -> None:
+    job = zen.submit("cached", tmp_path, value=7)
+    assert call(job, "cache_answers", run=job.run, steps=["first"]) == [None]
+    assert job.pipeline()[0] == 0
+    again = zen.submit("cached", tmp_path, value=7)
+    answers = call(again, "cache_answers", run=again.run, steps=["first", "second"])
+    assert answers == ["cached", "cached"]
+    assert again.statuses() == ("completed", {"first": ["cached"], "second": ["cached"]})
