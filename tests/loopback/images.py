@@ -1,0 +1,193 @@
+"""Images of the loopback server: what a registry has, what a build makes of it.
+
+There are no containers here. An image is a folder with the files that its layers bring; a sandbox of it finds
+them because paths in argv and environment that name them are rewritten to that folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shlex
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from modal_proto import api_pb2
+
+from tests.loopback.model import LoopbackImage
+
+IGNORED = {"CMD", "ENTRYPOINT", "WORKDIR", "LABEL", "SHELL", "EXPOSE", "USER", "ARG"}
+
+
+class BuildFailed(Exception):
+    """The build failed; the message is the build's log."""
+
+
+class BuildUnsupported(Exception):
+    """A dockerfile command that this server has no builder for."""
+
+
+@dataclass
+class Mount:
+    """Files that a client has uploaded: path -> (content hash, mode)."""
+
+    id: str
+    files: dict[str, tuple[str, int]]
+
+
+@dataclass
+class BuiltImage:
+    """An image that was built. ``registry`` is the name that its first layer came from."""
+
+    id: str
+    root: Path
+    python: Path
+    env: dict[str, str]
+    registry: str
+    log: str = ""
+    failure: str | None = None
+
+    def local(self, value: str) -> str:
+        """Rewrite a path that this image brings to where it really is."""
+        if value.startswith("/") and value != "/" and (self.root / value.lstrip("/")).exists():
+            return str(self.root / value.lstrip("/"))
+        return value
+
+    def local_variable(self, name: str, value: str) -> str:
+        """The same for the value of a variable; lists of paths are taken apart."""
+        if name.endswith("PATH"):
+            return ":".join(self.local(part) for part in value.split(":"))
+        return self.local(value)
+
+
+class ImageStore:
+    """The registry, the uploaded files, and the images built from both."""
+
+    def __init__(self, folder: Path, registry: Mapping[str, LoopbackImage]) -> None:
+        self._folder = folder
+        self.registry = dict(registry)
+        self.built: dict[str, BuiltImage] = {}
+        self.mounts: dict[str, Mount] = {}
+        self.builds = 0
+        self.pull_failures = 0
+        self._content = folder / "content"
+        self._content.mkdir(parents=True)
+
+    def has(self, digest: str) -> bool:
+        return (self._content / digest).exists()
+
+    def put(self, digest: str, data: bytes) -> None:
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise ValueError("the content doesn't have that hash")
+        (self._content / digest).write_bytes(data)
+
+    def mount(self, files: Sequence[api_pb2.MountFile]) -> Mount:
+        entries = {file.filename: (file.sha256_hex, file.mode) for file in files}
+        digest = hashlib.sha256(repr(sorted(entries.items())).encode()).hexdigest()
+        return self.mounts.setdefault(digest, Mount(f"mo-{digest[:22]}", entries))
+
+    def mount_by_id(self, mount_id: str) -> Mount | None:
+        return next((mount for mount in self.mounts.values() if mount.id == mount_id), None)
+
+    def get_or_build(self, definition: api_pb2.Image, credentials: tuple[str, str] | None) -> BuiltImage:
+        """Build an image, or find it: equal definitions are one image, as on Modal. A failed build isn't kept."""
+        key = hashlib.sha256(definition.SerializeToString(deterministic=True)).hexdigest()
+        image_id = f"im-{key[:22]}"
+        known = self.built.get(image_id)
+        if known is not None and known.failure is None:
+            return known
+        self.builds += 1
+        image = BuiltImage(image_id, self._folder / image_id, Path(), {}, "")
+        shutil.rmtree(image.root, ignore_errors=True)
+        image.root.mkdir()
+        try:
+            for command in definition.dockerfile_commands:
+                self._apply(image, command, definition, credentials)
+        except BuildFailed as error:
+            image.failure = str(error)
+            image.log += f"{error}\n"
+        self.built[image_id] = image
+        return image
+
+    def _apply(
+        self, image: BuiltImage, command: str, definition: api_pb2.Image, credentials: tuple[str, str] | None
+    ) -> None:
+        image.log += f"=> {command}\n"
+        word, _, rest = command.strip().partition(" ")
+        if word == "FROM":
+            self._from(image, rest.strip(), definition, credentials)
+        elif word == "COPY":
+            self._copy(image, rest.split(), definition)
+        elif word == "ENV":
+            for pair in shlex.split(rest):
+                name, _, value = pair.partition("=")
+                image.env[name] = value
+        elif word not in IGNORED and word:
+            # The seam for a builder that runs commands: RUN would start a process in `image.root`.
+            raise BuildUnsupported(f"the loopback server has no builder for {command!r}")
+
+    def _from(
+        self, image: BuiltImage, name: str, definition: api_pb2.Image, credentials: tuple[str, str] | None
+    ) -> None:
+        for base in definition.base_images:
+            if base.docker_tag == name:
+                self._inherit(image, self.built[base.image_id])
+                return
+        if self.pull_failures > 0:
+            self.pull_failures -= 1
+            raise BuildFailed(f"failed to pull {name}: read tcp: connection reset by peer")
+        found = self.registry.get(name)
+        if found is None:
+            raise BuildFailed(f"failed to pull {name}: manifest unknown: not found")
+        if found.credentials is not None and found.credentials != credentials:
+            raise BuildFailed(f"failed to pull {name}: unauthorized: authentication required")
+        image.python, image.registry = found.python, name
+        image.env.update(found.env)
+        for target, source in found.files.items():
+            _place(source, image.root / target.lstrip("/"))
+
+    def with_mounts(self, image: BuiltImage, mount_ids: Sequence[str]) -> BuiltImage:
+        """The image with files that a sandbox mounts at its start (``add_local_*`` without ``copy``)."""
+        if not mount_ids:
+            return image
+        key = hashlib.sha256("\0".join([image.id, *mount_ids]).encode()).hexdigest()
+        if key not in self.built:
+            mounted = BuiltImage(image.id, self._folder / f"mounted-{key[:22]}", Path(), {}, "")
+            mounted.root.mkdir()
+            self._inherit(mounted, image)
+            for mount_id in mount_ids:
+                self._copy(mounted, (".", "/"), api_pb2.Image(context_mount_id=mount_id))
+            self.built[key] = mounted
+        return self.built[key]
+
+    def _inherit(self, image: BuiltImage, base: BuiltImage) -> None:
+        image.python, image.registry = base.python, base.registry
+        image.env.update(base.env)
+        shutil.copytree(base.root, image.root, dirs_exist_ok=True, symlinks=True)
+
+    def _copy(self, image: BuiltImage, arguments: Sequence[str], definition: api_pb2.Image) -> None:
+        source, target = arguments[-2], arguments[-1]
+        mount = self.mount_by_id(definition.context_mount_id)
+        if mount is None:
+            raise BuildFailed(f"COPY {source}: there is no build context")
+        prefix = PurePosixPath("/") / source
+        for name, (digest, mode) in mount.files.items():
+            path = PurePosixPath(name)
+            if prefix != PurePosixPath("/") and prefix != path and prefix not in path.parents:
+                continue
+            relative = path.relative_to(prefix) if prefix != path else PurePosixPath(path.name)
+            destination = image.root / target.lstrip("/") / relative
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            destination.unlink(missing_ok=True)
+            shutil.copyfile(self._content / digest, destination)
+            os.chmod(destination, mode & 0o777 or 0o644)
+
+
+def _place(source: Path, destination: Path) -> None:
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        shutil.copytree(source, destination, dirs_exist_ok=True)
+    else:
+        shutil.copy2(source, destination)
