@@ -88,7 +88,7 @@ class ProcessSandbox:
         return self._known_end() if self._ended.is_set() else None
 
     async def output(self) -> AsyncIterator[OutputLine]:
-        """Yield its output. Of more than 64 MiB the first and the newest are kept, and a line says what is not."""
+        """Yield its output. Of more than 64 MiB the first and the newest are kept; a line says so."""
         self._watch()
         with SpoolReader(self.folder) as reader:
             while True:
