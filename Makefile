@@ -4,7 +4,7 @@ BIN    := .venv/bin
 UV     := $(BIN)/uv pip install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests demo test test-all test-modal bench check clean
+.PHONY: help setup setup-tests demo prefect-ui zenml-ui test test-all test-modal bench check clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -36,6 +36,16 @@ setup-tests: .venv/.dev .venv-zenml-server/.done .venv-sandbox/.done  ## all env
 
 demo: setup  ## a real ML pipeline through Prefect, sandboxes as local processes
 	$(BIN)/python examples/quickstart/demo.py
+
+# What the two targets below share with the demo: its data.
+DEMO_PREFECT := PREFECT_HOME=$(CURDIR)/.demo/prefect PREFECT_SERVER_ANALYTICS_ENABLED=false DO_NOT_TRACK=1
+DEMO_ZENML   := ZENML_CONFIG_PATH=$(CURDIR)/.demo/zenml ZENML_ANALYTICS_OPT_IN=false ZENML_SERVER_AUTO_ACTIVATE=1 ZENML_SERVER_DEPLOYMENT_TYPE=other
+
+prefect-ui: setup  ## Prefect's UI with the demo's runs, on port 4200
+	$(DEMO_PREFECT) $(BIN)/prefect server start
+
+zenml-ui: .venv-zenml-server/.done  ## ZenML's dashboard with the demo's runs, on port 8237
+	$(DEMO_ZENML) .venv-zenml-server/bin/python -m uvicorn zenml.zen_server.zen_server_api:app --host 127.0.0.1 --port 8237 --log-level warning
 
 test: setup-tests  ## all tests, small graphs
 	$(BIN)/python -m pytest -m "not slow and not modal_account"

@@ -16,7 +16,8 @@ DEPLOYMENT = "modal-prefect"
 # Import paths that ZenML's database keeps or that reach a sandbox's command line.
 ORCHESTRATOR_FLAVOR_SOURCE = "bridge.flavors.ModalPrefectOrchestratorFlavor"
 STEP_OPERATOR_FLAVOR_SOURCE = "bridge.flavors.ModalPrefectStepOperatorFlavor"
-FLOW_ENTRYPOINT = "bridge.flow:zenml_pipeline"
+FLOW_ENTRYPOINT = "bridge.flow.zenml_pipeline"
+"""A module path without a colon: Prefect imports it from the installed package (prefect/flows.py)."""
 
 # Variables of a sandbox. Ids only: none of them is a secret.
 ENV_FLOW_RUN_ID = "ZENML_MODAL_PREFECT_FLOW_RUN_ID"

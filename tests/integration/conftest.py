@@ -1,0 +1,81 @@
+"""Real servers for the whole session: a Prefect server, a ZenML REST server, a loopback Modal.
+
+The environment is set before ZenML and Prefect read it; both do so when their clients are first used.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import servers
+from tests.integration.lab import IMAGE, PROJECT, STACK_CODE, Lab
+from tests.loopback import LoopbackImage, LoopbackModal
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("integration")
+
+
+@pytest.fixture(scope="session")
+def modal_server() -> Iterator[LoopbackModal]:
+    image = LoopbackImage(
+        python=servers.ROOT / ".venv-sandbox" / "bin" / "python",
+        files={"/opt/stack-code": STACK_CODE},
+        env={"PYTHONPATH": "/opt/stack-code", "ZENML_ANALYTICS_OPT_IN": "false"},
+    )
+    with LoopbackModal(
+        {IMAGE: image, IMAGE + "-other": image},
+        secrets={"hf": {"HF_TOKEN": "hf-secret"}},
+        volumes=("models",),
+    ) as modal:
+        yield modal
+
+
+@pytest.fixture(scope="session")
+def prefect_api(folder: Path) -> Iterator[servers.Server]:
+    server = servers.prefect_server(folder).start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def zenml_api(folder: Path) -> Iterator[servers.Server]:
+    server = servers.zenml_server(folder).start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def lab(
+    folder: Path, modal_server: LoopbackModal, prefect_api: servers.Server, zenml_api: servers.Server
+) -> Iterator[Lab]:
+    before = dict(os.environ)
+    for name in [name for name in os.environ if name.startswith(("ZENML", "PREFECT", "MODAL"))]:
+        del os.environ[name]
+    os.environ |= servers.zenml_client_environment(folder / "zenml", zenml_api)
+    os.environ |= {
+        "PREFECT_API_URL": f"{prefect_api.url}/api",
+        "PREFECT_HOME": str(folder / "prefect-client"),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+    }
+    os.environ |= modal_server.env
+    # As installed packages are, for this process; the sandboxes get both from their image.
+    sys.path[:0] = [str(STACK_CODE), str(PROJECT)]
+    yield Lab(folder, modal_server, prefect_api)
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(params=["modal-v2", "modal-v1", "process"])
+def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Where sandboxes run. The SDK reads the variable at each create."""
+    place: str = request.param
+    monkeypatch.setenv("MODAL_SANDBOX_V2", "0" if place == "modal-v1" else "1")
+    return place.partition("-")[0]
