@@ -98,7 +98,7 @@ class ManualClock:
         return timer
 
     async def advance(self, seconds: float, turns: int = 20) -> None:
-        """Let time pass, timer by timer; after each the loop gets ``turns`` turns for what follows from it."""
+        """Let time pass, timer by timer; after each the loop gets ``turns`` turns for what follows."""
         until = self._now + seconds
         await _turns(turns)
         while self._due and self._due[0][0] <= until:
@@ -202,6 +202,7 @@ class ScriptedSandbox:
     __slots__ = (
         "_end",
         "_ended",
+        "_forced",
         "_id",
         "_runner",
         "_stage",
@@ -217,12 +218,14 @@ class ScriptedSandbox:
         self._runner = runner
         self._end: SandboxEnd | None = None
         self._ended = asyncio.Event()
+        self._forced: SandboxEnd | None = None
         self._stage = Stage(self, request, runner.clock)
         self.request = request
         self.written = _Output()
         self.started = runner.clock.time()
         self._timer = runner.clock.call_later(request.spec.timeout, self._time_out)
         self._task = asyncio.create_task(self._run())
+        self._task.add_done_callback(self._conclude)
 
     def __repr__(self) -> str:
         return f"<ScriptedSandbox {self._id} {self.name}>"
@@ -281,28 +284,29 @@ class ScriptedSandbox:
         await self._ended.wait()
 
     def end_with(self, end: SandboxEnd) -> None:
-        """End it in this way, from outside: an eviction, say. Does nothing if it has ended."""
-        if self._end is not None:
-            return
-        self._stage.terminated.set()
-        self._task.cancel()
-        self._conclude(end)
+        """End it in this way, from outside: an eviction, say. Does nothing if it has ended.
+
+        The behaviour is cancelled; the end comes when it has finished with that.
+        """
+        if self._forced is None and not self._task.done():
+            self._forced = end
+            self._stage.terminated.set()
+            self._task.cancel()
 
     def _time_out(self) -> None:
         self.end_with(SandboxEnd(End.TIMED_OUT, detail=f"after {self.request.spec.timeout} s"))
 
-    async def _run(self) -> None:
+    async def _run(self) -> SandboxEnd:
         try:
-            end = await self._runner.behaviour(self.request, self._stage)
+            return await self._runner.behaviour(self.request, self._stage)
         except Exception:
             # Like a program that raises: a traceback on stderr, and exit code 1.
             self._stage.write(traceback.format_exc(), "stderr")
-            end = SandboxEnd(End.EXITED, 1)
-        if self._end is None:
-            self._conclude(end)
+            return SandboxEnd(End.EXITED, 1)
 
-    def _conclude(self, end: SandboxEnd) -> None:
-        self._end = end
+    def _conclude(self, task: asyncio.Task[SandboxEnd]) -> None:
+        own = SandboxEnd(End.LOST, detail="its event loop went away") if task.cancelled() else task.result()
+        self._end = self._forced or own
         self._timer.cancel()
         self.written.end()
         self._runner.gone(self)
@@ -321,7 +325,7 @@ class ScriptedRunner:
 
     Args:
         behaviour: What every sandbox does. Its request says which one it is.
-        admit: Awaited before a sandbox is made. It may take its time, or raise what a runner's ``start`` raises.
+        admit: Awaited before a sandbox is made. It may take its time, or raise what ``start`` may raise.
         clock: Where timeouts and ``Stage.sleep`` get their time.
         default_parallelism: What the runner says of itself.
     """
@@ -375,7 +379,7 @@ class ScriptedRunner:
 
     @contextmanager
     def outage(self) -> Iterator[None]:
-        """A time in which the runner can't be asked: everything raises ``RunnerUnavailable``, sandboxes go on."""
+        """A time in which the runner can't be asked: calls raise ``RunnerUnavailable``, sandboxes go on."""
         self._down = True
         try:
             yield
@@ -438,4 +442,4 @@ class ScriptedRunner:
     async def _undo(self, made: tuple[ScriptedSandbox, bool]) -> None:
         sandbox, is_new = made
         if is_new:
-            sandbox.end_with(SandboxEnd(End.TERMINATED))
+            await sandbox.terminate()
