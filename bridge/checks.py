@@ -41,6 +41,7 @@ _OWN_TAGS = frozenset(
 )
 _SECRETIVE = re.compile(r"token|secret|key|password", re.IGNORECASE)
 _UNTOLD = "***"
+_MAY_BE_SECRET = frozenset({"token_id", "token_secret", "prefect_api_url", "prefect_api_key", "work_pool"})
 
 
 def decoded(settings: type[BaseModel], values: Mapping[str, object]) -> dict[str, object]:
@@ -78,9 +79,7 @@ def _from_json(name: str, field: FieldInfo, value: str) -> object:
     try:
         result = json.loads(value)
     except json.JSONDecodeError as error:
-        raise InvalidSettings(
-            name, value, f"this is not a {kind} in JSON: {error}", _fix(name, field)
-        ) from error
+        raise InvalidSettings(name, value, f"this is not a {kind} in JSON: {error}", _fix(name, field)) from error
     if not isinstance(result, wanted):
         raise InvalidSettings(name, value, f"this is not a {kind}", _fix(name, field))
     return result
@@ -95,9 +94,7 @@ def translated(settings: type[BaseModel], values: Mapping[str, object]) -> Itera
         raise _first_of(error, settings, values) from None
 
 
-def _first_of(
-    error: ValidationError, settings: type[BaseModel], values: Mapping[str, object]
-) -> InvalidSettings:
+def _first_of(error: ValidationError, settings: type[BaseModel], values: Mapping[str, object]) -> InvalidSettings:
     details = error.errors(include_url=False)
     for detail in details:
         inner = detail.get("ctx", {}).get("error")
@@ -113,9 +110,7 @@ def _first_of(
     also = f". Look at {', '.join(others)} too" if others else ""
     if name == "execution_mode" and value in [mode.value for mode in ExecutionMode]:
         problem = "this is a failure mode of ZenML and belongs on the pipeline"
-        return InvalidSettings(
-            name, value, problem, f"Write @pipeline(execution_mode=...) for it. {_fix(name, field)}"
-        )
+        return InvalidSettings(name, value, problem, f"Write @pipeline(execution_mode=...) for it. {_fix(name, field)}")
     problem = first["msg"][:1].lower() + first["msg"][1:]
     return InvalidSettings(name, value, problem, _fix(name, field) + also)
 
@@ -165,13 +160,22 @@ def checked(settings: BaseModel) -> None:
     """Check what types and bounds don't. Raises ``InvalidSettings``."""
     fields = type(settings).model_fields
     for name, value in vars(settings).items():  # plain attribute access would resolve references to secrets
-        if value is None or is_secret_reference(value) or name not in fields:
+        if value is None or name not in fields:
+            continue
+        if is_secret_reference(value):
+            _refuse_reference(name, value)
             continue
         if not is_secret_field(fields[name]):
             _refuse_blank(name, value)
         check = _CHECKS.get(name)
         if check is not None:
             check(name, value)
+
+
+def _refuse_reference(name: str, value: object) -> None:
+    # A plan is printed and compared; only what the component needs to talk to Modal and Prefect may be secret.
+    if name not in _MAY_BE_SECRET:
+        raise InvalidSettings(name, value, "this can't be a reference to a secret", "Write the value itself")
 
 
 def refuse_half_a_token(config: BaseModel) -> None:
@@ -219,8 +223,7 @@ def _check_gpu(name: str, value: object) -> None:
                 name,
                 value,
                 "the count is not part of the GPU type",
-                f"Write gpu={kind.partition(':')[0]!r} and ask for the count with "
-                f"ResourceSettings(gpu_count={count})",
+                f"Write gpu={kind.partition(':')[0]!r} and ask for the count with ResourceSettings(gpu_count={count})",
             )
         if not _GPU_TYPE.fullmatch(kind):
             raise InvalidSettings(
@@ -286,9 +289,7 @@ def _check_tags(name: str, value: object) -> None:
     assert isinstance(value, dict)
     for key, text in value.items():
         if key in _OWN_TAGS:
-            raise InvalidSettings(
-                name, value, f"the tag {key!r} is set by modal-prefect", "Choose another key"
-            )
+            raise InvalidSettings(name, value, f"the tag {key!r} is set by modal-prefect", "Choose another key")
         for word in (key, text):
             if not _MODAL_TAG.fullmatch(word):
                 fix = "Use ASCII letters, digits and -_. only, 1 to 63 of them, in keys and values"

@@ -171,9 +171,7 @@ async def _per_step(
     return _Ended(steps.failures, stopped)
 
 
-async def _whole_pipeline(
-    run: Run, attempts: Attempts, shipper: LogShipper, thread: ZenMLThread
-) -> _Ended:
+async def _whole_pipeline(run: Run, attempts: Attempts, shipper: LogShipper, thread: ZenMLThread) -> _Ended:
     pipeline = WholePipeline(run, attempts, shipper, thread)
     work = asyncio.ensure_future(pipeline.execute())
     try:

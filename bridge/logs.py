@@ -127,7 +127,7 @@ class LogShipper:
                 name="bridge.sandbox",
                 level=logging.INFO,
                 message=line.text or " ",
-                timestamp=time,  # type: ignore[arg-type]
+                timestamp=time,
                 flow_run_id=self._flow_run_id,
                 task_run_id=task_run_id,
             )

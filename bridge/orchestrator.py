@@ -68,7 +68,7 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
         self.plan(snapshot, images=False)
         return [] if self.config.runner == "process" else super().get_docker_builds(snapshot)
 
-    def plan(self, snapshot: PipelineSnapshotBase, *, images: bool = True) -> Plan:
+    def plan(self, snapshot: PipelineSnapshotBase | PipelineSnapshotResponse, *, images: bool = True) -> Plan:
         """Translate a snapshot. Raises ``InvalidSettings`` or ``NotTranslatable``; warns of what can't be honoured."""
         translation = translate(snapshot, component=self.config, component_name=self.name, images=images)
         for warning in translation.warnings:
@@ -103,9 +103,7 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
             with submission.prefect_settings(self.config):
                 submission.check_runner(self.config, stack, plan)
                 flow_run, url = submission.create_flow_run(snapshot, placeholder_run, plan)
-            Client().zen_store.update_run(
-                placeholder_run.id, PipelineRunUpdate(orchestrator_run_id=str(flow_run.id))
-            )
+            Client().zen_store.update_run(placeholder_run.id, PipelineRunUpdate(orchestrator_run_id=str(flow_run.id)))
         except BridgeError as error:
             raise PipelineSubmissionError(str(error)) from error
 

@@ -156,7 +156,9 @@ def _diagnose(end: SandboxEnd, record: StepRecord) -> Diagnosis:
         return Diagnosis("The step ran into its timeout", detail, "Raise `timeout` in the settings of the step")
     if end.end is End.OUT_OF_MEMORY:
         return Diagnosis(
-            "The step ran out of memory", detail, "Ask for more with `ResourceSettings(memory=...)` on the step"
+            "The step ran out of memory",
+            detail,
+            "Ask for more with `ResourceSettings(memory=...)` on the step",
         )
     if end.end is End.TERMINATED:
         return Diagnosis("The sandbox was terminated from outside this run", detail, "See who stopped it on Modal")

@@ -8,7 +8,7 @@ draws the pipeline.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from uuid import UUID, uuid4
 
 from prefect import Task
@@ -105,9 +105,7 @@ class _StepTask:
             retry_condition_fn=self._retry_condition(),
         )
         owner, step = self._owner, self._step
-        call = asyncio.ensure_future(
-            run_task_after(task, owner.task_runs[step.name], owner.inputs_of(step))
-        )
+        call = asyncio.ensure_future(run_task_after(task, owner.task_runs[step.name], owner.inputs_of(step)))
         killed = asyncio.ensure_future(self._permit.kill.wait())
         await asyncio.wait({call, killed}, return_when=asyncio.FIRST_COMPLETED)
         killed.cancel()
@@ -141,11 +139,9 @@ class _StepTask:
             if answer is not None:
                 return Outcome(Verdict.SUCCEEDED, Cost.NOTHING, StepRecord(answer))
         log = owner.shipper.open(task_run_id, send=step.stream_logs)
-        return await owner.attempts.attempt_step(
-            step, number, task_run_id, self._permit.kill, log, get_run_logger()
-        )
+        return await owner.attempts.attempt_step(step, number, task_run_id, self._permit.kill, log, get_run_logger())
 
-    def _retry_condition(self):  # type: ignore[no-untyped-def]
+    def _retry_condition(self) -> Callable[[object, object, object], bool]:
         # Prefect takes a plain function here: anything else that can be called silently disables retries
         # (prefect/task_engine.py: inspect.isfunction).
         def may_retry(task: object, task_run: object, state: object) -> bool:

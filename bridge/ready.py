@@ -16,7 +16,7 @@ import heapq
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol
 
 from bridge.plan import FailureMode
 
@@ -155,7 +155,8 @@ class Pass:
         killed = asyncio.ensure_future(self.kill.wait())
         self._gate.ask(self._step, self._priority, enter)
         try:
-            await asyncio.wait({entered, killed}, return_when=asyncio.FIRST_COMPLETED)
+            waiting: set[asyncio.Future[Any]] = {entered, killed}
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
             entered.cancel()
             self.give_back()
@@ -354,7 +355,7 @@ def _invert(upstream: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
 def _chain_lengths(upstream: Mapping[str, Sequence[str]], downstream: Mapping[str, list[str]]) -> dict[str, int]:
     """The number of steps on the longest chain that starts at each step, in linear time."""
     missing = {step: len(below) for step, below in downstream.items()}
-    lengths = {step: 1 for step in downstream}
+    lengths = dict.fromkeys(downstream, 1)
     ends = [step for step, count in missing.items() if count == 0]
     while ends:
         step = ends.pop()

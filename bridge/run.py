@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from zenml.client import Client
@@ -69,9 +69,7 @@ class Run:
             tags={**dict(step.sandbox.tags), **self.tags(step.name)},
         )
 
-    def pipeline_request(
-        self, host_command: tuple[str, ...], task_run_id: UUID, attempt: int
-    ) -> SandboxRequest:
+    def pipeline_request(self, host_command: tuple[str, ...], task_run_id: UUID, attempt: int) -> SandboxRequest:
         """The one sandbox of ``pipeline`` mode."""
         spec = self.plan.sandbox
         return SandboxRequest(
@@ -113,9 +111,7 @@ def load_stack(snapshot: PipelineSnapshotResponse) -> tuple[Stack, ModalPrefectO
     return stack, stack.orchestrator
 
 
-def adopt_run(
-    snapshot: PipelineSnapshotResponse, run_id: UUID | None, flow_run_id: str
-) -> PipelineRunResponse:
+def adopt_run(snapshot: PipelineSnapshotResponse, run_id: UUID | None, flow_run_id: str) -> PipelineRunResponse:
     """Return the ZenML run that this flow run works on, made now if there is none yet.
 
     Raises ``RunNotPossible`` if it doesn't exist, belongs to another snapshot or flow run, or has ended.
@@ -179,7 +175,7 @@ def open_run(snapshot_id: UUID, run_id: UUID | None, flow_run_id: str) -> Run:
         run=run,
         stack=stack,
         plan=plan,
-        config=cast(ModalPrefectOrchestratorConfig, orchestrator.config),
+        config=orchestrator.config,
         flow_run_id=flow_run_id,
         environment={
             names.ENV_FLOW_RUN_ID: flow_run_id,

@@ -2,15 +2,15 @@
 
 A setting can stand on the component, on a pipeline and, where it makes sense, on a step; the nearer one
 wins and None never overrides. A wrong value raises :class:`~bridge.errors.InvalidSettings`, which names
-field, value and fix. Imports neither Modal nor Prefect: ZenML loads this module wherever a stack is looked at.
+field, value and fix. Imports neither Modal nor Prefect: ZenML loads this module wherever a stack is looked
+at.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from zenml.config.base_settings import BaseSettings
 from zenml.orchestrators import BaseOrchestratorConfig
 from zenml.step_operators import BaseStepOperatorConfig
@@ -121,19 +121,6 @@ class SandboxSettings(BaseSettings):
                 super().__init__(**values)
             checked(self)
 
-    def __iter__(self) -> Iterator[tuple[str, object]]:  # type: ignore[override]
-        """Yield what was set, not the defaults: ZenML copies settings with ``dict(settings)``, and a default
-        copied from a step would count as the step's wish and override the pipeline's."""
-        known = self.model_fields_set
-        return ((name, value) for name, value in super().__iter__() if name in known)
-
-    @model_serializer(mode="wrap")
-    def _only_what_was_set(self, serialize: SerializerFunctionWrapHandler) -> dict[str, object]:
-        """Serialise without the defaults, for the same reason: ZenML stores and merges whole dumps."""
-        known = self.model_fields_set
-        dump: dict[str, object] = serialize(self)
-        return {name: value for name, value in dump.items() if name in known}
-
     if not TYPE_CHECKING:
 
         @classmethod
@@ -222,9 +209,7 @@ class ModalPrefectOrchestratorSettings(SandboxSettings):
 class ModalPrefectStepOperatorSettings(SandboxSettings):
     """Settings of the step operator, for a component, a pipeline or a step."""
 
-    COMPONENT_ONLY: ClassVar[frozenset[str]] = frozenset(
-        {"runner", "token_id", "token_secret", "image_source"}
-    )
+    COMPONENT_ONLY: ClassVar[frozenset[str]] = frozenset({"runner", "token_id", "token_secret", "image_source"})
 
 
 class RunnerConfig(BaseModel):

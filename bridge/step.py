@@ -39,7 +39,13 @@ class Attempts:
         self._truth = truth
 
     async def attempt_step(
-        self, step: StepPlan, number: int, task_run_id: UUID, kill: asyncio.Event, log: StepLog, logger: Logger
+        self,
+        step: StepPlan,
+        number: int,
+        task_run_id: UUID,
+        kill: asyncio.Event,
+        log: StepLog,
+        logger: Logger,
     ) -> Outcome:
         """Make attempt ``number`` (from 1) at a step, and tell ZenML what it doesn't know of its end.
 
@@ -49,9 +55,7 @@ class Attempts:
         continued: str | None = None
         for sandbox in range(1, step.infrastructure_retries + 2):
             arguments = (*step.command, *(("--step-run-id", continued) if continued else ()))
-            request = self._run.step_request(
-                step, self._runner.host_command(*arguments), task_run_id, number, sandbox
-            )
+            request = self._run.step_request(step, self._runner.host_command(*arguments), task_run_id, number, sandbox)
             end = await self._sandbox(request, step.sandbox.timeout, kill, log, logger)
             if isinstance(end, Outcome):
                 outcome = end
@@ -79,9 +83,7 @@ class Attempts:
         elif outcome.needs_step_run and outcome.diagnosis is not None:
             diagnosis = outcome.diagnosis
             await self._thread.call(
-                lambda: step_runs.record_failure(
-                    run.snapshot, run.run, run.stack, step.name, outcome.record, diagnosis
-                )
+                lambda: step_runs.record_failure(run.snapshot, run.run, run.stack, step.name, outcome.record, diagnosis)
             )
 
     async def close_retries(self, step: str) -> None:

@@ -92,9 +92,7 @@ class Truth:
         latest: ``step_runs.latest`` of one run.
     """
 
-    def __init__(
-        self, thread: ZenMLThread, latest: Callable[[Sequence[str]], dict[str, StepRecord]]
-    ) -> None:
+    def __init__(self, thread: ZenMLThread, latest: Callable[[Sequence[str]], dict[str, StepRecord]]) -> None:
         self._thread = thread
         self._latest = latest
         self._asked: dict[str, asyncio.Future[StepRecord]] = {}

@@ -6,11 +6,10 @@ is supported.
 - ``prefect.flow_engine.run_flow``: runs a flow run that exists already. Prefect's own worker does it so
   (prefect/engine.py); the public call always makes a new flow run, whose id would be known too late to be the
   ZenML run's ``orchestrator_run_id``.
-- ``prefect.task_engine.run_task``: takes a task run's inputs as data. The public ``wait_for=`` refuses
+- ``prefect.task_engine.run_task_async``: takes a task run's inputs as data. The public ``wait_for=`` refuses
   upstream states that are Cancelled, which is what a step that never ran has to point at.
 - ``prefect.utilities.engine.emit_task_run_state_change_event``: a task run that waits for its retry sits in the
   engine's own sleep; cancelling it there leaves it Crashed. This is how the engine itself reports states.
-- ``prefect._internal.urls``-free: links come from the public ``prefect.utilities.urls.url_for``.
 """
 
 from __future__ import annotations
@@ -20,17 +19,15 @@ from typing import Any
 from uuid import UUID
 
 from prefect import Flow, Task
-from prefect.client.schemas.objects import FlowRun, State, TaskRun, TaskRunResult
+from prefect.client.schemas.objects import FlowRun, RunInput, State, TaskRun, TaskRunResult
 from prefect.flow_engine import run_flow
-from prefect.task_engine import run_task
+from prefect.task_engine import run_task_async
 from prefect.utilities.engine import emit_task_run_state_change_event
 
 UPSTREAM_PARAMETER = "upstream"
 
 
-def run_existing_flow_run(
-    flow: Flow[..., Any], flow_run: FlowRun, parameters: Mapping[str, object]
-) -> State[Any]:
+def run_existing_flow_run(flow: Flow[..., Any], flow_run: FlowRun, parameters: Mapping[str, object]) -> State[Any]:
     """Run ``flow`` as the flow run that exists already and return its final state."""
     state = run_flow(flow, flow_run=flow_run, parameters=dict(parameters), return_type="state")
     if not isinstance(state, State):
@@ -38,22 +35,20 @@ def run_existing_flow_run(
     return state
 
 
-async def run_task_after(
-    task: Task[..., Any], task_run_id: UUID, upstream: Iterable[UUID]
-) -> State[Any]:
+async def run_task_after(task: Task[..., Any], task_run_id: UUID, upstream: Iterable[UUID]) -> State[Any]:
     """Run an async task as the task run ``task_run_id`` with ``upstream`` as its task inputs.
 
     The function of the task takes one argument, named ``upstream``: inputs are recorded by argument.
     Returns its final state; raises what Prefect's engine raises for a task run, which is nothing for one whose
     function returns a state.
     """
-    inputs = {TaskRunResult(id=task_run) for task_run in upstream}
-    state = await run_task(
+    inputs: set[RunInput] = {TaskRunResult(id=task_run) for task_run in upstream}
+    state = await run_task_async(
         task,
         task_run_id=task_run_id,
         parameters={UPSTREAM_PARAMETER: ()},
         return_type="state",
-        dependencies={UPSTREAM_PARAMETER: inputs},  # type: ignore[dict-item]
+        dependencies={UPSTREAM_PARAMETER: inputs},
     )
     if not isinstance(state, State):
         raise TypeError(f"Prefect returned {type(state).__name__} for a task run, not its state")
@@ -67,5 +62,5 @@ def report_task_run_state(task_run: TaskRun, state: State[Any]) -> None:
     state.state_details.flow_run_id = task_run.flow_run_id
     task_run.state = state
     task_run.state_id, task_run.state_type, task_run.state_name = state.id, state.type, state.name
-    task_run.end_time = state.timestamp
+    task_run.end_time = state.timestamp  # type: ignore[assignment]  # Prefect declares its own datetime
     emit_task_run_state_change_event(task_run=task_run, initial_state=before, validated_state=state)

@@ -30,9 +30,7 @@ PRIVATE_NAMES = (
 )
 
 
-def run_existing_step_run(
-    launcher: StepLauncher, run: PipelineRunResponse, step_run: StepRunResponse
-) -> None:
+def run_existing_step_run(launcher: StepLauncher, run: PipelineRunResponse, step_run: StepRunResponse) -> None:
     """Run ``step_run``, which exists, here or through its step operator. Raises what the step raises."""
 
     def nothing() -> None:

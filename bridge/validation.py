@@ -18,7 +18,7 @@ def check_stack(stack: Stack, config: ModalPrefectOrchestratorConfig) -> tuple[b
     if stack.artifact_store.config.is_local:
         return False, (
             f"artifact_store=`{stack.artifact_store.name}` is local, and a Modal sandbox can't reach this machine's "
-            f"files. Use a remote one (S3, GCS, Azure), or `runner=\"process\"` on the orchestrator `{stack.orchestrator.name}` "
+            f'files. Use a remote one (S3, GCS, Azure), or `runner="process"` on the orchestrator `{stack.orchestrator.name}` '
             "to run steps as local processes."
         )
     registry = stack.container_registry

@@ -57,8 +57,7 @@ class WholePipeline:
             cache_policy=NO_CACHE,
             persist_result=False,
             retries=plan.infrastructure_retries + own,
-            retry_delay_seconds=[min(60.0, 2.0**n) for n in range(min(50, plan.infrastructure_retries + own))]
-            or None,
+            retry_delay_seconds=[min(60.0, 2.0**n) for n in range(min(50, plan.infrastructure_retries + own))] or None,
             retry_condition_fn=may_retry,
         )
         return await run_task_after(task, self.task_run_id, ())
@@ -70,9 +69,7 @@ class WholePipeline:
         self._again = False
         number = context.task_run.run_count
         log = self._shipper.open(self.task_run_id, send=self.run.plan.stream_logs)
-        end = await self._attempts.attempt_pipeline(
-            number, self.task_run_id, self.kill, log, get_run_logger()
-        )
+        end = await self._attempts.attempt_pipeline(number, self.task_run_id, self.kill, log, get_run_logger())
         if isinstance(end, Outcome):
             return await self._refused(end)
         records = await self._records()

@@ -111,10 +111,19 @@ def zenml_server(folder: Path) -> Server:
     }
     python = ROOT / ".venv-zenml-server" / "bin" / "python"
     app = "zenml.zen_server.zen_server_api:app"
-    argv = [str(python), "-m", "uvicorn", app, "--host", "127.0.0.1", "--port", str(port), "--log-level", "warning"]
-    return Server(
-        "zenml server", argv, environment, f"http://127.0.0.1:{port}", "/health", folder / "zenml.log"
-    )
+    argv = [
+        str(python),
+        "-m",
+        "uvicorn",
+        app,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--log-level",
+        "warning",
+    ]
+    return Server("zenml server", argv, environment, f"http://127.0.0.1:{port}", "/health", folder / "zenml.log")
 
 
 def zenml_client_environment(folder: Path, server: Server | None) -> dict[str, str]:

@@ -101,9 +101,7 @@ def continue_step_run(step: Step, snapshot: PipelineSnapshotResponse, step_run_i
     run = client.get_pipeline_run(step_run.pipeline_run_id)
     # Lazily loaded values become parameters of the step here, as they do before a step run is created.
     input_utils.resolve_step_inputs(step=step, pipeline_run=run)
-    launcher = StepLauncher(
-        snapshot=snapshot, step=step, orchestrator_run_id=run.orchestrator_run_id or str(run.id)
-    )
+    launcher = StepLauncher(snapshot=snapshot, step=step, orchestrator_run_id=run.orchestrator_run_id or str(run.id))
     logger.info("Step `%s` goes on in a new process.", step_run.name)
     publish_utils.step_exception_info.set(None)
     handler = SignalHandler(step_run=step_run, execution_mode=snapshot.pipeline_configuration.execution_mode)

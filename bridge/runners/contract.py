@@ -298,9 +298,7 @@ def assert_seen(lab: Lab, pids: str) -> None:
     """The program and its child, whose ids it printed, exist: else that they don't later means nothing."""
     numbers = [int(pid) for pid in pids.split()]
     assert len(numbers) == 2, "the program didn't print two process ids"
-    assert lab.alive is None or all(map(lab.alive, numbers)), (
-        "its processes can't be seen: use Lab(alive=None)"
-    )
+    assert lab.alive is None or all(map(lab.alive, numbers)), "its processes can't be seen: use Lab(alive=None)"
 
 
 def assert_gone(lab: Lab, pids: str) -> None:
@@ -330,9 +328,7 @@ async def check_missing_program(runner: Runner, lab: Lab) -> None:
     """A command that doesn't exist is a failure to start, at once or as the sandbox's end."""
     request = lab.request(command=("/nowhere/no-such-program",))
     end, _ = await lab.result(runner, request)
-    assert end.end is End.NEVER_STARTED or (end.end is End.EXITED and end.exit_code in (126, 127, 128)), str(
-        end
-    )
+    assert end.end is End.NEVER_STARTED or (end.end is End.EXITED and end.exit_code in (126, 127, 128)), str(end)
 
 
 # ---- wait and poll

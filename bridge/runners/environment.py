@@ -13,9 +13,7 @@ _CREDENTIAL = re.compile(
 )
 """Credentials of Modal and Prefect, and Prefect's context of the flow run that this process is in."""
 
-_NEEDED = re.compile(
-    r"PATH|HOME|USER|LOGNAME|SHELL|LANG|LC_.*|TZ|TMPDIR|TERM|SSL_CERT_.*|LD_LIBRARY_PATH|DYLD_.*"
-)
+_NEEDED = re.compile(r"PATH|HOME|USER|LOGNAME|SHELL|LANG|LC_.*|TZ|TMPDIR|TERM|SSL_CERT_.*|LD_LIBRARY_PATH|DYLD_.*")
 
 
 def inherited(source: Mapping[str, str], *, everything: bool) -> dict[str, str]:

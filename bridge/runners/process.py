@@ -8,16 +8,13 @@ its spec says of images, hardware and places has no meaning here, and :meth:`Pro
 from __future__ import annotations
 
 import asyncio
-import errno
 import hashlib
-import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,15 +24,14 @@ from typing import TextIO
 import bridge
 from bridge import names
 from bridge.errors import RunnerUnavailable, SandboxRefused
-from bridge.outcome import End, SandboxEnd
+from bridge.outcome import SandboxEnd
 from bridge.plan import SandboxSpec
 from bridge.runners import environment, supervisor
 from bridge.runners.base import OutputLine, SandboxRequest
+from bridge.runners.local_folder import LocalFolder, StoredRequest, is_closed
 from bridge.runners.once import Once
 from bridge.runners.spool import SpoolReader
 
-GRACE_SECONDS = 5.0
-"""Between SIGTERM and SIGKILL."""
 _TAIL_SECONDS = 0.1
 """Between two looks at a spool with nothing new. A sandbox's end is an event; that a file grows isn't."""
 _HUNG_SECONDS = 30.0
@@ -49,25 +45,25 @@ _supervisors: dict[str, subprocess.Popen[bytes]] = {}
 class ProcessSandbox:
     """A local process and its descendants. Belongs to the event loop that its runner was entered in."""
 
-    def __init__(self, folder: Path, request: Mapping[str, object]) -> None:
+    def __init__(self, folder: LocalFolder, request: StoredRequest) -> None:
         self.folder = folder
-        self._name = str(request["name"])
+        self._request = request
         self._ended = asyncio.Event()
         self._end: SandboxEnd | None = None
         self._life = -1
 
     def __repr__(self) -> str:
-        return f"<ProcessSandbox {self.id} {self._name}>"
+        return f"<ProcessSandbox {self.id} {self.name}>"
 
     @property
     def id(self) -> str:
         """``sb-local-`` and a random number: also its folder's name and its MODAL_SANDBOX_ID."""
-        return self.folder.name
+        return self.folder.id
 
     @property
     def name(self) -> str:
         """The name it was asked for by."""
-        return self._name
+        return self._request.name
 
     @property
     def url(self) -> str | None:
@@ -90,15 +86,13 @@ class ProcessSandbox:
     async def output(self) -> AsyncIterator[OutputLine]:
         """Yield its output. Of more than 64 MiB the first and the newest are kept; a line says so."""
         self._watch()
-        with SpoolReader(self.folder) as reader:
+        with SpoolReader(self.folder.path) as reader:
             while True:
                 ended = self._ended.is_set()
                 try:
                     progress, lines = reader.read()
                 except OSError as error:
-                    raise RunnerUnavailable(
-                        f"The output of sandbox {self.id} can't be read: {error}"
-                    ) from error
+                    raise RunnerUnavailable(f"The output of sandbox {self.id} can't be read: {error}") from error
                 for line in lines:
                     yield line
                 if progress:
@@ -111,20 +105,11 @@ class ProcessSandbox:
                 yield line
 
     async def terminate(self) -> None:
-        """End it: SIGTERM to its process group, SIGKILL to all that is left after ``GRACE_SECONDS``."""
-        try:
-            control = os.open(self.folder / "control", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError as error:
-            if error.errno not in (errno.ENXIO, errno.ENOENT):
-                raise RunnerUnavailable(f"Sandbox {self.id} can't be reached: {error}") from error
-        else:
-            try:
-                os.write(control, b"T")
-            finally:
-                os.close(control)
+        """End it: SIGTERM to its process group, after a grace SIGKILL to all that is left."""
+        self.folder.ask_to_end()
         self._watch()
-        if not await self._ended_within(GRACE_SECONDS + _HUNG_SECONDS):
-            raise RunnerUnavailable(f"Sandbox {self.id} doesn't end; its folder is {self.folder}")
+        if not await self._ended_within(self._request.grace + _HUNG_SECONDS):
+            raise RunnerUnavailable(f"Sandbox {self.id} doesn't end; its folder is {self.folder.path}")
 
     def close(self) -> None:
         """Watch it no longer. Whoever waits for it is told that the runner was left."""
@@ -142,7 +127,7 @@ class ProcessSandbox:
     def _watch(self) -> None:
         if self._life >= 0 or self._ended.is_set():
             return
-        life = open_life(self.folder)
+        life = self.folder.open_life()
         if life is None:
             self._conclude()
             return
@@ -155,7 +140,7 @@ class ProcessSandbox:
             self._conclude()
 
     def _conclude(self) -> None:
-        self._end = read_end(self.folder)
+        self._end = self.folder.end()
         self._ended.set()
         reap(self.id)
 
@@ -180,9 +165,11 @@ class ProcessRunner:
             also from another process. Default: a folder of this user's under the system's temporary one.
         inherit_environment: Whether sandboxes get this process's variables, credentials of Prefect and Modal
             excepted, or only the few that every program needs.
+        grace: Seconds between SIGTERM and SIGKILL.
     """
 
-    def __init__(self, state_dir: Path | None = None, inherit_environment: bool = True) -> None:
+    def __init__(self, state_dir: Path | None = None, inherit_environment: bool = True, *, grace: float = 5.0) -> None:
+        self._grace = grace
         self._state_dir = state_dir
         self._inherit = inherit_environment
         self._once: Once[tuple[str, str], tuple[ProcessSandbox, bool]] = Once(self._undo)
@@ -228,16 +215,12 @@ class ProcessRunner:
                 "Use WSL, Linux or macOS, or runner='modal'."
             )
         if not sys.executable:
-            raise SandboxRefused(
-                "runner='process' needs sys.executable, which this embedded Python doesn't know."
-            )
+            raise SandboxRefused("runner='process' needs sys.executable, which this embedded Python doesn't know.")
         for folder in (self.state_dir, self._sandboxes, self._names):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         owner = self.state_dir.stat()
         if owner.st_uid != os.getuid() or (self._state_dir is None and self.state_dir.is_symlink()):
-            raise SandboxRefused(
-                f"{self.state_dir} belongs to another user. Pass another state_dir or set TMPDIR."
-            )
+            raise SandboxRefused(f"{self.state_dir} belongs to another user. Pass another state_dir or set TMPDIR.")
         reap_all()
         await asyncio.to_thread(self._forget_old)
         return self
@@ -274,14 +257,12 @@ class ProcessRunner:
             folder = self._named(app, name)
         return self._sandbox(folder) if folder else None
 
-    async def running(
-        self, tags: Mapping[str, str], modal_environment: str | None = None
-    ) -> Sequence[ProcessSandbox]:
+    async def running(self, tags: Mapping[str, str], modal_environment: str | None = None) -> Sequence[ProcessSandbox]:
         """Return the running sandboxes that carry all of ``tags``, whichever process started them."""
         found = []
-        for folder in sorted(self._sandboxes.iterdir()):
-            request = read_request(folder)
-            if request and is_alive(folder) and tags.items() <= dict(request["tags"]).items():
+        for folder in map(LocalFolder, sorted(self._sandboxes.iterdir())):
+            request = folder.request()
+            if request and folder.is_alive() and tags.items() <= request.tags.items():
                 found.append(self._sandbox(folder))
         return found
 
@@ -299,7 +280,7 @@ class ProcessRunner:
             # The supervisor has its own; if there is none, this is how the world learns of it.
             os.close(life)
             os.close(control)
-        _supervisors[folder.name] = process
+        _supervisors[folder.id] = process
         sandbox = self._sandbox(folder)
         sandbox._watch()
         return sandbox, True
@@ -309,40 +290,28 @@ class ProcessRunner:
         if is_new:
             await sandbox.terminate()
 
-    def _prepare(self, request: SandboxRequest) -> tuple[Path, int, int]:
-        folder = self._sandboxes / f"sb-local-{uuid.uuid4().hex[:22]}"
-        (folder / "work").mkdir(mode=0o700, parents=True)
-        (folder / "request.json").write_text(
-            json.dumps(
-                {
-                    "app": request.app,
-                    "name": request.name,
-                    "tags": dict(request.tags),
-                    "command": [self._program(request.command[0]), *request.command[1:]],
-                    "timeout": request.spec.timeout,
-                    "grace": GRACE_SECONDS,
-                }
-            )
+    def _prepare(self, request: SandboxRequest) -> tuple[LocalFolder, int, int]:
+        stored = StoredRequest(
+            app=request.app,
+            name=request.name,
+            command=(self._program(request.command[0]), *request.command[1:]),
+            timeout=request.spec.timeout,
+            grace=self._grace,
+            tags=dict(request.tags),
         )
-        ends = []
-        for fifo in ("life", "control"):
-            os.mkfifo(folder / fifo, 0o600)
-            # For reading and writing: doesn't block, and there is no moment at which nobody holds it.
-            ends.append(os.open(folder / fifo, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
+        made = LocalFolder.create(self._sandboxes, stored)
         link = self._link(request.app, request.name)
         partial = link.with_suffix(".partial")
-        partial.write_text(folder.name)
+        partial.write_text(made[0].id)
         partial.replace(link)
-        return folder, ends[0], ends[1]
+        return made
 
-    def _spawn(
-        self, folder: Path, life: int, control: int, request: SandboxRequest
-    ) -> subprocess.Popen[bytes]:
-        with (folder / "supervisor.err").open("wb") as errors:
+    def _spawn(self, folder: LocalFolder, life: int, control: int, request: SandboxRequest) -> subprocess.Popen[bytes]:
+        with (folder.path / "supervisor.err").open("wb") as errors:
             return subprocess.Popen(
                 # Isolated and without site: neither the user's packages nor PYTHONPATH have a say in it.
-                [sys.executable, "-I", "-S", supervisor.__file__, str(folder), str(control)],
-                cwd=folder,
+                [sys.executable, "-I", "-S", supervisor.__file__, str(folder.path), str(control)],
+                cwd=folder.path,
                 env=self._environment(folder, request),
                 stdin=subprocess.DEVNULL,
                 stdout=errors,
@@ -351,16 +320,15 @@ class ProcessRunner:
                 start_new_session=True,
             )
 
-    def _environment(self, folder: Path, request: SandboxRequest) -> dict[str, str]:
-        work = folder / "work"
+    def _environment(self, folder: LocalFolder, request: SandboxRequest) -> dict[str, str]:
         own = {
             "PYTHONUNBUFFERED": "1",
-            "ZENML_CONFIG_PATH": str(work / ".zenml"),
-            names.ENV_WORK_DIR: str(work),
+            "ZENML_CONFIG_PATH": str(folder.work / ".zenml"),
+            names.ENV_WORK_DIR: str(folder.work),
         }
         base = environment.inherited(os.environ, everything=self._inherit)
         asked = {**own, **request.environment, **request.secret_environment}
-        result = {**base, **asked, names.ENV_MODAL_SANDBOX_ID: folder.name}
+        result = {**base, **asked, names.ENV_MODAL_SANDBOX_ID: folder.id}
         return environment.with_package(result, Path(bridge.__file__).parent.parent)
 
     @staticmethod
@@ -378,20 +346,20 @@ class ProcessRunner:
     def _link(self, app: str, name: str) -> Path:
         return self._names / hashlib.sha256(f"{app}\0{name}".encode("utf-8", "surrogatepass")).hexdigest()
 
-    def _named(self, app: str, name: str) -> Path | None:
+    def _named(self, app: str, name: str) -> LocalFolder | None:
         try:
-            folder = self._sandboxes / self._link(app, name).read_text()
+            folder = LocalFolder(self._sandboxes / self._link(app, name).read_text())
         except FileNotFoundError:
             return None
-        return folder if is_alive(folder) else None
+        return folder if folder.is_alive() else None
 
-    def _sandbox(self, folder: Path) -> ProcessSandbox:
-        if folder.name not in self._known:
-            request = read_request(folder)
+    def _sandbox(self, folder: LocalFolder) -> ProcessSandbox:
+        if folder.id not in self._known:
+            request = folder.request()
             if request is None:
-                raise RunnerUnavailable(f"Somebody removed {folder}")
-            self._known[folder.name] = ProcessSandbox(folder, request)
-        return self._known[folder.name]
+                raise RunnerUnavailable(f"Somebody removed {folder.path}")
+            self._known[folder.id] = ProcessSandbox(folder, request)
+        return self._known[folder.id]
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -406,77 +374,18 @@ class ProcessRunner:
     def _forget_old(self) -> None:
         """Remove what runners left behind that never came back for it."""
         old = time.time() - _FORGET_SECONDS
-        candidates = [folder for folder in self._sandboxes.iterdir() if folder.stat().st_mtime < old]
-        self._forget([folder for folder in candidates if not is_alive(folder)])
+        candidates = [LocalFolder(path) for path in self._sandboxes.iterdir() if path.stat().st_mtime < old]
+        self._forget([folder for folder in candidates if not folder.is_alive()])
 
-    def _forget(self, folders: Sequence[Path]) -> None:
+    def _forget(self, folders: Sequence[LocalFolder]) -> None:
         for folder in folders:
-            request = read_request(folder)
+            request = folder.request()
             if request:
                 with self._locked():
-                    link = self._link(str(request["app"]), str(request["name"]))
-                    if link.exists() and link.read_text() == folder.name:
+                    link = self._link(request.app, request.name)
+                    if link.exists() and link.read_text() == folder.id:
                         link.unlink()
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def open_life(folder: Path) -> int | None:
-    """Open the FIFO that tells of a sandbox's end, or return None if it has ended. The caller closes it."""
-    try:
-        life = os.open(folder / "life", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    if is_closed(life):
-        os.close(life)
-        return None
-    return life
-
-
-def is_closed(life: int) -> bool:
-    """Whether nobody holds the other end any more."""
-    try:
-        return os.read(life, 1) == b""
-    except BlockingIOError:
-        return False
-
-
-def is_alive(folder: Path) -> bool:
-    """Whether the sandbox in ``folder`` runs."""
-    life = open_life(folder)
-    if life is None:
-        return False
-    os.close(life)
-    return True
-
-
-def read_request(folder: Path) -> dict[str, dict[str, str]] | None:
-    """Return what was written of a sandbox's request, or None if its folder is gone or only half made."""
-    try:
-        request: dict[str, dict[str, str]] = json.loads((folder / "request.json").read_text())
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
-        return None
-    return request
-
-
-def read_end(folder: Path) -> SandboxEnd:
-    """Return how the ended sandbox in ``folder`` ended: what its supervisor wrote last, or LOST."""
-    try:
-        end = json.loads((folder / "end.json").read_text())
-    except FileNotFoundError:
-        return SandboxEnd(End.LOST, detail=f"its supervisor was killed{last_words(folder)}")
-    detail = str(end["detail"])
-    if end["lost_bytes"]:
-        detail = f"{detail} ({end['lost_bytes']} bytes of its output are lost: {end['spool_error']})".strip()
-    return SandboxEnd(End(end["end"]), end["exit_code"], detail)
-
-
-def last_words(folder: Path) -> str:
-    """Return the end of what a supervisor wrote to its standard error."""
-    try:
-        written = (folder / "supervisor.err").read_text(errors="replace").strip()
-    except FileNotFoundError:
-        return "; its folder is gone"
-    return f": {written[-500:]}" if written else ""
+            shutil.rmtree(folder.path, ignore_errors=True)
 
 
 def reap(sandbox_id: str) -> None:

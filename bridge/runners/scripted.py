@@ -410,9 +410,7 @@ class ScriptedRunner:
         self.ask()
         return self._running.get((app, name))
 
-    async def running(
-        self, tags: Mapping[str, str], modal_environment: str | None = None
-    ) -> Sequence[ScriptedSandbox]:
+    async def running(self, tags: Mapping[str, str], modal_environment: str | None = None) -> Sequence[ScriptedSandbox]:
         """Return the running sandboxes that carry all of ``tags``."""
         self.ask()
         return [s for s in self._running.values() if tags.items() <= dict(s.request.tags).items()]

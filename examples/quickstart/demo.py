@@ -29,7 +29,6 @@ os.chdir(HERE)
 sys.path.insert(0, str(HERE))
 
 from pipeline import digits  # noqa: E402
-
 from zenml.client import Client  # noqa: E402
 from zenml.enums import StackComponentType  # noqa: E402
 

@@ -13,7 +13,7 @@ from bridge.runners.scripted import ScriptedRunner
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 async def test_process(check: Check, tmp_path: Path) -> None:
-    async with ProcessRunner(tmp_path) as runner:
+    async with ProcessRunner(tmp_path, grace=1) as runner:
         await run_check(check, runner, Lab())
 
 

@@ -181,9 +181,7 @@ class Lab:
                 ours = FlowRunFilter(id={"any_": [flow_run_id]})  # type: ignore[arg-type]
                 return client.read_task_runs(flow_run_filter=ours)
 
-            task_runs = eventually(
-                read, lambda found: all(run.state and run.state.is_final() for run in found)
-            )
+            task_runs = eventually(read, lambda found: all(run.state and run.state.is_final() for run in found))
         return flow_run, {run.name: run for run in sorted(task_runs, key=lambda run: run.created)}
 
     def logs(self, task_run: Any, at_least: int = 1) -> list[str]:
