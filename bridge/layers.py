@@ -1,0 +1,102 @@
+"""Which settings hold for a pipeline and for each of its steps: component, pipeline, step, the nearer wins.
+
+None never overrides, mappings are merged key by key as ZenML itself merges them, lists are replaced. Only
+declared settings are copied, so no token of the component's config comes near a plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from zenml.config.base_settings import BaseSettings
+from zenml.config.step_configurations import Step
+
+from bridge import names
+from bridge.errors import InvalidSettings, NotTranslatable
+from bridge.settings import RUN_LEVEL, ModalPrefectOrchestratorSettings
+
+Values = dict[str, object]
+
+
+class Layers:
+    """The settings of one run.
+
+    Args:
+        component: The component's config, of which only declared settings are read.
+        component_name: Its name: ZenML keeps settings under ``orchestrator:<name>``.
+        pipeline: The settings of the pipeline's configuration.
+
+    Raises ``InvalidSettings`` where they don't fit together.
+    """
+
+    def __init__(
+        self, component: Mapping[str, object], component_name: str, pipeline: Mapping[str, BaseSettings]
+    ) -> None:
+        self._keys = (f"orchestrator:{component_name}", f"orchestrator.{names.FLAVOR}", "orchestrator")
+        self._values = merged(_declared(component), _declared(self._of_orchestrator(pipeline, "the pipeline")))
+        self.pipeline = _settings(self._values, "the pipeline")
+        self.other_keys = tuple(
+            key for key in pipeline if key.startswith(("orchestrator:", "orchestrator.")) and key not in self._keys
+        )
+        self._seen: dict[str, ModalPrefectOrchestratorSettings] = {}
+
+    def own(self, name: str, step: Step) -> Values:
+        """What the step itself says. Raises ``NotTranslatable`` for a setting that belongs to the run."""
+        settings = step.step_config_overrides.settings
+        if not settings:
+            return {}
+        own = _declared(self._of_orchestrator(settings, f"step {name}"))
+        for field in sorted(RUN_LEVEL.intersection(own)):
+            raise NotTranslatable(
+                f"{field} of step {name}",
+                own[field],
+                "this setting belongs to the run as a whole",
+                f"Set {field} on the pipeline or on the component, and take it off the step",
+            )
+        return own
+
+    def of(self, name: str, own: Values) -> ModalPrefectOrchestratorSettings:
+        """The settings that hold for a step that says ``own``. Raises ``InvalidSettings``."""
+        if not own:
+            return self.pipeline
+        key = repr(sorted(own.items()))  # most steps say the same few things: validate each of them once
+        if key not in self._seen:
+            self._seen[key] = _settings(merged(self._values, own), f"step {name}")
+        return self._seen[key]
+
+    def _of_orchestrator(self, settings: Mapping[str, BaseSettings], where: str) -> Values:
+        found = {key: dict(settings[key]) for key in self._keys if key in settings}
+        first, *others = found.items() if found else [("", {})]
+        for key, values in others:
+            if values != first[1]:
+                raise NotTranslatable(
+                    f"settings of {where}",
+                    sorted(found),
+                    f"{first[0]!r} and {key!r} name the same orchestrator and say different things",
+                    f"Keep one of them, best {self._keys[0]!r}",
+                )
+        return first[1]
+
+
+def merged(below: Mapping[str, object], above: Mapping[str, object]) -> Values:
+    """Lay ``above`` over ``below``: None never overrides, mappings are merged."""
+    result = dict(below)
+    for name, value in above.items():
+        beneath = result.get(name)
+        if isinstance(value, Mapping) and isinstance(beneath, Mapping):
+            result[name] = merged(beneath, value)
+        elif value is not None:
+            result[name] = value
+    return result
+
+
+def _declared(values: Mapping[str, object]) -> Values:
+    fields = ModalPrefectOrchestratorSettings.model_fields
+    return {name: value for name, value in values.items() if name in fields and value is not None}
+
+
+def _settings(values: Values, where: str) -> ModalPrefectOrchestratorSettings:
+    try:
+        return ModalPrefectOrchestratorSettings.model_validate(values)
+    except InvalidSettings as error:
+        raise InvalidSettings(f"{error.where} of {where}", error.value, error.problem, error.fix) from error

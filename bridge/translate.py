@@ -1,0 +1,381 @@
+"""A ZenML snapshot and settings become a :class:`~bridge.plan.Plan`. No clock, network or environment.
+
+What has no translation is refused by name; what is merely not used is said in ``Translation.warnings``.
+"""
+
+from __future__ import annotations
+
+import graphlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from zenml.config.pipeline_configurations import PipelineConfiguration
+from zenml.config.retry_config import StepRetryConfig
+from zenml.config.step_configurations import Step
+from zenml.constants import ORCHESTRATOR_DOCKER_IMAGE_KEY
+from zenml.models import PipelineSnapshotResponse
+from zenml.orchestrators.utils import is_setting_enabled
+
+from bridge.errors import NotTranslatable
+from bridge.layers import Layers, Values
+from bridge.plan import FailureMode, Mode, Plan, Resources, RetryPolicy, SandboxSpec, StepPlan
+from bridge.resources import Asked, asked, of_pipeline, unused_fields, with_gpu
+from bridge.settings import ModalPrefectOrchestratorSettings
+
+PREFECT_MOST_RETRIES = 50
+"""Prefect takes at most 50 retry delays (prefect/tasks.py: ``Can not configure more than 50 retry delays``)."""
+PIPELINE_MOST_RETRIES = 1000
+"""The same limit for `pipeline` mode, where only the length of the plan speaks for one."""
+LONGEST_DELAY = 365 * 86400
+"""Seconds; a longer wait is a slip of the backoff, which multiplies."""
+
+_SHARED = ("timeout", "cloud", "region", "modal_environment", "secrets", "volumes", "concurrency_limit")
+"""Settings of a sandbox that steps which share one can't have each for itself."""
+_TUNING = ("tags", "infrastructure_retries", "capacity_timeout", "stream_logs")
+"""The same, but a step loses nothing it relies on if the pipeline's value holds."""
+_MODAL_ONLY = ("gpu", "cloud", "region", "modal_environment", "secrets", "volumes")
+
+
+@dataclass(frozen=True, slots=True)
+class NewSnapshot:
+    """What of a snapshot can be translated before ZenML has stored it and built its images."""
+
+    is_dynamic: bool
+    pipeline_configuration: PipelineConfiguration
+    step_configurations: Mapping[str, Step]
+    id: str = "not stored yet"
+    build: None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Translation:
+    """A plan, the run's own settings, and what of the user's input the plan doesn't use."""
+
+    plan: Plan
+    settings: ModalPrefectOrchestratorSettings
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """One step as it was read: its plan, its own settings, and those that hold for it."""
+
+    plan: StepPlan
+    own: Values
+    settings: ModalPrefectOrchestratorSettings
+
+
+def translate(
+    snapshot: PipelineSnapshotResponse | NewSnapshot,
+    *,
+    component: Mapping[str, object],
+    component_name: str,
+    stack_name: str,
+    images: Mapping[str, str] | None = None,
+) -> Translation:
+    """Translate a snapshot.
+
+    Args:
+        snapshot: The hydrated snapshot of a static pipeline.
+        component: The orchestrator's config as a mapping; only declared settings and ``runner`` are read.
+        component_name: The orchestrator's name, under which ZenML keeps its settings.
+        stack_name: The stack's name.
+        images: The image of each step, where it isn't the one of the snapshot's build.
+
+    Raises ``InvalidSettings`` and its child ``NotTranslatable``.
+    """
+    configuration = snapshot.pipeline_configuration
+    if snapshot.is_dynamic:
+        raise NotTranslatable(
+            "is_dynamic",
+            True,
+            f"the pipeline {configuration.name} is dynamic, and this orchestrator runs static pipelines",
+            "Take dynamic=True off @pipeline, or choose another orchestrator",
+        )
+    layers = Layers(component, component_name, configuration.settings)
+    mode = Mode(layers.pipeline.execution_mode)
+    steps = snapshot.step_configurations
+    order = ordered({name: step.spec.upstream_steps for name, step in steps.items()}, configuration.name)
+    reader = _Reader(snapshot, layers, mode, images)
+    read = [reader.read(name, steps[name]) for name in order]
+    own = reader.asked("the pipeline", configuration.settings.get("resources"))
+    plan, warnings = _planned(snapshot, stack_name, layers.pipeline, own, read)
+    if component.get("runner") == "process":
+        warnings += _nothing_of_modal(read, layers.pipeline)
+    stray = tuple(f"settings[{key!r}]: not used, the orchestrator is {component_name!r}." for key in layers.other_keys)
+    return Translation(plan, layers.pipeline, (*reader.warnings, *stray, *warnings))
+
+
+def ordered(upstream: Mapping[str, Sequence[str]], pipeline: str) -> list[str]:
+    """Return the steps, upstream before downstream, in the given order where that is possible.
+
+    Raises ``NotTranslatable`` for no steps, an upstream step that doesn't exist, and a cycle.
+    """
+    if not upstream:
+        raise NotTranslatable(
+            "steps", [], f"the pipeline {pipeline} has no steps", "Call at least one step in the pipeline function"
+        )
+    seen: set[str] = set()
+    in_order = True
+    for name, above in upstream.items():
+        for other in above:
+            if other not in upstream:
+                raise NotTranslatable(
+                    f"upstream steps of step {name}",
+                    list(above),
+                    f"there is no step {other}",
+                    f"The steps are {', '.join(list(upstream)[:20])}: name one of them",
+                )
+            in_order = in_order and other in seen
+        seen.add(name)
+    if in_order:
+        return list(upstream)
+    try:
+        return list(graphlib.TopologicalSorter(upstream).static_order())
+    except graphlib.CycleError as error:
+        cycle = [str(name) for name in error.args[1]]
+        raise NotTranslatable(
+            "upstream steps",
+            cycle,
+            "these steps wait for each other, round in a circle",
+            "Take one of their dependencies away",
+        ) from error
+
+
+def retry_delays(retry: StepRetryConfig | None) -> tuple[float, ...]:
+    """Return the seconds before each retry: ``delay`` before the first, each next one times ``backoff``.
+
+    That is ZenML's own loop (zenml/execution/step/utils.py): with its default backoff of 0 only the first retry
+    waits.
+    """
+    if retry is None:
+        return ()
+    delays: list[float] = []
+    delay = retry.delay
+    for _ in range(retry.max_retries):
+        delays.append(float(delay))
+        delay = min(delay * retry.backoff, LONGEST_DELAY + 1)  # else it grows beyond what a float holds
+    return tuple(delays)
+
+
+class _Reader:
+    """Reads the steps of one snapshot; equal settings and resources are worked out once."""
+
+    def __init__(
+        self,
+        snapshot: PipelineSnapshotResponse | NewSnapshot,
+        layers: Layers,
+        mode: Mode,
+        images: Mapping[str, str] | None,
+    ) -> None:
+        self._snapshot_id = str(snapshot.id)
+        self._cache = snapshot.pipeline_configuration.enable_cache
+        self._layers = layers
+        self._most_retries = PREFECT_MOST_RETRIES if mode is Mode.PER_STEP else PIPELINE_MOST_RETRIES
+        self._mode = mode
+        self._images = images
+        self._built = snapshot.build.images if snapshot.build else {}
+        self._specs: dict[tuple[int, Resources, str | None], SandboxSpec] = {}
+        self.warnings: list[str] = []
+
+    def read(self, name: str, step: Step) -> _Read:
+        config = step.config
+        if config.command is not None:
+            raise NotTranslatable(
+                f"command of step {name}",
+                config.command,
+                "this orchestrator runs steps that are Python functions",
+                "Call the command from a Python step",
+            )
+        own = self._layers.own(name, step)
+        settings = self._layers.of(name, own)
+        # A step operator brings the machine: what the step asks for is meant for that one, not for the sandbox
+        # that waits for it.
+        if config.step_operator:
+            resources = Resources()
+        else:
+            wanted = self.asked(f"step {name}", config.settings.get("resources"))
+            resources = with_gpu(wanted, _texts(settings.gpu), f"step {name}")
+        plan = StepPlan(
+            name=name,
+            upstream=tuple(dict.fromkeys(step.spec.upstream_steps)),
+            command=("step", "--snapshot-id", self._snapshot_id, "--step", name),
+            sandbox=self._spec(settings, resources, self._image(name)),
+            retry=self._retry(name, config.retry),
+            step_operator=config.step_operator or False,
+            caching=is_setting_enabled(config.enable_cache, self._cache),
+            concurrency_limit=settings.concurrency_limit,
+            stream_logs=settings.stream_logs,
+            infrastructure_retries=settings.infrastructure_retries,
+        )
+        return _Read(plan, own, settings)
+
+    def asked(self, where: str, resources: Mapping[str, object] | object | None) -> Asked:
+        """What ``resources``, a ``ResourceSettings`` or None, ask for."""
+        if resources is None:
+            return Asked()
+        values: dict[str, object] = dict(resources)  # type: ignore[call-overload]
+        for field in unused_fields(values):
+            self.warnings.append(f"ResourceSettings.{field} of {where}: not used, Modal has no resource pools.")
+        return asked(values, where)
+
+    def _image(self, name: str) -> str | None:
+        if self._images is not None:
+            return self._images.get(name)
+        item = self._built.get(f"{name}.{ORCHESTRATOR_DOCKER_IMAGE_KEY}") or self._built.get(
+            ORCHESTRATOR_DOCKER_IMAGE_KEY
+        )
+        return item.image if item else None
+
+    def _spec(self, settings: ModalPrefectOrchestratorSettings, resources: Resources, image: str | None) -> SandboxSpec:
+        key = (id(settings), resources, image)
+        if key not in self._specs:
+            self._specs[key] = _spec(settings, resources, image)
+        return self._specs[key]
+
+    def _retry(self, name: str, retry: StepRetryConfig | None) -> RetryPolicy:
+        if retry is None:
+            return _NO_RETRY
+        if retry.max_retries > self._most_retries:
+            raise NotTranslatable(
+                f"retry.max_retries of step {name}",
+                retry.max_retries,
+                f"in {self._mode.value} mode a step is tried again at most {self._most_retries} times",
+                f"Write StepRetryConfig(max_retries={self._most_retries}) or less",
+            )
+        delays = retry_delays(retry)
+        if delays and max(delays) > LONGEST_DELAY:
+            raise NotTranslatable(
+                f"retry of step {name}",
+                {"delay": retry.delay, "backoff": retry.backoff, "max_retries": retry.max_retries},
+                "its last retry would wait for more than a year",
+                "Lower the delay, the backoff or max_retries: each delay is the one before times the backoff",
+            )
+        return RetryPolicy(delays)
+
+
+_NO_RETRY = RetryPolicy()
+
+
+def _planned(
+    snapshot: PipelineSnapshotResponse | NewSnapshot,
+    stack_name: str,
+    settings: ModalPrefectOrchestratorSettings,
+    own: Asked,
+    read: Sequence[_Read],
+) -> tuple[Plan, tuple[str, ...]]:
+    """Put the plan together, with the one sandbox of `pipeline` mode."""
+    configuration = snapshot.pipeline_configuration
+    mode = Mode(settings.execution_mode)
+    sandbox = SandboxSpec()
+    command: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    if mode is Mode.PIPELINE:
+        image = _one_image(read)
+        resources, larger = _shared_resources(own, settings, read)
+        warnings = (*_not_shared(read, settings), *larger)
+        sandbox = _spec(settings, resources, image)
+        command = _pipeline_command(str(snapshot.id), settings.max_parallelism, resources)
+    plan = Plan(
+        pipeline=configuration.name,
+        snapshot_id=str(snapshot.id),
+        stack=stack_name,
+        mode=mode,
+        failure_mode=FailureMode(configuration.execution_mode.value),
+        steps=tuple(step.plan for step in read),
+        max_parallelism=settings.max_parallelism,
+        warm=settings.warm,
+        warm_idle_timeout=settings.warm_idle_timeout,
+        orphan_timeout=settings.orphan_timeout,
+        create_rate=settings.create_rate,
+        sandbox=sandbox,
+        command=command,
+        infrastructure_retries=settings.infrastructure_retries,
+        concurrency_limit=settings.concurrency_limit,
+        stream_logs=settings.stream_logs,
+    )
+    return plan, warnings
+
+
+def _shared_resources(
+    own: Asked, settings: ModalPrefectOrchestratorSettings, read: Sequence[_Read]
+) -> tuple[Resources, tuple[str, ...]]:
+    in_it = [step.plan for step in read if not step.plan.step_operator]
+    if not in_it:  # what the pipeline asks for is meant for the machines of its step operators
+        return Resources(), ()
+    return of_pipeline(own, _texts(settings.gpu), [(plan.name, plan.sandbox.resources) for plan in in_it])
+
+
+def _pipeline_command(snapshot_id: str, most: int | None, resources: Resources) -> tuple[str, ...]:
+    command = ["pipeline", "--snapshot-id", snapshot_id]
+    if most is not None:
+        command += ["--max-parallelism", str(most)]
+    if resources.cpu is not None:
+        command += ["--cpu", f"{resources.cpu:g}"]
+    if resources.memory is not None:
+        command += ["--memory", str(resources.memory)]
+    if resources.gpu is not None:
+        command += ["--gpus", str(resources.gpu.count)]
+    return tuple(command)
+
+
+def _spec(settings: ModalPrefectOrchestratorSettings, resources: Resources, image: str | None) -> SandboxSpec:
+    return SandboxSpec(
+        image=image,
+        resources=resources,
+        timeout=settings.timeout,
+        capacity_timeout=settings.capacity_timeout,
+        cloud=settings.cloud,
+        region=_texts(settings.region),
+        modal_environment=settings.modal_environment,
+        secrets=tuple(settings.secrets),
+        volumes=tuple(sorted(settings.volumes.items())),
+        tags=tuple(sorted(settings.tags.items())),
+    )
+
+
+def _one_image(read: Sequence[_Read]) -> str | None:
+    """The image that all steps have. Raises ``NotTranslatable`` if they have more than one."""
+    examples = {step.plan.sandbox.image: step.plan.name for step in reversed(read)}
+    if len(examples) > 1:
+        raise NotTranslatable(
+            "image",
+            {f"step {name}": image for image, name in sorted(examples.items(), key=str)},
+            "in pipeline mode all steps share one sandbox, which has one image",
+            "Give the steps the same DockerSettings, or run them with execution_mode='per_step'",
+        )
+    return next(iter(examples))
+
+
+def _not_shared(read: Sequence[_Read], settings: ModalPrefectOrchestratorSettings) -> tuple[str, ...]:
+    """Refuse what steps that share a sandbox can't have each for itself; warn of what they needn't have."""
+    warnings = []
+    for step in read:
+        for field in step.own:
+            value, pipeline_value = getattr(step.settings, field), getattr(settings, field)
+            if value == pipeline_value:
+                continue
+            where = f"{field} of step {step.plan.name}"
+            if field in _SHARED:
+                raise NotTranslatable(
+                    where,
+                    value,
+                    "in pipeline mode all steps share one sandbox",
+                    f"Set {field} on the pipeline, or run the steps with execution_mode='per_step'",
+                )
+            if field in _TUNING:
+                warnings.append(f"{where}={value!r}: not used, in pipeline mode that of the pipeline holds.")
+    return tuple(warnings)
+
+
+def _nothing_of_modal(read: Sequence[_Read], settings: ModalPrefectOrchestratorSettings) -> tuple[str, ...]:
+    """Name the settings that mean nothing where sandboxes are processes on this machine."""
+    holders = [settings, *(step.settings for step in read if step.own)]
+    used = [field for field in _MODAL_ONLY if any(getattr(holder, field) for holder in holders)]
+    return tuple(f"{field}: not used, runner='process' runs the steps on this machine." for field in used)
+
+
+def _texts(value: str | list[str] | None) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, str) else tuple(value)
