@@ -8,18 +8,15 @@ its spec says of images, hardware and places has no meaning here, and :meth:`Pro
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import weakref
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TextIO
 
 import bridge
 from bridge import names
@@ -29,13 +26,13 @@ from bridge.plan import SandboxSpec
 from bridge.runners import environment, supervisor
 from bridge.runners.base import OutputLine, SandboxRequest
 from bridge.runners.local_folder import LocalFolder, StoredRequest, is_closed
+from bridge.runners.local_state import LocalState
 from bridge.runners.once import Once
 from bridge.runners.spool import SpoolReader
 
 _TAIL_SECONDS = 0.1
 """Between two looks at a spool with nothing new. A sandbox's end is an event; that a file grows isn't."""
 _HUNG_SECONDS = 30.0
-_FORGET_SECONDS = 24 * 3600.0
 
 _supervisors: dict[str, subprocess.Popen[bytes]] = {}
 # Children of this process, whichever runner started them: kept until they are reaped, also when their runner
@@ -45,12 +42,14 @@ _supervisors: dict[str, subprocess.Popen[bytes]] = {}
 class ProcessSandbox:
     """A local process and its descendants. Belongs to the event loop that its runner was entered in."""
 
-    def __init__(self, folder: LocalFolder, request: StoredRequest) -> None:
+    def __init__(self, folder: LocalFolder, request: StoredRequest, let_go: Callable[[], None]) -> None:
         self.folder = folder
         self._request = request
         self._ended = asyncio.Event()
         self._end: SandboxEnd | None = None
         self._life = -1
+        # Its folder stays as long as somebody holds this object, so that output can be read late, and twice.
+        self._let_go = weakref.finalize(self, let_go)
 
     def __repr__(self) -> str:
         return f"<ProcessSandbox {self.id} {self.name}>"
@@ -72,20 +71,20 @@ class ProcessSandbox:
 
     async def wait(self) -> SandboxEnd:
         """Wait for its end. Raises ``RunnerUnavailable`` if its runner is left meanwhile."""
-        self._watch()
+        self.watch()
         await self._ended.wait()
         return self._known_end()
 
     async def poll(self) -> SandboxEnd | None:
         """Return its end, or None while it runs."""
-        self._watch()
+        self.watch()
         if not self._ended.is_set():
             self._on_life()
         return self._known_end() if self._ended.is_set() else None
 
     async def output(self) -> AsyncIterator[OutputLine]:
         """Yield its output. Of more than 64 MiB the first and the newest are kept; a line says so."""
-        self._watch()
+        self.watch()
         with SpoolReader(self.folder.path) as reader:
             while True:
                 ended = self._ended.is_set()
@@ -107,24 +106,24 @@ class ProcessSandbox:
     async def terminate(self) -> None:
         """End it: SIGTERM to its process group, after a grace SIGKILL to all that is left."""
         self.folder.ask_to_end()
-        self._watch()
+        self.watch()
         if not await self._ended_within(self._request.grace + _HUNG_SECONDS):
             raise RunnerUnavailable(f"Sandbox {self.id} doesn't end; its folder is {self.folder.path}")
 
     def close(self) -> None:
-        """Watch it no longer. Whoever waits for it is told that the runner was left."""
+        """Watch it no longer, and let go of its folder. Who waits for it is told that the runner was left."""
+        self._unwatch()
+        self._ended.set()
+        self._let_go()
+
+    def _unwatch(self) -> None:
         if self._life >= 0:
             asyncio.get_running_loop().remove_reader(self._life)
             os.close(self._life)
             self._life = -1
-        self._ended.set()
 
-    @property
-    def ended(self) -> bool:
-        """Whether it has ended, as far as this process has heard."""
-        return self._end is not None
-
-    def _watch(self) -> None:
+    def watch(self) -> None:
+        """Listen for its end."""
         if self._life >= 0 or self._ended.is_set():
             return
         life = self.folder.open_life()
@@ -136,7 +135,7 @@ class ProcessSandbox:
 
     def _on_life(self) -> None:
         if self._life >= 0 and is_closed(self._life):
-            self.close()
+            self._unwatch()
             self._conclude()
 
     def _conclude(self) -> None:
@@ -173,7 +172,7 @@ class ProcessRunner:
         self._state_dir = state_dir
         self._inherit = inherit_environment
         self._once: Once[tuple[str, str], tuple[ProcessSandbox, bool]] = Once(self._undo)
-        self._known: dict[str, ProcessSandbox] = {}
+        self._known: weakref.WeakValueDictionary[str, ProcessSandbox] = weakref.WeakValueDictionary()
 
     @property
     def kind(self) -> str:
@@ -191,6 +190,10 @@ class ProcessRunner:
         if self._state_dir is not None:
             return self._state_dir.absolute()
         return Path(tempfile.gettempdir()).absolute() / f"modal-prefect-{os.getuid()}"
+
+    @cached_property
+    def _state(self) -> LocalState:
+        return LocalState(self.state_dir)
 
     def ignored(self, spec: SandboxSpec) -> tuple[str, ...]:
         """Name the settings of ``spec`` that a local process can't honour, so that the user is told once."""
@@ -216,13 +219,8 @@ class ProcessRunner:
             )
         if not sys.executable:
             raise SandboxRefused("runner='process' needs sys.executable, which this embedded Python doesn't know.")
-        for folder in (self.state_dir, self._sandboxes, self._names):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        owner = self.state_dir.stat()
-        if owner.st_uid != os.getuid() or (self._state_dir is None and self.state_dir.is_symlink()):
-            raise SandboxRefused(f"{self.state_dir} belongs to another user. Pass another state_dir or set TMPDIR.")
         reap_all()
-        await asyncio.to_thread(self._forget_old)
+        await asyncio.to_thread(self._state.open)
         return self
 
     async def __aexit__(
@@ -230,14 +228,11 @@ class ProcessRunner:
     ) -> None:
         """Remove the folders of ended sandboxes; running ones go on, and another runner may find them."""
         await self._once.settled()
-        ended = []
-        for sandbox in self._known.values():
+        for sandbox in list(self._known.values()):
             await sandbox.poll()
-            if sandbox.ended:
-                ended.append(sandbox.folder)
             sandbox.close()
         self._known.clear()
-        await asyncio.to_thread(self._forget, ended)
+        await asyncio.to_thread(self._state.tidy)
         reap_all()
 
     def host_command(self, *arguments: str) -> tuple[str, ...]:
@@ -253,44 +248,22 @@ class ProcessRunner:
 
     async def find(self, app: str, name: str, modal_environment: str | None = None) -> ProcessSandbox | None:
         """Return the running sandbox of that name, whoever started it. There are no environments."""
-        with self._locked():
-            folder = self._named(app, name)
+        with self._state.locked():
+            folder = self._state.named(app, name)
         return self._sandbox(folder) if folder else None
 
     async def running(self, tags: Mapping[str, str], modal_environment: str | None = None) -> Sequence[ProcessSandbox]:
         """Return the running sandboxes that carry all of ``tags``, whichever process started them."""
         found = []
-        for folder in map(LocalFolder, sorted(self._sandboxes.iterdir())):
+        for folder in self._state.folders():
             request = folder.request()
-            if request and folder.is_alive() and tags.items() <= request.tags.items():
-                found.append(self._sandbox(folder))
+            if request and tags.items() <= request.tags.items() and folder.is_alive():
+                sandbox = self._sandbox(folder)
+                if sandbox is not None:
+                    found.append(sandbox)
         return found
 
     async def _make(self, request: SandboxRequest) -> tuple[ProcessSandbox, bool]:
-        with self._locked():
-            running = self._named(request.app, request.name)
-            if running:
-                return self._sandbox(running), False
-            folder, life, control = self._prepare(request)
-        try:
-            process = await asyncio.to_thread(self._spawn, folder, life, control, request)
-        except (OSError, ValueError) as error:
-            raise SandboxRefused(f"Sandbox {request.name!r} can't be started: {error}") from error
-        finally:
-            # The supervisor has its own; if there is none, this is how the world learns of it.
-            os.close(life)
-            os.close(control)
-        _supervisors[folder.id] = process
-        sandbox = self._sandbox(folder)
-        sandbox._watch()
-        return sandbox, True
-
-    async def _undo(self, made: tuple[ProcessSandbox, bool]) -> None:
-        sandbox, is_new = made
-        if is_new:
-            await sandbox.terminate()
-
-    def _prepare(self, request: SandboxRequest) -> tuple[LocalFolder, int, int]:
         stored = StoredRequest(
             app=request.app,
             name=request.name,
@@ -299,12 +272,29 @@ class ProcessRunner:
             grace=self._grace,
             tags=dict(request.tags),
         )
-        made = LocalFolder.create(self._sandboxes, stored)
-        link = self._link(request.app, request.name)
-        partial = link.with_suffix(".partial")
-        partial.write_text(made[0].id)
-        partial.replace(link)
-        return made
+        with self._state.locked():
+            running = self._state.named(request.app, request.name)
+            found = self._sandbox(running) if running else None
+            if found is not None:
+                return found, False
+            folder, life, control = self._state.create(stored)
+            sandbox = self._sandbox(folder)
+            assert sandbox is not None, "nobody removes the folder of a sandbox that is alive"
+        try:
+            _supervisors[folder.id] = await asyncio.to_thread(self._spawn, folder, life, control, request)
+        except (OSError, ValueError) as error:
+            raise SandboxRefused(f"Sandbox {request.name!r} can't be started: {error}") from error
+        finally:
+            # The supervisor has its own; if there is none, this is how the world learns of it.
+            os.close(life)
+            os.close(control)
+        sandbox.watch()
+        return sandbox, True
+
+    async def _undo(self, made: tuple[ProcessSandbox, bool]) -> None:
+        sandbox, is_new = made
+        if is_new:
+            await sandbox.terminate()
 
     def _spawn(self, folder: LocalFolder, life: int, control: int, request: SandboxRequest) -> subprocess.Popen[bytes]:
         with (folder.path / "supervisor.err").open("wb") as errors:
@@ -335,57 +325,18 @@ class ProcessRunner:
     def _program(name: str) -> str:
         return sys.executable if name in ("python", "python3") else name
 
-    @property
-    def _sandboxes(self) -> Path:
-        return self.state_dir / "sandboxes"
-
-    @property
-    def _names(self) -> Path:
-        return self.state_dir / "names"
-
-    def _link(self, app: str, name: str) -> Path:
-        return self._names / hashlib.sha256(f"{app}\0{name}".encode("utf-8", "surrogatepass")).hexdigest()
-
-    def _named(self, app: str, name: str) -> LocalFolder | None:
-        try:
-            folder = LocalFolder(self._sandboxes / self._link(app, name).read_text())
-        except FileNotFoundError:
-            return None
-        return folder if folder.is_alive() else None
-
-    def _sandbox(self, folder: LocalFolder) -> ProcessSandbox:
-        if folder.id not in self._known:
+    def _sandbox(self, folder: LocalFolder) -> ProcessSandbox | None:
+        sandbox = self._known.get(folder.id)
+        if sandbox is None:
+            let_go = self._state.hold(folder)
             request = folder.request()
+            if let_go is None:
+                return None  # it has ended, and is gone
             if request is None:
-                raise RunnerUnavailable(f"Somebody removed {folder.path}")
-            self._known[folder.id] = ProcessSandbox(folder, request)
-        return self._known[folder.id]
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Exclude other processes. Held for a few file operations, never across an await."""
-        import fcntl  # not on Windows
-
-        lock: TextIO
-        with (self.state_dir / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-
-    def _forget_old(self) -> None:
-        """Remove what runners left behind that never came back for it."""
-        old = time.time() - _FORGET_SECONDS
-        candidates = [LocalFolder(path) for path in self._sandboxes.iterdir() if path.stat().st_mtime < old]
-        self._forget([folder for folder in candidates if not folder.is_alive()])
-
-    def _forget(self, folders: Sequence[LocalFolder]) -> None:
-        for folder in folders:
-            request = folder.request()
-            if request:
-                with self._locked():
-                    link = self._link(request.app, request.name)
-                    if link.exists() and link.read_text() == folder.id:
-                        link.unlink()
-            shutil.rmtree(folder.path, ignore_errors=True)
+                let_go()
+                return None
+            sandbox = self._known[folder.id] = ProcessSandbox(folder, request, let_go)
+        return sandbox
 
 
 def reap(sandbox_id: str) -> None:
