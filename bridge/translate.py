@@ -13,7 +13,7 @@ from zenml.config.pipeline_configurations import PipelineConfiguration
 from zenml.config.retry_config import StepRetryConfig
 from zenml.config.step_configurations import Step
 from zenml.constants import ORCHESTRATOR_DOCKER_IMAGE_KEY
-from zenml.models import PipelineSnapshotResponse
+from zenml.models import BuildItem, PipelineBuildResponse, PipelineSnapshotResponse
 from zenml.orchestrators.utils import is_setting_enabled
 
 from bridge.errors import NotTranslatable
@@ -76,13 +76,14 @@ def translate(
     """Translate a snapshot.
 
     Args:
-        snapshot: The hydrated snapshot of a static pipeline.
+        snapshot: The snapshot of a static pipeline, hydrated, its build too (``snapshot.build.get_metadata()``).
         component: The orchestrator's config as a mapping; only declared settings and ``runner`` are read.
         component_name: The orchestrator's name, under which ZenML keeps its settings.
         stack_name: The stack's name.
         images: The image of each step, where it isn't the one of the snapshot's build.
 
-    Raises ``InvalidSettings`` and its child ``NotTranslatable``.
+    Raises ``InvalidSettings`` and its child ``NotTranslatable`` for what the user can change, ``ValueError`` for
+    a build that isn't hydrated: asking the store for it is the caller's part.
     """
     configuration = snapshot.pipeline_configuration
     if snapshot.is_dynamic:
@@ -174,7 +175,7 @@ class _Reader:
         self._most_retries = PREFECT_MOST_RETRIES if mode is Mode.PER_STEP else PIPELINE_MOST_RETRIES
         self._mode = mode
         self._images = images
-        self._built = snapshot.build.images if snapshot.build else {}
+        self._built = _built(snapshot) if images is None else {}
         self._specs: dict[tuple[int, Resources, str | None], SandboxSpec] = {}
         self.warnings: list[str] = []
 
@@ -222,9 +223,8 @@ class _Reader:
     def _image(self, name: str) -> str | None:
         if self._images is not None:
             return self._images.get(name)
-        item = self._built.get(f"{name}.{ORCHESTRATOR_DOCKER_IMAGE_KEY}") or self._built.get(
-            ORCHESTRATOR_DOCKER_IMAGE_KEY
-        )
+        key = ORCHESTRATOR_DOCKER_IMAGE_KEY
+        item = self._built.get(PipelineBuildResponse.get_image_key(key, name)) or self._built.get(key)
         return item.image if item else None
 
     def _spec(self, settings: ModalPrefectOrchestratorSettings, resources: Resources, image: str | None) -> SandboxSpec:
@@ -255,6 +255,15 @@ class _Reader:
 
 
 _NO_RETRY = RetryPolicy()
+
+
+def _built(snapshot: PipelineSnapshotResponse) -> Mapping[str, BuildItem]:
+    build = snapshot.build
+    if build is None:
+        return {}
+    if build.metadata is None:
+        raise ValueError("The snapshot's build isn't hydrated: call snapshot.build.get_metadata() first")
+    return build.metadata.images
 
 
 def _planned(
