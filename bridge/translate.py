@@ -13,7 +13,7 @@ from zenml.config.pipeline_configurations import PipelineConfiguration
 from zenml.config.retry_config import StepRetryConfig
 from zenml.config.step_configurations import Step
 from zenml.constants import ORCHESTRATOR_DOCKER_IMAGE_KEY
-from zenml.models import BuildItem, PipelineBuildResponse, PipelineSnapshotResponse
+from zenml.models import PipelineBuildResponse, PipelineSnapshotResponse
 from zenml.orchestrators.utils import is_setting_enabled
 
 from bridge.errors import NotTranslatable
@@ -76,14 +76,14 @@ def translate(
     """Translate a snapshot.
 
     Args:
-        snapshot: The snapshot of a static pipeline, hydrated, its build too (``snapshot.build.get_metadata()``).
+        snapshot: The snapshot of a static pipeline. ZenML's models ask the store for what they lack: hydrate it and
+            its build before (``snapshot.build.get_metadata()``) where the store mustn't be asked.
         component: The orchestrator's config as a mapping; only declared settings and ``runner`` are read.
         component_name: The orchestrator's name, under which ZenML keeps its settings.
         stack_name: The stack's name.
         images: The image of each step, where it isn't the one of the snapshot's build.
 
-    Raises ``InvalidSettings`` and its child ``NotTranslatable`` for what the user can change, ``ValueError`` for
-    a build that isn't hydrated: asking the store for it is the caller's part.
+    Raises ``InvalidSettings`` and its child ``NotTranslatable``.
     """
     configuration = snapshot.pipeline_configuration
     if snapshot.is_dynamic:
@@ -175,7 +175,7 @@ class _Reader:
         self._most_retries = PREFECT_MOST_RETRIES if mode is Mode.PER_STEP else PIPELINE_MOST_RETRIES
         self._mode = mode
         self._images = images
-        self._built = _built(snapshot) if images is None else {}
+        self._built = snapshot.build.images if images is None and snapshot.build else {}
         self._specs: dict[tuple[int, Resources, str | None], SandboxSpec] = {}
         self.warnings: list[str] = []
 
@@ -255,15 +255,6 @@ class _Reader:
 
 
 _NO_RETRY = RetryPolicy()
-
-
-def _built(snapshot: PipelineSnapshotResponse) -> Mapping[str, BuildItem]:
-    build = snapshot.build
-    if build is None:
-        return {}
-    if build.metadata is None:
-        raise ValueError("The snapshot's build isn't hydrated: call snapshot.build.get_metadata() first")
-    return build.metadata.images
 
 
 def _planned(
