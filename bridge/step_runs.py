@@ -130,7 +130,7 @@ def _said(diagnosis: Diagnosis) -> ExceptionInfo:
 def record_failure(
     snapshot: PipelineSnapshotResponse,
     run: PipelineRunResponse,
-    stack: Stack,
+    stack: Stack | None,
     step: str,
     record: StepRecord,
     diagnosis: Diagnosis,
@@ -185,7 +185,7 @@ def record_stopped(step_run_id: UUID) -> None:
 _GIVEN_UP = Diagnosis("The step isn't tried again", "The run gave up on it before its retries were used")
 
 
-def close_retries(snapshot: PipelineSnapshotResponse, run: PipelineRunResponse, stack: Stack, step: str) -> None:
+def close_retries(snapshot: PipelineSnapshotResponse, run: PipelineRunResponse, stack: Stack | None, step: str) -> None:
     """End a step that ZenML believes will be tried again. Does nothing to any other.
 
     A RETRYING step run stays so for ever, also when its run is forced to an end; published FAILED it becomes

@@ -1,0 +1,48 @@
+"""One attempt of a step as the step hosts see it. Standard library only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What to run.
+
+    ``step_run_id`` names a RUNNING step run, whose process is dead, that is to go on. ``environment`` is added
+    to what the host has; it may hold secrets, so it is never shown. ``work_dir`` is a folder of the attempt's
+    own, made by whoever runs it.
+    """
+
+    snapshot_id: str
+    step: str
+    work_dir: str
+    step_run_id: str | None = None
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+class StepProcess(Protocol):
+    """A process that runs one attempt, leader of a process group of its own."""
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+
+    async def wait(self) -> int:
+        """Wait for its end and return its exit code, negative for a signal. What is left of its group is
+        killed by then. May be called by many."""
+
+    def signal(self, number: int) -> None:
+        """Send a signal to its process group. Does nothing once it has ended."""
+
+
+class StepHost(Protocol):
+    """Starts attempts and tells how they ended. One event loop."""
+
+    async def start(self, attempt: Attempt, stdout: int, stderr: int) -> StepProcess:
+        """Start an attempt whose output goes to these file descriptors, which stay the caller's."""
+
+    async def close(self) -> None:
+        """Let the host go; every attempt has to have ended."""

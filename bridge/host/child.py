@@ -1,0 +1,54 @@
+"""What a forked child does: it becomes the process of one attempt. Imports ZenML."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from zenml.stack import Stack
+from zenml.utils.env_utils import get_runtime_environment, get_runtime_secret_environment
+
+from bridge import names
+from bridge.host.attempt import Attempt
+from bridge.host.entrypoint import StepEntrypoint, arguments_for, run_attempt
+from bridge.host.preload import Loaded
+
+
+def run(attempt: Attempt, loaded: Loaded) -> int:
+    """Run an attempt in this process, a fresh fork, and return its exit code."""
+    _say_lines_at_once()
+    _reseed()
+    # What ps and a step's own tracebacks of argv would show otherwise is the host's command line.
+    sys.argv = ["bridge.host", "step", *arguments_for(attempt.snapshot_id, attempt.step, attempt.step_run_id)]
+    os.environ.update(attempt.environment)
+    if loaded.stack is not None:
+        # ZenML sets these around the call of the step's function; a module that reads them when it is
+        # imported finds them here, as it does in a sandbox of its own.
+        os.environ.update(_step_environment(attempt.step, loaded, loaded.stack))
+    arguments = arguments_for(attempt.snapshot_id, attempt.step, attempt.step_run_id)
+    if names.ENV_WORK_DIR in os.environ or StepEntrypoint(arguments, loaded.snapshot).should_download_code:
+        os.environ[names.ENV_WORK_DIR] = attempt.work_dir
+    return run_attempt(arguments, loaded.snapshot)
+
+
+def _step_environment(step: str, loaded: Loaded, stack: Stack) -> dict[str, str]:
+    config = loaded.snapshot.step_configurations[step].config
+    return {
+        **get_runtime_environment(config, stack),
+        **get_runtime_secret_environment(config, stack),
+    }
+
+
+def _say_lines_at_once() -> None:
+    # They were made for the host's output; a pipe is buffered by default.
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(line_buffering=True)
+
+
+def _reseed() -> None:
+    """Give this process random numbers of its own. ``random`` does so by itself after a fork, NumPy doesn't."""
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        numpy.random.seed()

@@ -1,0 +1,53 @@
+"""What every step of a run needs, loaded once before any is forked. Imports ZenML, never the user's code."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from uuid import UUID
+
+from zenml.client import Client
+from zenml.integrations.registry import integration_registry
+from zenml.models import PipelineRunResponse, PipelineSnapshotResponse
+from zenml.stack import Stack
+from zenml.zen_stores.rest_zen_store import RestZenStore
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A snapshot, its run, and its stack: None where a component's class isn't importable without user code."""
+
+    snapshot: PipelineSnapshotResponse
+    run: PipelineRunResponse
+    stack: Stack | None
+
+
+def load(snapshot_id: str, run_id: str) -> Loaded:
+    """Open the store, and load snapshot, run and stack. Raises what ZenML raises where there are none."""
+    client = Client()
+    snapshot = client.zen_store.get_snapshot(UUID(snapshot_id))
+    run = client.zen_store.get_run(UUID(run_id))
+    if snapshot.stack is None:
+        raise RuntimeError(f"The stack of snapshot {snapshot_id} was deleted")
+    integration_registry.activate_integrations()
+    try:
+        stack = Stack.from_model(snapshot.stack)
+    except ImportError as error:
+        _logger.warning("The stack %s can't be loaded before its code is: %s", snapshot.stack.name, error)
+        return Loaded(snapshot, run, None)
+    return Loaded(snapshot, run, stack)
+
+
+def disconnect() -> None:
+    """Close the store's connections; it opens new ones when it is asked next. Two processes must share none."""
+    store = Client().zen_store
+    if isinstance(store, RestZenStore):
+        store.session.close()
+        return
+    from zenml.zen_stores.sql_zen_store import SqlZenStore
+
+    if not isinstance(store, SqlZenStore):
+        raise RuntimeError(f"A ZenML store of an unknown kind: {type(store).__name__}")
+    store.engine.dispose()

@@ -1,0 +1,228 @@
+"""Runs the steps of one pipeline side by side in one sandbox: starts, judges, retries, stops.
+
+Which step starts when is :mod:`bridge.ready`'s, what an end means :mod:`bridge.outcome`'s; both are the same
+in ``per_step`` mode, where the flow asks them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bridge.host.admission import SharedSandbox
+from bridge.host.attempt import Attempt, StepHost, StepProcess
+from bridge.host.forking import NoFork
+from bridge.host.output import StepOutput
+from bridge.host.spawning import SpawnHost
+from bridge.host.store import Store
+from bridge.outcome import (
+    SUCCESSFUL,
+    Diagnosis,
+    End,
+    Outcome,
+    Reported,
+    SandboxEnd,
+    StepRecord,
+    Verdict,
+    judge,
+)
+from bridge.plan import FailureMode
+from bridge.ready import Fate, GraphRun, NotRun, Pass
+
+GRACE_SECONDS = 10.0
+"""From SIGTERM to SIGKILL: ZenML's signal handler has two requests to make in it."""
+DRAIN_SECONDS = 5.0
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class HostPlan:
+    """What the scheduler has to know of a pipeline. ``retry_delays`` in seconds, one for each retry."""
+
+    snapshot_id: str
+    upstream: Mapping[str, tuple[str, ...]]
+    retry_delays: Mapping[str, tuple[float, ...]]
+    failure_mode: FailureMode
+    work_dir: str
+
+
+class Scheduler:
+    """One run in one sandbox. One event loop."""
+
+    def __init__(self, plan: HostPlan, host: StepHost, store: Store, admission: SharedSandbox) -> None:
+        self._plan = plan
+        self._host = host
+        self._store = store
+        self._admission = admission
+        self._known: dict[str, StepRecord] = {}
+        self._attempts = 0
+        self._abandon = False
+        self._graph: GraphRun | None = None
+        self._ended_early: str | None = None
+
+    async def run(self) -> dict[str, Fate]:
+        """Run what isn't done yet and return the fate of every step."""
+        self._known = await self._store.records(list(self._plan.upstream))
+        done = [step for step, record in self._known.items() if record.reported in SUCCESSFUL]
+        if done:
+            _logger.info("%d of %d steps are done already.", len(done), len(self._known))
+        self._graph = GraphRun(
+            self._plan.upstream,
+            execute=self._execute,
+            not_run=self._not_run,
+            admission=self._admission,
+            failure_mode=self._plan.failure_mode,
+            finished=done,
+        )
+        if self._ended_early is not None:
+            self._graph.kill(self._ended_early)
+        return await self._graph.run()
+
+    async def terminate(self) -> None:
+        """The sandbox is being ended from outside. May come at any time.
+
+        If somebody stops the ZenML run, the steps are told so and end as stopped. If not, their step runs are
+        left as they are, RUNNING: whoever ends the sandbox says what that means. A lost machine's steps then go
+        on in another sandbox, which no step run that has an end could.
+        """
+        try:
+            stopping = await asyncio.wait_for(self._store.stopping(), GRACE_SECONDS / 2)
+        except asyncio.TimeoutError:
+            stopping = False
+        self._abandon = not stopping
+        reason = "the run was stopped" if stopping else "the sandbox was ended from outside"
+        self._ended_early = reason
+        if self._graph is not None:
+            self._graph.kill(reason)
+
+    async def close(self) -> None:
+        """Let the step host go."""
+        await self._host.close()
+
+    async def _not_run(self, missing: NotRun) -> None:
+        _logger.info("Step %s did not run: %s.", missing.step, missing.reason)
+
+    async def _execute(self, step: str, permit: Pass) -> Fate:
+        record = self._known[step]
+        if record.reported is Reported.FAILED:
+            return Fate.FAILED
+        if record.reported is Reported.STOPPED:
+            return Fate.STOPPED
+        if record.reported is Reported.NOTHING and await self._store.cached(step) is not None:
+            _logger.info("Step %s is answered from ZenML's cache.", step)
+            return Fate.DONE
+        while True:
+            outcome = await self._attempt(step, record, permit)
+            if outcome.verdict is Verdict.SUCCEEDED:
+                return Fate.DONE
+            if outcome.verdict is Verdict.STOPPED:
+                return await self._stopped(step, outcome.record)
+            record = await self._report(step, outcome)
+            if await self._run_is_stopping():
+                return await self._stopped(step, record)
+            if not await self._may_try_again(step, record, permit):
+                await self._store.close_retries(step)
+                return Fate.STOPPED if permit.kill.is_set() else Fate.FAILED
+
+    async def _attempt(self, step: str, before: StepRecord, permit: Pass) -> Outcome:
+        """Make one attempt: go on with a step run that a dead process left, or begin a new one."""
+        continued = before.step_run_id if before.reported is Reported.RUNNING else None
+        self._attempts += 1
+        gpus = self._admission.gpus_of(step)
+        attempt = Attempt(
+            snapshot_id=self._plan.snapshot_id,
+            step=step,
+            work_dir=os.path.join(self._plan.work_dir, f"attempt-{self._attempts}"),
+            step_run_id=continued,
+            environment={} if gpus is None else {"CUDA_VISIBLE_DEVICES": _visible(gpus)},
+        )
+        os.makedirs(attempt.work_dir, exist_ok=True)
+        code = await self._process(attempt, permit)
+        record = await self._store.record(step)
+        if continued is None and record.version <= before.version:
+            record = StepRecord()  # an earlier attempt's: this one never reached ZenML
+        outcome = judge(SandboxEnd(End.EXITED, code), record, stop_requested=permit.kill.is_set())
+        if outcome.verdict is not Verdict.SUCCEEDED:
+            _logger.warning("Step %s %s: %s", step, outcome.verdict.value, outcome.diagnosis)
+        return outcome
+
+    async def _process(self, attempt: Attempt, permit: Pass) -> int:
+        """Run the process of an attempt to its end and return its exit code."""
+        output = StepOutput(attempt.step)
+        try:
+            process = await self._start(attempt, output)
+        finally:
+            output.started()
+        ended: asyncio.Future[Any] = asyncio.ensure_future(process.wait())
+        killed: asyncio.Future[Any] = asyncio.ensure_future(permit.kill.wait())
+        await asyncio.wait({ended, killed}, return_when=asyncio.FIRST_COMPLETED)
+        killed.cancel()
+        if not ended.done():
+            await self._end(process, ended)
+        await ended
+        await output.drain(DRAIN_SECONDS)
+        return await process.wait()
+
+    async def _start(self, attempt: Attempt, output: StepOutput) -> StepProcess:
+        try:
+            return await self._host.start(attempt, output.stdout, output.stderr)
+        except NoFork as error:
+            _logger.warning("Steps get a process of their own from now on: %s.", error)
+            await self._host.close()
+            self._host = SpawnHost()
+            return await self._host.start(attempt, output.stdout, output.stderr)
+
+    async def _end(self, process: StepProcess, ended: asyncio.Future[Any]) -> None:
+        if not self._abandon:
+            process.signal(signal.SIGTERM)
+            await asyncio.wait({ended}, timeout=GRACE_SECONDS)
+        # Abandoned steps aren't asked to end: ZenML's handler would answer SIGTERM with a failed step run.
+        process.signal(signal.SIGKILL)
+
+    async def _report(self, step: str, outcome: Outcome) -> StepRecord:
+        """Tell ZenML of a failure it doesn't know; return the record after that."""
+        if not outcome.needs_step_run:
+            return outcome.record
+        await self._store.failed(step, outcome.record, outcome.diagnosis or Diagnosis("The step failed"))
+        return await self._store.record(step)
+
+    async def _stopped(self, step: str, record: StepRecord) -> Fate:
+        if not self._abandon:
+            await self._store.stopped(record)
+            await self._store.close_retries(step)
+            await self._run_is_stopping()
+        return Fate.STOPPED
+
+    async def _run_is_stopping(self) -> bool:
+        stopping = await self._store.stopping()
+        if stopping and self._graph is not None:
+            # Those that run learn it by their heartbeats.
+            self._graph.drain("the run was stopped")
+        return stopping
+
+    async def _may_try_again(self, step: str, record: StepRecord, permit: Pass) -> bool:
+        """Wait for the next attempt's time and place; False where there is none."""
+        delays = self._plan.retry_delays[step]
+        if record.reported is not Reported.RETRYING or record.version > len(delays) or permit.last_attempt:
+            return False
+        delay = delays[record.version - 1]
+        _logger.info("Step %s is tried again in %g s (%d of %d).", step, delay, record.version, len(delays))
+        permit.give_back()
+        try:
+            await asyncio.wait_for(permit.kill.wait(), delay)
+        except asyncio.TimeoutError:
+            return await permit.take_again()
+        return False
+
+
+def _visible(gpus: tuple[int, ...]) -> str:
+    """The value of CUDA_VISIBLE_DEVICES, in the terms of the host's own where it has one."""
+    outer = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = outer.split(",") if outer else []
+    return ",".join(names[index] if index < len(names) else str(index) for index in gpus)
