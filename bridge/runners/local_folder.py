@@ -53,12 +53,13 @@ class LocalFolder:
         """Make a folder, and open its ``life`` and ``control``: it counts as alive until they are closed."""
         folder = cls(parent / f"sb-local-{uuid.uuid4().hex[:22]}")
         folder.work.mkdir(mode=0o700, parents=True)
-        (folder.path / "request.json").write_text(json.dumps(asdict(request)))
         ends = []
         for fifo in ("life", "control"):
             os.mkfifo(folder.path / fifo, 0o600)
             # For reading and writing: doesn't block, and there is no moment at which nobody holds it.
             ends.append(os.open(folder.path / fifo, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
+        # Last: who sees a request may rely on the rest, and take a sandbox that isn't alive for one that has ended.
+        (folder.path / "request.json").write_text(json.dumps(asdict(request)))
         return folder, ends[0], ends[1]
 
     def request(self) -> StoredRequest | None:

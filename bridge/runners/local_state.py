@@ -38,7 +38,8 @@ class LocalState:
         """Remove the folders that nobody needs, and their names."""
         for folder in self.folders():
             self._remove_unless_needed(folder)
-        self._remove_old_names()
+        with self.locked():
+            self._remove_leftovers()
 
     def folders(self) -> Iterator[LocalFolder]:
         """Yield all folders, of running sandboxes and others."""
@@ -95,7 +96,7 @@ class LocalState:
         try:
             stored = (folder.path / "request.json").open()
         except (FileNotFoundError, NotADirectoryError):
-            return  # half made: somebody is at it, or died there
+            return  # half made, or half removed
         with stored:
             if folder.is_alive():
                 return
@@ -106,11 +107,14 @@ class LocalState:
             # Not worth an error: the next one to come tries again.
             shutil.rmtree(folder.path, ignore_errors=True)
 
-    def _remove_old_names(self) -> None:
-        with self.locked():
-            for link in self._names.iterdir():
-                if not (self._sandboxes / link.read_text()).exists():
-                    link.unlink()
+    def _remove_leftovers(self) -> None:
+        # Under the lock nobody is making a folder: one without a request is of somebody who died at it.
+        for folder in self.folders():
+            if not (folder.path / "request.json").exists():
+                shutil.rmtree(folder.path, ignore_errors=True)
+        for link in self._names.iterdir():
+            if not (self._sandboxes / link.read_text()).exists():
+                link.unlink()
 
     @property
     def _sandboxes(self) -> Path:

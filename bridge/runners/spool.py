@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime, timezone
-from io import BufferedReader
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 
@@ -21,7 +21,7 @@ class SpoolReader:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._segment = 0
-        self._file: BufferedReader | None = None
+        self._file: FileIO | None = None
         self._assemblers = {1: LineAssembler("stdout"), 2: LineAssembler("stderr")}
 
     def __enter__(self) -> SpoolReader:
@@ -58,8 +58,11 @@ class SpoolReader:
     def _frame(self) -> tuple[int, float, bytes] | None:
         if self._file is None:
             try:
-                self._file = self._path(self._segment).open("rb")
+                # Unbuffered: what follows half a frame may be another than what a buffer has seen.
+                self._file = self._path(self._segment).open("rb", buffering=0)
             except FileNotFoundError:
+                if not self._folder.exists():
+                    raise
                 return None  # nothing was written yet
         start = self._file.tell()
         head = self._file.read(FRAME.size)

@@ -14,6 +14,7 @@ sandbox's folder, which the starter opened before anyone could see them and whic
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import os
 import selectors
@@ -44,7 +45,7 @@ class Spool:
         self._folder = folder
         self._kept: list[int] = []
         self._next = 0
-        self._room = 0
+        self._size = SEGMENT_BYTES
         self._file = -1
         self.lost = 0
         self.error = ""
@@ -53,27 +54,29 @@ class Spool:
         """Append. A full disk costs the output, never the step."""
         frame = FRAME.pack(stream, time.time(), len(data)) + data
         try:
-            if self._room < len(frame):
+            if self._size + len(frame) > SEGMENT_BYTES:
                 self._open_next()
-            os.write(self._file, frame)
+            if os.write(self._file, frame) < len(frame):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             self.lost += len(data)
             self.error = str(error)
-            self._room = 0  # the frame may be half written: nothing may follow it in this segment
+            if self._file >= 0:
+                os.ftruncate(self._file, self._size)  # no half frames
         else:
-            self._room -= len(frame)
+            self._size += len(frame)
 
     def _open_next(self) -> None:
-        if len(self._kept) == SEGMENTS:
-            (self._folder / f"output-{self._kept.pop(1):08d}").unlink()
         path = self._folder / f"output-{self._next:08d}"
-        opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
         if self._file >= 0:
             os.close(self._file)
         self._file = opened
+        self._size = 0
         self._kept.append(self._next)
         self._next += 1
-        self._room = SEGMENT_BYTES
+        if len(self._kept) > SEGMENTS:
+            (self._folder / f"output-{self._kept.pop(1):08d}").unlink()
 
 
 class Supervisor:
