@@ -43,6 +43,8 @@ TAG_SERVER = "zenml_server"
 TAG_STACK = "zenml_stack"
 TAG_STEP = "zenml_step"
 TAG_FLOW_RUN_ID = "prefect_flow_run_id"
+TAG_SANDBOX = "zenml_sandbox"
+"""The sandbox's own name: Modal's listings don't bring it back."""
 
 # Names of Prefect's states beyond Prefect's own.
 STATE_CACHED = "Cached"

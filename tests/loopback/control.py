@@ -78,9 +78,7 @@ class Objects:
         apps = [app for app in self.world.apps.values() if app.environment == environment]
         return api_pb2.AppListResponse(
             apps=[
-                item(
-                    app_id=app.id, name=app.name, description=app.name, state=api_pb2.APP_STATE_DEPLOYED
-                )
+                item(app_id=app.id, name=app.name, description=app.name, state=api_pb2.APP_STATE_DEPLOYED)
                 for app in apps
             ]
         )
@@ -176,9 +174,7 @@ class Objects:
         yield api_pb2.ImageJoinStreamingResponse(task_logs=[log], entry_id="1")
         yield api_pb2.ImageJoinStreamingResponse(result=_build_result(image), eof=True)
 
-    async def ImageFromId(
-        self, request: api_pb2.ImageFromIdRequest, metadata: Metadata
-    ) -> api_pb2.ImageFromIdResponse:
+    async def ImageFromId(self, request: api_pb2.ImageFromIdRequest, metadata: Metadata) -> api_pb2.ImageFromIdResponse:
         return api_pb2.ImageFromIdResponse(image_id=self._image(request.image_id).id)
 
     def _image(self, image_id: str) -> BuiltImage:
@@ -284,9 +280,7 @@ class Control(Objects):
             return api_pb2.SandboxGetTaskIdResponse()
         return api_pb2.SandboxGetTaskIdResponse(task_id=sandbox.task_id)
 
-    async def SandboxWait(
-        self, request: api_pb2.SandboxWaitRequest, metadata: Metadata
-    ) -> api_pb2.SandboxWaitResponse:
+    async def SandboxWait(self, request: api_pb2.SandboxWaitRequest, metadata: Metadata) -> api_pb2.SandboxWaitResponse:
         sandbox = self.world.sandbox(request.sandbox_id)
         if request.timeout and not sandbox.ended.is_set():
             try:
@@ -305,17 +299,13 @@ class Control(Objects):
     async def SandboxTagsGet(self, request: Any, metadata: Metadata) -> api_pb2.SandboxTagsGetResponse:
         return api_pb2.SandboxTagsGetResponse(tags=_tags(self.world.sandbox(request.sandbox_id)))
 
-    async def SandboxTagsSet(
-        self, request: api_pb2.SandboxTagsSetRequest, metadata: Metadata
-    ) -> empty_pb2.Empty:
+    async def SandboxTagsSet(self, request: api_pb2.SandboxTagsSetRequest, metadata: Metadata) -> empty_pb2.Empty:
         tags = {tag.tag_name: tag.tag_value for tag in request.tags}
         rules.check_tags(tags)
         self.world.sandbox(request.sandbox_id).tags = tags
         return empty_pb2.Empty()
 
-    async def SandboxList(
-        self, request: api_pb2.SandboxListRequest, metadata: Metadata
-    ) -> api_pb2.SandboxListResponse:
+    async def SandboxList(self, request: api_pb2.SandboxListRequest, metadata: Metadata) -> api_pb2.SandboxListResponse:
         return self._list(request, backends=(1,))
 
     async def SandboxListV2(
@@ -323,9 +313,7 @@ class Control(Objects):
     ) -> api_pb2.SandboxListResponse:
         return self._list(request, backends=(1, 2))  # modal/sandbox/_impl_v2.py, list_page: "both V1 and V2"
 
-    def _list(
-        self, request: api_pb2.SandboxListRequest, backends: tuple[int, ...]
-    ) -> api_pb2.SandboxListResponse:
+    def _list(self, request: api_pb2.SandboxListRequest, backends: tuple[int, ...]) -> api_pb2.SandboxListResponse:
         wanted = {(tag.tag_name, tag.tag_value) for tag in request.tags}
         before = request.before_timestamp or float("inf")
         if request.app_id:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -142,10 +143,8 @@ class RealProcess:
 
     async def finish(self) -> None:
         """Kill whatever of its group is left and take in the rest of the output."""
-        try:
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: EPERM for a group of zombies
             os.killpg(self._popen.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):  # macOS says EPERM for a group of zombies
-            pass
         await self.wait()
         await asyncio.wait([pipe.closed for pipe in self._pipes], timeout=PIPE_DRAIN)
         for transport in self._transports:

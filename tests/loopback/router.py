@@ -112,16 +112,12 @@ class Router:
         self._execution(request.task_id, request.exec_id).process.write(request.data, request.eof)
         return proto.TaskExecStdinWriteResponse()
 
-    async def TaskExecWait(
-        self, request: proto.TaskExecWaitRequest, metadata: Metadata
-    ) -> proto.TaskExecWaitResponse:
+    async def TaskExecWait(self, request: proto.TaskExecWaitRequest, metadata: Metadata) -> proto.TaskExecWaitResponse:
         execution = self._execution(request.task_id, request.exec_id)
         await execution.finished.wait()
         return proto.TaskExecWaitResponse(**_exit_status(execution.code))
 
-    async def TaskExecPoll(
-        self, request: proto.TaskExecPollRequest, metadata: Metadata
-    ) -> proto.TaskExecPollResponse:
+    async def TaskExecPoll(self, request: proto.TaskExecPollRequest, metadata: Metadata) -> proto.TaskExecPollResponse:
         execution = self._execution(request.task_id, request.exec_id)
         if not execution.finished.is_set():
             return proto.TaskExecPollResponse()

@@ -76,6 +76,4 @@ class ManyStreamsServer(grpclib.server.Server):
 
 
 def configuration() -> Configuration:
-    return Configuration(
-        http2_connection_window_size=64 * 1024 * 1024, http2_stream_window_size=64 * 1024 * 1024
-    )
+    return Configuration(http2_connection_window_size=64 * 1024 * 1024, http2_stream_window_size=64 * 1024 * 1024)

@@ -17,9 +17,9 @@ _TAG = re.compile(r"^[a-zA-Z0-9._\-]{1,63}$")  # modal/_utils/name_utils.py: che
 _APP_ID = re.compile(r"^ap-[a-zA-Z0-9]{22}$")
 MAX_TIMEOUT = 24 * 3600  # modal.com/docs/guide/sandboxes, "Timeouts": at most 24 hours
 ARG_MAX_BYTES = 2**16  # modal/sandbox/_common.py: ARG_MAX_BYTES, "technically a 'server side' limit"
-GPU_TYPES = frozenset(  # modal.com/docs/guide/gpu, "Specifying GPU type"
-    "T4 L4 A10 A10G L40S A100 A100-40GB A100-80GB RTX-PRO-6000 H100 H100! H200 B200 B200+ B300 ANY".split()
-)
+# modal.com/docs/guide/gpu, "Specifying GPU type"
+GPU_TYPES = {"T4", "L4", "A10", "A10G", "L40S", "A100", "A100-40GB", "A100-80GB", "RTX-PRO-6000", "H100"}
+GPU_TYPES |= {"H100!", "H200", "B200", "B200+", "B300", "ANY"}
 MAX_GPUS = 8  # modal.com/docs/guide/gpu, "Specifying GPU count"
 CLOUDS = frozenset(("aws", "gcp", "oci", "auto"))  # modal.com/docs/guide/region-selection: `cloud`
 MAX_CPU_MILLI = 64_000  # modal.com/docs/guide/resources

@@ -1,0 +1,119 @@
+"""Sandboxes on Modal, through the public SDK, on both of its sandbox backends.
+
+Of this package only this module, its helpers ``modal_*`` and :mod:`bridge.upstream_modal` import the SDK.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+
+import modal
+
+from bridge import names, upstream_modal
+from bridge.runners.base import SandboxRequest
+from bridge.runners.modal_clients import Clients
+from bridge.runners.modal_create import Creator
+from bridge.runners.modal_errors import SDK_ERRORS, translated
+from bridge.runners.modal_objects import HOST_PROGRAM, ModalObjects
+from bridge.runners.modal_sandbox import ModalSandbox
+from bridge.runners.rate import RateLimit
+
+OUTAGE_SECONDS = 120.0
+"""How long Modal may be unreachable before a wait says so; the SDK itself gives up after 0.7 s."""
+_LISTINGS = 8
+"""Apps that are listed at the same time."""
+
+
+class ModalRunner:
+    """Runs sandboxes on Modal.
+
+    Args:
+        token_id: With ``token_secret``, the credentials; without, Modal's own configuration
+            (``MODAL_TOKEN_ID`` and ``MODAL_TOKEN_SECRET``, a profile of ``~/.modal.toml``).
+        token_secret: See ``token_id``.
+        registry_credentials: User and password of the registry that the images come from.
+        create_rate: Most sandboxes created per second.
+        outage: Seconds of Modal being away that waiting survives.
+    """
+
+    def __init__(
+        self,
+        *,
+        token_id: str | None = None,
+        token_secret: str | None = None,
+        registry_credentials: tuple[str, str] | None = None,
+        create_rate: float = 4.0,
+        outage: float = OUTAGE_SECONDS,
+    ) -> None:
+        """Raises ``ValueError`` for half a token pair."""
+        if bool(token_id) != bool(token_secret):
+            raise ValueError("token_id and token_secret belong together: give both or neither")
+        self._clients = Clients((token_id, token_secret) if token_id and token_secret else None)
+        self._objects = ModalObjects(self._clients, registry_credentials)
+        self._creator = Creator(self._clients, self._objects, RateLimit(create_rate), outage)
+        self._outage = outage
+
+    def __repr__(self) -> str:
+        return "<ModalRunner>"
+
+    @property
+    def kind(self) -> str:
+        """``modal``."""
+        return "modal"
+
+    @property
+    def default_parallelism(self) -> int | None:
+        """None: Modal has room."""
+        return None
+
+    async def __aenter__(self) -> ModalRunner:
+        """Connect. Raises ``CredentialsRefused`` where they are missing or wrong, ``RunnerUnavailable``."""
+        await self._clients.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._creator.settled()
+        await self._clients.close()
+
+    def host_command(self, *arguments: str) -> tuple[str, ...]:
+        """Return the argv that runs the host in a sandbox; its image brings this very package."""
+        return ("python", HOST_PROGRAM, *arguments)
+
+    async def start(self, request: SandboxRequest) -> ModalSandbox:
+        """Make a sandbox, or find the running one of that name; see :class:`bridge.runners.base.Runner`."""
+        return await self._creator.create(request)
+
+    async def find(self, app: str, name: str, modal_environment: str | None = None) -> ModalSandbox | None:
+        """Return the running sandbox of that name, or None. Raises ``RunnerUnavailable``."""
+        return await self._creator.find(app, name, modal_environment)
+
+    async def running(self, tags: Mapping[str, str], modal_environment: str | None = None) -> Sequence[ModalSandbox]:
+        """Return the running sandboxes of this package's apps that carry all of ``tags``.
+
+        With ``MODAL_SANDBOX_V2=0`` the SDK sees those of the V1 backend alone. Raises ``RunnerUnavailable``.
+        """
+        try:
+            app_ids = await self._app_ids(tags, modal_environment)
+            room = asyncio.Semaphore(_LISTINGS)
+            found = await asyncio.gather(*(self._running_in(app_id, tags, room) for app_id in app_ids))
+        except SDK_ERRORS as error:
+            raise translated(error, "The running sandboxes can't be listed") from error
+        return [sandbox for sandboxes in found for sandbox in sandboxes]
+
+    async def _app_ids(self, tags: Mapping[str, str], environment: str | None) -> set[str]:
+        listed = await upstream_modal.app_ids(self._clients.main, environment)
+        known = self._objects.known_apps(environment)
+        prefix = names.app_name("")
+        return {app_id for name, app_id in listed.items() if name.startswith(prefix)} | set(known.values())
+
+    async def _running_in(self, app_id: str, tags: Mapping[str, str], room: asyncio.Semaphore) -> list[ModalSandbox]:
+        async with room:
+            found = []
+            async for handle in modal.Sandbox.list.aio(app_id=app_id, tags=dict(tags), client=self._clients.main):
+                name = (await handle.get_tags.aio()).get(names.TAG_SANDBOX, "")
+                found.append(await ModalSandbox.of(handle, name, self._clients, self._outage))
+            return found

@@ -1,0 +1,92 @@
+"""Clients of Modal: one for short calls, more where long polls and streams would fill a connection.
+
+A client is one HTTP/2 connection. A server may allow as few as 100 streams on it (h2's default), and at that
+many long polls every other call waits for one to end. So long ones are spread over clients of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import modal
+
+from bridge import upstream_modal
+from bridge.runners.modal_errors import SDK_ERRORS, translated
+
+STREAMS = 90
+"""Most long calls on one client."""
+
+
+@dataclass
+class _Connection:
+    client: modal.Client
+    streams: int = 0
+
+
+class Clients:
+    """The clients of one runner, all with the same credentials. Belongs to one event loop."""
+
+    def __init__(self, pair: tuple[str, str] | None) -> None:
+        self._pair = pair
+        self._main: modal.Client | None = None
+        self._owns_main = True
+        self._connections: list[_Connection] = []
+        self._opening = asyncio.Lock()
+
+    async def open(self) -> None:
+        """Connect and make sure that Modal takes the credentials.
+
+        Raises ``CredentialsRefused`` if they are missing or wrong, ``RunnerUnavailable``.
+        """
+        try:
+            self._pair = self._pair or upstream_modal.token_pair()
+            if self._pair is None:
+                # OAuth, or nothing: the SDK knows, and says which. Its client is one for the whole process.
+                self._main = await modal.Client.from_env.aio()
+                self._owns_main = False
+            else:
+                self._main = await modal.Client.from_credentials.aio(*self._pair)
+            await self._main.hello.aio()  # type: ignore[no-untyped-call]
+        except SDK_ERRORS as error:
+            raise translated(error, "Modal can't be used") from error
+
+    async def close(self) -> None:
+        """Close them; sandboxes live on."""
+        mine = [connection.client for connection in self._connections]
+        if self._main is not None and self._owns_main:
+            mine.append(self._main)
+        self._connections, self._main = [], None
+        await asyncio.gather(*(client.__aexit__(None, None, None) for client in mine))  # type: ignore[no-untyped-call]
+
+    @property
+    def main(self) -> modal.Client:
+        """The client for short calls. Raises ``RuntimeError`` outside of the runner's ``async with``."""
+        if self._main is None:
+            raise RuntimeError("the runner isn't entered: use `async with runner:`")
+        return self._main
+
+    @asynccontextmanager
+    async def lease(self, streams: int) -> AsyncIterator[modal.Client]:
+        """Lend a client that has room for that many long calls at once. Raises what the SDK raises."""
+        if self._pair is None or not streams:
+            yield self.main
+            return
+        connection = await self._with_room(streams, self._pair)
+        try:
+            yield connection.client
+        finally:
+            connection.streams -= streams
+
+    async def _with_room(self, streams: int, pair: tuple[str, str]) -> _Connection:
+        async with self._opening:
+            for connection in self._connections:
+                if connection.streams + streams <= STREAMS:
+                    break
+            else:
+                connection = _Connection(await modal.Client.from_credentials.aio(*pair))
+                self._connections.append(connection)
+            connection.streams += streams
+            return connection

@@ -1,0 +1,278 @@
+"""Making a sandbox on Modal: one for a name, none left behind, on the first GPU type that has room."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypedDict, TypeVar
+
+import modal
+from modal import exception
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
+
+from bridge import names, upstream_modal
+from bridge.errors import CapacityUnavailable, RunnerUnavailable, SandboxRefused
+from bridge.plan import SandboxSpec
+from bridge.runners.base import SandboxRequest
+from bridge.runners.modal_clients import Clients
+from bridge.runners.modal_errors import SDK_ERRORS, is_throttled, translated
+from bridge.runners.modal_objects import ModalObjects
+from bridge.runners.modal_sandbox import ModalSandbox
+from bridge.runners.rate import RateLimit
+
+ABANDON_SECONDS = 10.0
+"""How long a create that nobody wants any more may take to say what it made, before it is cut off."""
+THROTTLE_SECONDS = 120.0
+"""How long a create is repeated that Modal refuses for coming too fast."""
+RACES = 3
+"""How often a name may be taken when it is asked for, and free when it is looked up."""
+
+T = TypeVar("T")
+
+
+class _Arguments(TypedDict):
+    """What ``modal.Sandbox.create`` takes from here. Never ``idle_timeout``: it doesn't see a busy entrypoint."""
+
+    app: modal.App
+    client: modal.Client
+    name: str
+    tags: dict[str, str]
+    image: modal.Image
+    env: dict[str, str | None]
+    secrets: list[modal.Secret]
+    timeout: int
+    cloud: str | None
+    region: list[str] | None
+    cpu: float | None
+    memory: int | None
+    volumes: dict[Any, Any]
+
+
+@dataclass(frozen=True)
+class _Made:
+    sandbox: ModalSandbox
+    is_new: bool
+
+
+@dataclass
+class _Making:
+    """One making, shared by all who ask for its name meanwhile."""
+
+    task: asyncio.Task[_Made] = field(init=False)
+    abandoned: asyncio.Event = field(default_factory=asyncio.Event)
+    callers: int = 0
+
+
+class _Abandoned(Exception):
+    """Everybody who wanted the sandbox was cancelled, and there is none."""
+
+
+class Creator:
+    """Makes the sandboxes of one runner. Belongs to one event loop."""
+
+    def __init__(self, clients: Clients, objects: ModalObjects, limit: RateLimit, outage: float) -> None:
+        self._clients = clients
+        self._objects = objects
+        self._limit = limit
+        self._outage = outage
+        self._makings: dict[tuple[str | None, str, str], _Making] = {}
+        self._leftovers: set[asyncio.Task[None]] = set()
+
+    async def create(self, request: SandboxRequest) -> ModalSandbox:
+        """Make it, or find the one of that name; the errors are those of ``Runner.start``."""
+        key = (request.spec.modal_environment, request.app, request.name)
+        making = self._makings.get(key)
+        if making is None or making.abandoned.is_set():
+            making = self._makings[key] = _Making()
+            making.task = asyncio.create_task(self._make(request, making.abandoned))
+            making.task.add_done_callback(functools.partial(self._forget, key, making))
+        making.callers += 1
+        try:
+            return (await asyncio.shield(making.task)).sandbox
+        except asyncio.CancelledError:
+            making.callers -= 1
+            if not making.callers:
+                making.abandoned.set()
+                leftover = asyncio.create_task(self._undo(making.task))
+                self._leftovers.add(leftover)
+                leftover.add_done_callback(self._leftovers.discard)
+                await asyncio.shield(leftover)
+            raise
+
+    def _forget(self, key: tuple[str | None, str, str], making: _Making, _: asyncio.Task[_Made]) -> None:
+        if self._makings.get(key) is making:
+            del self._makings[key]
+
+    async def settled(self) -> None:
+        """Wait until nothing is being made or undone."""
+        while tasks := [*(making.task for making in self._makings.values()), *self._leftovers]:
+            await asyncio.wait(tasks)
+
+    async def find(self, app: str, name: str, environment: str | None) -> ModalSandbox | None:
+        """Return the running sandbox of that name, or None."""
+        try:
+            handle = await modal.Sandbox.from_name.aio(
+                app, name, environment_name=environment, client=self._clients.main
+            )
+        except exception.NotFoundError:
+            return None
+        except SDK_ERRORS as error:
+            raise translated(error, f"Sandbox {name!r} can't be looked up") from error
+        return await self._sandbox(handle, name)
+
+    async def _sandbox(self, handle: modal.Sandbox, name: str) -> ModalSandbox:
+        return await ModalSandbox.of(handle, name, self._clients, self._outage)
+
+    async def _undo(self, task: asyncio.Task[_Made]) -> None:
+        await asyncio.wait([task])
+        if task.cancelled() or task.exception() is not None:
+            return
+        made = task.result()
+        if made.is_new:
+            await made.sandbox.terminate()
+
+    async def _make(self, request: SandboxRequest, abandoned: asyncio.Event) -> _Made:
+        arguments = await _unless(abandoned, self._arguments(request))
+        gpu = request.spec.resources.gpu
+        types: list[str | None] = [f"{name}:{gpu.count}" for name in gpu.types] if gpu else [None]
+        for gpu_type in types:
+            made = await self._on(gpu_type, request, arguments, abandoned)
+            if made is not None:
+                return made
+        raise CapacityUnavailable(
+            f"Modal had no machine for sandbox {request.name!r} ({request.spec.resources}) within "
+            f"{request.spec.capacity_timeout} s{' for each GPU type' if len(types) > 1 else ''}. "
+            "Name more GPU types, another region or cloud, or raise `capacity_timeout`."
+        )
+
+    async def _on(
+        self, gpu: str | None, request: SandboxRequest, arguments: _Arguments, abandoned: asyncio.Event
+    ) -> _Made | None:
+        """Make it on one GPU type; None where that had no room."""
+        for _ in range(RACES):
+            try:
+                handle = await self._unthrottled(gpu, request, arguments, abandoned)
+                return _Made(await self._sandbox(handle, request.name), True) if handle is not None else None
+            except exception.AlreadyExistsError:
+                found = await self.find(request.app, request.name, request.spec.modal_environment)
+                if found is not None:
+                    return _Made(found, False)
+            except SDK_ERRORS as error:
+                known = translated(error, f"Modal didn't make sandbox {request.name!r}")
+                if isinstance(known, CapacityUnavailable):
+                    return None
+                raise known from error
+        raise RunnerUnavailable(f"The name {request.name!r} was taken and free again {RACES} times.")
+
+    async def _unthrottled(
+        self, gpu: str | None, request: SandboxRequest, arguments: _Arguments, abandoned: asyncio.Event
+    ) -> modal.Sandbox | None:
+        async for attempt in AsyncRetrying(
+            retry=retry_if_exception(is_throttled),
+            stop=stop_after_delay(THROTTLE_SECONDS),
+            wait=wait_random_exponential(multiplier=1, max=15),
+            sleep=lambda seconds: _unless(abandoned, asyncio.sleep(seconds)),
+            reraise=True,
+        ):
+            with attempt:
+                await _unless(abandoned, self._limit.turn())
+                return await self._within_capacity(gpu, request, arguments, abandoned)
+        raise AssertionError("tenacity returned without a result")
+
+    async def _within_capacity(
+        self, gpu: str | None, request: SandboxRequest, arguments: _Arguments, abandoned: asyncio.Event
+    ) -> modal.Sandbox | None:
+        """Create one; None if it has no machine in time. A create is cut off only where it hangs."""
+        create = asyncio.create_task(_create(request.command, gpu, arguments))
+        gone = asyncio.create_task(abandoned.wait())
+        try:
+            await asyncio.wait(
+                {create, gone}, timeout=request.spec.capacity_timeout, return_when=asyncio.FIRST_COMPLETED
+            )
+            if abandoned.is_set():
+                await asyncio.wait({create}, timeout=ABANDON_SECONDS)
+            if create.done():
+                return create.result()
+        finally:
+            gone.cancel()
+        create.cancel()
+        await asyncio.wait({create})
+        # The SDK terminates one that waits for its machine, but not one whose RPC it was cancelled in.
+        left = await self.find(request.app, request.name, request.spec.modal_environment)
+        if left is not None:
+            await left.terminate()
+        if abandoned.is_set():
+            raise _Abandoned
+        return None
+
+    async def _arguments(self, request: SandboxRequest) -> _Arguments:
+        spec = request.spec
+        _check(request)
+        assert spec.image is not None
+        app = await self._objects.app(spec.modal_environment, request.app)
+        image, secrets, volumes = await asyncio.gather(
+            self._objects.image(spec.modal_environment, app, spec.image),
+            asyncio.gather(*(self._objects.secret(spec.modal_environment, name) for name in spec.secrets)),
+            asyncio.gather(*(self._objects.volume(spec.modal_environment, name) for _, name in spec.volumes)),
+        )
+        if request.secret_environment:
+            own: Mapping[str, str] = request.secret_environment
+            secrets = [*secrets, modal.Secret.from_dict(dict(own))]
+        return _Arguments(
+            app=app,
+            client=self._clients.main,
+            name=request.name,
+            tags=_tags(request, spec),
+            image=image,
+            env=dict(request.environment),
+            secrets=secrets,
+            timeout=spec.timeout,
+            cloud=spec.cloud,
+            region=list(spec.region) or None,
+            cpu=spec.resources.cpu,
+            memory=spec.resources.memory,
+            volumes={path: volume for (path, _), volume in zip(spec.volumes, volumes, strict=True)},
+        )
+
+
+def _check(request: SandboxRequest) -> None:
+    if not request.command:
+        raise SandboxRefused(f"Sandbox {request.name!r} has no command.")
+    if request.spec.image is None:
+        raise SandboxRefused(f"Sandbox {request.name!r} has no image: Modal can't make one without.")
+
+
+def _tags(request: SandboxRequest, spec: SandboxSpec) -> dict[str, str]:
+    # Modal's listings don't bring the name back; ours come last, so that nobody's extra tag hides them.
+    return {**dict(spec.tags), **request.tags, names.TAG_SANDBOX: names.modal_tag(request.name)}
+
+
+async def _create(command: tuple[str, ...], gpu: str | None, arguments: _Arguments) -> modal.Sandbox:
+    sandbox = await modal.Sandbox.create.aio(*command, gpu=gpu, **arguments)
+    try:
+        await upstream_modal.scheduled(sandbox)
+    except asyncio.CancelledError:
+        # This handle is about to be lost. Terminating without waiting for it: whoever cancels looks for what is left.
+        await asyncio.shield(sandbox.terminate.aio())
+        raise
+    except exception.Error as error:
+        if not isinstance(error, exception.ConflictError) and type(error) is not exception.Error:
+            raise
+        # It ended before it had a machine, or so fast that it has none any more: its end says how.
+    return sandbox
+
+
+async def _unless(event: asyncio.Event, awaitable: Coroutine[Any, Any, T]) -> T:
+    """Return what it returns, or cancel it and raise ``_Abandoned`` once the event is set."""
+    task = asyncio.ensure_future(awaitable)
+    gone = asyncio.create_task(event.wait())
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if event.is_set() and not task.done():
+            raise _Abandoned
+        return task.result()
+    finally:
+        gone.cancel()
+        task.cancel()
