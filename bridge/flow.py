@@ -16,9 +16,9 @@ from threading import Thread
 from typing import Any, TypeVar
 from uuid import UUID
 
-from prefect import flow, get_client
+from prefect import flow
 from prefect.client.schemas.objects import State
-from prefect.context import FlowRunContext
+from prefect.context import AsyncClientContext, FlowRunContext
 from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Completed, Failed
 from zenml.stack import Stack
@@ -126,8 +126,9 @@ async def carry_out(run: Run, runner: Runner, *, resumed: bool = False) -> State
     """
     thread = ZenMLThread()
     try:
-        async with get_client() as client, runner:
-            async with LogShipper(client, UUID(run.flow_run_id)) as shipper:
+        # One client for the core and all its task runs.
+        async with AsyncClientContext.get_or_create() as api, runner:
+            async with LogShipper(api.client, UUID(run.flow_run_id)) as shipper:
                 truth = Truth(thread, lambda steps: step_runs.latest(run.run, steps))
                 attempts = Attempts(run, runner, thread, truth)
                 if run.plan.mode is Mode.PER_STEP:

@@ -48,6 +48,11 @@ class StepLog:
         self.tail: deque[str] = deque(maxlen=20)
         """The last lines, for a diagnosis."""
 
+    @property
+    def last_line(self) -> str:
+        """The last line with anything on it, "" if there is none."""
+        return next((text.strip() for text in reversed(self.tail) if text.strip()), "")
+
     def write(self, line: OutputLine) -> None:
         """Take one line. Never blocks."""
         self.tail.append(line.text)

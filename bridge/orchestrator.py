@@ -26,7 +26,7 @@ from bridge import names
 from bridge.errors import BridgeError, InvalidSettings
 from bridge.plan import Plan
 from bridge.settings import ModalPrefectOrchestratorConfig, ModalPrefectOrchestratorSettings
-from bridge.translate import translate
+from bridge.translate import NewSnapshot, Translation, translate
 from bridge.validation import check_stack
 
 if TYPE_CHECKING:
@@ -65,15 +65,23 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
 
         Called before any image is built, so settings are checked here first.
         """
-        self.plan(snapshot, images=False)
+        self._translate(
+            NewSnapshot(snapshot.is_dynamic, snapshot.pipeline_configuration, snapshot.step_configurations), ""
+        )
         return [] if self.config.runner == "process" else super().get_docker_builds(snapshot)
 
-    def plan(self, snapshot: PipelineSnapshotBase | PipelineSnapshotResponse, *, images: bool = True) -> Plan:
+    def plan(self, snapshot: PipelineSnapshotResponse) -> Plan:
         """Translate a snapshot. Raises ``InvalidSettings`` or ``NotTranslatable``; warns of what can't be honoured."""
-        translation = translate(snapshot, component=self.config, component_name=self.name, images=images)
+        translation = self._translate(snapshot, snapshot.stack.name if snapshot.stack else "")
         for warning in translation.warnings:
             logger.warning("%s", warning)
         return translation.plan
+
+    def _translate(self, snapshot: PipelineSnapshotResponse | NewSnapshot, stack_name: str) -> Translation:
+        # Only what the component sets: its defaults must not count as its wishes.
+        component = {name: getattr(self.config, name) for name in self.config.model_fields_set}
+        component["runner"] = self.config.runner
+        return translate(snapshot, component=component, component_name=self.name, stack_name=stack_name)
 
     def submit_pipeline(
         self,

@@ -118,23 +118,24 @@ class Outcome:
         )
 
 
-def judge(end: SandboxEnd, record: StepRecord, *, stop_requested: bool = False) -> Outcome:
+def judge(end: SandboxEnd, record: StepRecord, *, stop_requested: bool = False, last_output: str = "") -> Outcome:
     """Decide what became of an attempt.
 
     Args:
         end: How its sandbox ended.
         record: ZenML's record of the step, read after that end.
         stop_requested: Whether this program ended the sandbox, for a cancelled run or a failed sibling.
+        last_output: The last line that the sandbox wrote: often the exception, where nothing else tells it.
     """
     if record.reported in SUCCESSFUL:
         return Outcome(Verdict.SUCCEEDED, Cost.NOTHING, record)
     if stop_requested or record.reported is Reported.STOPPED:
         return Outcome(Verdict.STOPPED, Cost.NOTHING, record, Diagnosis("The step was stopped"))
     if record.reported in (Reported.FAILED, Reported.RETRYING):
-        return Outcome(Verdict.FAILED, Cost.OWN_RETRY, record, _reported_failure(record))
+        return Outcome(Verdict.FAILED, Cost.OWN_RETRY, record, _reported_failure(record, last_output))
     if end.end in _INFRASTRUCTURE:
         return Outcome(Verdict.LOST, Cost.INFRASTRUCTURE_RETRY, record, _diagnose(end, record))
-    return Outcome(Verdict.FAILED, Cost.OWN_RETRY, record, _diagnose(end, record))
+    return Outcome(Verdict.FAILED, Cost.OWN_RETRY, record, _diagnose(end, record, last_output))
 
 
 def refused(detail: str, fix: str = "") -> Outcome:
@@ -146,12 +147,12 @@ def refused(detail: str, fix: str = "") -> Outcome:
 _INFRASTRUCTURE = frozenset({End.EVICTED, End.LOST, End.NEVER_STARTED})
 
 
-def _reported_failure(record: StepRecord) -> Diagnosis:
-    return Diagnosis("The step raised an exception", record.exception or "", "Its log has the traceback")
+def _reported_failure(record: StepRecord, last_output: str) -> Diagnosis:
+    return Diagnosis("The step raised an exception", record.exception or last_output, "Its log has the traceback")
 
 
-def _diagnose(end: SandboxEnd, record: StepRecord) -> Diagnosis:
-    detail = end.detail
+def _diagnose(end: SandboxEnd, record: StepRecord, last_output: str = "") -> Diagnosis:
+    detail = end.detail or (last_output if end.end is End.EXITED else "")
     if end.end is End.TIMED_OUT:
         return Diagnosis("The step ran into its timeout", detail, "Raise `timeout` in the settings of the step")
     if end.end is End.OUT_OF_MEMORY:

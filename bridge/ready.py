@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextvars import copy_context
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
@@ -209,6 +210,7 @@ class GraphRun:
         self._started: set[str] = set()
         self._reports: set[asyncio.Task[None]] = set()
         self._ended: asyncio.Queue[asyncio.Task[Fate]] = asyncio.Queue()
+        self._context = copy_context()
         self._closed_because: str | None = None
         self.fates: dict[str, Fate] = {}
 
@@ -283,7 +285,9 @@ class GraphRun:
             finally:
                 permit.give_back()
 
-        task = asyncio.ensure_future(execute())
+        # A step is let in by whichever step leaves, in the middle of that one's work: its context variables
+        # (in the flow: Prefect's task run) must not become the new step's.
+        task = self._context.copy().run(asyncio.ensure_future, execute())
         self._tasks[task] = step
         task.add_done_callback(self._ended.put_nowait)
 
@@ -324,7 +328,7 @@ class GraphRun:
         else:
             reason = self._closed_because or "the run ended before it could start"
         report = self._report_not_run(NotRun(step, culprits, reason))
-        self._reports.add(asyncio.ensure_future(report))
+        self._reports.add(self._context.copy().run(asyncio.ensure_future, report))
 
     def _culprits(self, step: str) -> tuple[str, ...]:
         """The failed or stopped steps that ``step`` waited for, however far up."""

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from bridge.orchestrator import ModalPrefectOrchestrator
 
 
+LOG_ENVIRONMENT = {"ZENML_LOGGING_COLORS_DISABLED": "true", "PYTHONUNBUFFERED": "1"}
+"""Output goes to Prefect's logs: as lines, at once, without a terminal's colours."""
+
+
 @dataclass(frozen=True)
 class Run:
     """A ZenML run and everything that its sandboxes need. Secrets are in ``secret_environment`` alone."""
@@ -180,6 +184,7 @@ def open_run(snapshot_id: UUID, run_id: UUID | None, flow_run_id: str) -> Run:
         environment={
             names.ENV_FLOW_RUN_ID: flow_run_id,
             names.ENV_RUN_ID: str(run.id),
+            **LOG_ENVIRONMENT,
             **orchestrator.local_environment(),
         },
         secret_environment=environment_of(run, snapshot),

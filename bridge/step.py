@@ -20,6 +20,7 @@ from bridge.outcome import Cost, Diagnosis, End, Outcome, SandboxEnd, StepRecord
 from bridge.plan import StepPlan
 from bridge.run import Run
 from bridge.runners.base import Runner, Sandbox, SandboxRequest
+from bridge.terminal import echo
 from bridge.truth import Truth, ZenMLThread
 
 _asking = wait_exponential_jitter(initial=1, max=30)
@@ -56,14 +57,14 @@ class Attempts:
         for sandbox in range(1, step.infrastructure_retries + 2):
             arguments = (*step.command, *(("--step-run-id", continued) if continued else ()))
             request = self._run.step_request(step, self._runner.host_command(*arguments), task_run_id, number, sandbox)
-            end = await self._sandbox(request, step.sandbox.timeout, kill, log, logger)
+            end = await self._sandbox(step.name, request, step.sandbox.timeout, kill, log, logger)
             if isinstance(end, Outcome):
                 outcome = end
                 break
             record = await self._truth.read(step.name)
             if record.version <= before.version:
                 record = StepRecord()  # an earlier attempt's: this one never reached ZenML
-            outcome = judge(end, record, stop_requested=kill.is_set())
+            outcome = judge(end, record, stop_requested=kill.is_set(), last_output=log.last_line)
             if outcome.verdict is not Verdict.LOST:
                 break
             continued = record.step_run_id
@@ -98,10 +99,10 @@ class Attempts:
         plan = self._run.plan
         command = self._runner.host_command(*plan.command, "--run-id", self._run.id)
         request = self._run.pipeline_request(command, task_run_id, number)
-        return await self._sandbox(request, plan.sandbox.timeout, kill, log, logger)
+        return await self._sandbox(plan.pipeline, request, plan.sandbox.timeout, kill, log, logger)
 
     async def _sandbox(
-        self, request: SandboxRequest, timeout: int, kill: asyncio.Event, log: StepLog, logger: Logger
+        self, who: str, request: SandboxRequest, timeout: int, kill: asyncio.Event, log: StepLog, logger: Logger
     ) -> SandboxEnd | Outcome:
         """Make a sandbox and stay with it to its end; an ``Outcome`` where it was never to be had."""
         if kill.is_set():
@@ -115,7 +116,7 @@ class Attempts:
         except RunnerUnavailable as error:
             return SandboxEnd(End.NEVER_STARTED, detail=f"the runner couldn't be asked: {error}")
         logger.info("Sandbox %s%s", sandbox.id, f": {sandbox.url}" if sandbox.url else "")
-        output = asyncio.ensure_future(_pump(sandbox, log, logger))
+        output = asyncio.ensure_future(_pump(sandbox, log, logger, who))
         try:
             return await self._stay(sandbox, timeout, kill)
         except asyncio.CancelledError:
@@ -151,10 +152,11 @@ async def _wait_for_end(sandbox: Sandbox, timeout: int) -> SandboxEnd:
     raise AssertionError("unreachable: tenacity returns or raises")
 
 
-async def _pump(sandbox: Sandbox, log: StepLog, logger: Logger) -> None:
+async def _pump(sandbox: Sandbox, log: StepLog, logger: Logger, who: str) -> None:
     try:
         async for line in sandbox.output():
             log.write(line)
+            echo(who, line.text)
     except RunnerUnavailable as error:
         logger.warning("The rest of this sandbox's output can't be read: %s", error)
 

@@ -19,6 +19,7 @@ from bridge.errors import RunFailed, RunNotPossible, RunStopped
 from bridge.flow import make_runner, on_own_loop, zenml_pipeline
 from bridge.plan import Plan
 from bridge.settings import ModalPrefectOrchestratorConfig
+from bridge.terminal import show_run
 from bridge.upstream_prefect import run_existing_flow_run
 
 
@@ -84,7 +85,9 @@ def run_here(flow_run: FlowRun, plan: Plan) -> None:
     """
     flow = zenml_pipeline.with_options(name=names.prefect_name(plan.pipeline))
     parameters: dict[str, object] = dict(flow_run.parameters)
-    raise_for(run_existing_flow_run(flow, flow_run, parameters))
+    with show_run():
+        state = run_existing_flow_run(flow, flow_run, parameters)
+    raise_for(state)
 
 
 def raise_for(state: State[object]) -> None:

@@ -311,7 +311,7 @@ def _pipeline_command(snapshot_id: str, most: int | None, resources: Resources) 
     if most is not None:
         command += ["--max-parallelism", str(most)]
     if resources.cpu is not None:
-        command += ["--cpu", f"{resources.cpu:g}"]
+        command += ["--cpu", str(resources.cpu)]
     if resources.memory is not None:
         command += ["--memory", str(resources.memory)]
     if resources.gpu is not None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import logging
 import os
 import sys
+import threading
+from typing import NoReturn
 
 from zenml.stack import Stack
 from zenml.utils.env_utils import get_runtime_environment, get_runtime_secret_environment
@@ -13,9 +17,36 @@ from bridge.host.attempt import Attempt
 from bridge.host.entrypoint import StepEntrypoint, arguments_for, run_attempt
 from bridge.host.preload import Loaded
 
+_logger = logging.getLogger(__name__)
 
-def run(attempt: Attempt, loaded: Loaded) -> int:
-    """Run an attempt in this process, a fresh fork, and return its exit code."""
+
+def run(attempt: Attempt, loaded: Loaded) -> NoReturn:
+    """Run an attempt in this process, a fresh fork, and end it."""
+    code = 1
+    try:
+        code = _run(attempt, loaded)
+    except BaseException:
+        _logger.exception("The step's process broke.")
+    finally:
+        _end(code)
+
+
+def _end(code: int) -> NoReturn:
+    """End this process as the interpreter does, but for taking thousands of modules apart: that costs 0.1 s.
+
+    The same calls in the same order as CPython's own finalization (``Py_FinalizeEx``): threads that aren't
+    daemons are waited for, exit handlers run, output is flushed.
+    """
+    try:
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
+def _run(attempt: Attempt, loaded: Loaded) -> int:
     _say_lines_at_once()
     _reseed()
     # What ps and a step's own tracebacks of argv would show otherwise is the host's command line.

@@ -26,6 +26,8 @@ from bridge import names, upstream_zenml
 logger = get_logger(__name__)
 
 _STEP_RUN_ID = "step_run_id"
+_IMAGE_ROOT = "/app"
+"""Where ZenML's images have the user's code (zenml/utils/pipeline_docker_image_builder.py)."""
 
 
 class StepEntrypoint(StepEntrypointConfiguration):
@@ -52,18 +54,18 @@ class StepEntrypoint(StepEntrypointConfiguration):
         work_dir = os.environ.get(names.ENV_WORK_DIR)
         source_root = os.environ.get(names.ENV_SOURCE_ROOT)
         if work_dir is None and source_root is None:
+            if not self.should_download_code:
+                use_source_root(_IMAGE_ROOT)
             super().prepare_code_environment()
             return
         if work_dir is not None:
             os.makedirs(work_dir, exist_ok=True)
             os.chdir(work_dir)
+        use_source_root(source_root or os.getcwd())
         if source_root is not None:
-            _use_source_root(source_root)
             return
         if self.should_download_code:
             self._download_code()
-        if os.getcwd() not in sys.path:
-            sys.path.insert(0, os.getcwd())
 
     def _download_code(self) -> None:
         if code_path := self.snapshot.code_path:
@@ -81,7 +83,11 @@ class StepEntrypoint(StepEntrypointConfiguration):
             continue_step_run(step, snapshot, UUID(step_run_id))
 
 
-def _use_source_root(source_root: str) -> None:
+def use_source_root(source_root: str) -> None:
+    """Make the folder importable, and the one that ZenML loads the user's sources from.
+
+    ZenML would take the folder of the main module, which is this package's: a user's ``store.py`` would be ours.
+    """
     if source_root not in sys.path:
         sys.path.insert(0, source_root)
     source_utils.set_custom_source_root(source_root)

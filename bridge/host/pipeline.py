@@ -57,7 +57,7 @@ class Options:
 
 
 def main(options: Options) -> int:
-    """Run the pipeline and return the exit code. In a forked child: run its step and return that exit code."""
+    """Run the pipeline and return the exit code. Never returns in a forked child, nor in the zygote."""
     logging.getLogger("bridge").setLevel(logging.INFO)
     try:
         loaded = preload.load(options.snapshot_id, options.run_id)
@@ -66,7 +66,7 @@ def main(options: Options) -> int:
         _logger.exception("The pipeline can't start.")
         return BROKEN
     if isinstance(link, Forked):
-        return child.run(link.attempt, loaded)
+        child.run(link.attempt, loaded)
     if link is None:
         os._exit(0)  # the zygote at its end: what is left to flush and close is the scheduler's
     try:

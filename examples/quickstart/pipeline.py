@@ -8,7 +8,7 @@ from typing import Annotated
 
 import numpy as np
 import pandas as pd
-from sklearn.base import ClassifierMixin
+from sklearn.base import BaseEstimator
 from sklearn.datasets import load_digits
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
@@ -45,7 +45,7 @@ def split(digits: pd.DataFrame) -> tuple[Annotated[pd.DataFrame, "train"], Annot
 
 
 @step
-def train(data: pd.DataFrame, kind: str) -> Annotated[ClassifierMixin, "model"]:
+def train(data: pd.DataFrame, kind: str) -> Annotated[BaseEstimator, "model"]:
     """Fit one kind of model."""
     model = MODELS[kind]().fit(data.drop(columns="target"), data["target"])
     print(f"{kind} is trained")
@@ -53,7 +53,7 @@ def train(data: pd.DataFrame, kind: str) -> Annotated[ClassifierMixin, "model"]:
 
 
 @step
-def evaluate(test: pd.DataFrame, models: list[ClassifierMixin], kinds: list[str]) -> Annotated[pd.DataFrame, "scores"]:
+def evaluate(test: pd.DataFrame, models: list[BaseEstimator], kinds: list[str]) -> Annotated[pd.DataFrame, "scores"]:
     """Score every model on digits that it hasn't seen."""
     rows = []
     for kind, model in zip(kinds, models, strict=True):

@@ -93,11 +93,13 @@ class Job:
             names.ENV_SOURCE_ROOT: str(HERE / "project"),
         }
 
-    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, **environment: str | None) -> subprocess.Popen[str]:
+        """Run ``bridge.host``; a variable that is None is unset."""
+        variables = {**self.environment(), **environment}
         return subprocess.Popen(
             [sys.executable, "-m", "bridge.host", *arguments],
             cwd=self.folder,
-            env={**self.environment(), **environment},
+            env={name: value for name, value in variables.items() if value is not None},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

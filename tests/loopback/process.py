@@ -12,6 +12,8 @@ import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
+import psutil
+
 CHUNK = 64 * 1024
 PIPE_DRAIN = 2.0
 """Seconds to wait for the pipes to close after the process group was killed: a grandchild in a session of its own
@@ -147,9 +149,24 @@ class RealProcess:
             os.killpg(self._popen.pid, signal.SIGKILL)
         await self.wait()
         await asyncio.wait([pipe.closed for pipe in self._pipes], timeout=PIPE_DRAIN)
+        while group_is_alive(self._popen.pid):  # nobody tells of the death of somebody else's child
+            await asyncio.sleep(0.005)
         for transport in self._transports:
             transport.close()
         if self._popen.stdin is not None:
             self._popen.stdin.close()
         self.stdout.end()
         self.stderr.end()
+
+
+def group_is_alive(group: int) -> bool:
+    """Whether a process group has a process that isn't just waiting to be reaped."""
+    try:
+        os.killpg(group, 0)
+    except (ProcessLookupError, PermissionError):
+        return False
+    for process in psutil.process_iter():
+        with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
+            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                return True
+    return False
