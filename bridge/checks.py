@@ -159,8 +159,10 @@ def _bounds(field: FieldInfo) -> str:
 def checked(settings: BaseModel) -> None:
     """Check what types and bounds don't. Raises ``InvalidSettings``."""
     fields = type(settings).model_fields
-    for name, value in vars(settings).items():  # plain attribute access would resolve references to secrets
-        if value is None or name not in fields:
+    values = vars(settings)  # plain attribute access would resolve references to secrets
+    for name in settings.model_fields_set:
+        value = values.get(name)
+        if value is None:
             continue
         if is_secret_reference(value):
             _refuse_reference(name, value)

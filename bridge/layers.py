@@ -97,6 +97,6 @@ def _declared(values: Mapping[str, object]) -> Values:
 
 def _settings(values: Values, where: str) -> ModalPrefectOrchestratorSettings:
     try:
-        return ModalPrefectOrchestratorSettings.model_validate(values)
+        return ModalPrefectOrchestratorSettings(**values)
     except InvalidSettings as error:
         raise InvalidSettings(f"{error.where} of {where}", error.value, error.problem, error.fix) from error

@@ -190,13 +190,14 @@ class _Reader:
             )
         own = self._layers.own(name, step)
         settings = self._layers.of(name, own)
+        values = vars(settings)  # ZenML's attribute access looks each value over for references to secrets: slow
         # A step operator brings the machine: what the step asks for is meant for that one, not for the sandbox
         # that waits for it.
         if config.step_operator:
             resources = Resources()
         else:
             wanted = self.asked(f"step {name}", config.settings.get("resources"))
-            resources = with_gpu(wanted, _texts(settings.gpu), f"step {name}")
+            resources = with_gpu(wanted, _texts(values["gpu"]), f"step {name}")
         plan = StepPlan(
             name=name,
             upstream=tuple(dict.fromkeys(step.spec.upstream_steps)),
@@ -205,9 +206,9 @@ class _Reader:
             retry=self._retry(name, config.retry),
             step_operator=config.step_operator or False,
             caching=is_setting_enabled(config.enable_cache, self._cache),
-            concurrency_limit=settings.concurrency_limit,
-            stream_logs=settings.stream_logs,
-            infrastructure_retries=settings.infrastructure_retries,
+            concurrency_limit=values["concurrency_limit"],
+            stream_logs=values["stream_logs"],
+            infrastructure_retries=values["infrastructure_retries"],
         )
         return _Read(plan, own, settings)
 
@@ -320,17 +321,18 @@ def _pipeline_command(snapshot_id: str, most: int | None, resources: Resources) 
 
 
 def _spec(settings: ModalPrefectOrchestratorSettings, resources: Resources, image: str | None) -> SandboxSpec:
+    values = vars(settings)
     return SandboxSpec(
         image=image,
         resources=resources,
-        timeout=settings.timeout,
-        capacity_timeout=settings.capacity_timeout,
-        cloud=settings.cloud,
-        region=_texts(settings.region),
-        modal_environment=settings.modal_environment,
-        secrets=tuple(settings.secrets),
-        volumes=tuple(sorted(settings.volumes.items())),
-        tags=tuple(sorted(settings.tags.items())),
+        timeout=values["timeout"],
+        capacity_timeout=values["capacity_timeout"],
+        cloud=values["cloud"],
+        region=_texts(values["region"]),
+        modal_environment=values["modal_environment"],
+        secrets=tuple(values["secrets"]),
+        volumes=tuple(sorted(values["volumes"].items())),
+        tags=tuple(sorted(values["tags"].items())),
     )
 
 
