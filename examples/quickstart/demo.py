@@ -62,7 +62,9 @@ def show(run_id: str) -> None:
     scores = run.steps["evaluate"].outputs["scores"][0].load()
     best = run.steps["pick"].outputs["best"][0].load()
     print(f"\nRun {run.name}: {run.status.value}. From ZenML's artifacts:\n")
-    print(scores.to_string(index=False, formatters={"accuracy": "{:.3f}".format, "f1": "{:.3f}".format}))
+    print(f"  {'model':20} {'accuracy':>8} {'f1':>8} {'errors':>8}")
+    for kind, score in sorted(scores.items(), key=lambda item: -item[1]["accuracy"]):
+        print(f"  {kind:20} {score['accuracy']:8.3f} {score['f1']:8.3f} {score['errors']:8.0f}")
     print(f"\nThe best model is: {best}\n\nLook at this very run:")
     print("  Prefect:  make prefect-ui   then open")
     print(f"            http://127.0.0.1:4200/runs/flow-run/{run.orchestrator_run_id}")

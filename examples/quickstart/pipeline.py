@@ -7,7 +7,6 @@ stack and, if need be, by settings.
 from typing import Annotated
 
 import numpy as np
-import pandas as pd
 from sklearn.base import BaseEstimator
 from sklearn.datasets import load_digits
 from sklearn.ensemble import RandomForestClassifier
@@ -29,50 +28,56 @@ MODELS = {
 
 
 @step
-def load() -> Annotated[pd.DataFrame, "digits"]:
+def load() -> tuple[Annotated[np.ndarray, "images"], Annotated[np.ndarray, "digits"]]:
     """1,797 digits of 8 x 8 pixels; the data set ships with scikit-learn."""
-    digits = load_digits(as_frame=True).frame
-    print(f"{len(digits)} digits, {digits['target'].nunique()} classes")
-    return digits
+    images, digits = load_digits(return_X_y=True)
+    print(f"{len(digits)} images of {len(set(digits))} digits")
+    return images, digits
 
 
 @step
-def split(digits: pd.DataFrame) -> tuple[Annotated[pd.DataFrame, "train"], Annotated[pd.DataFrame, "test"]]:
+def split(
+    images: np.ndarray, digits: np.ndarray
+) -> tuple[
+    Annotated[np.ndarray, "train_images"],
+    Annotated[np.ndarray, "test_images"],
+    Annotated[np.ndarray, "train_digits"],
+    Annotated[np.ndarray, "test_digits"],
+]:
     """A quarter of the digits is kept back for the evaluation."""
-    train, test = train_test_split(digits, test_size=0.25, random_state=0, stratify=digits["target"])
-    print(f"{len(train)} to learn from, {len(test)} to be tested on")
-    return train, test
+    parts = train_test_split(images, digits, test_size=0.25, random_state=0, stratify=digits)
+    print(f"{len(parts[0])} to learn from, {len(parts[1])} to be tested on")
+    return tuple(parts)
 
 
 @step
-def train(data: pd.DataFrame, kind: str) -> Annotated[BaseEstimator, "model"]:
+def train(images: np.ndarray, digits: np.ndarray, kind: str) -> Annotated[BaseEstimator, "model"]:
     """Fit one kind of model."""
-    model = MODELS[kind]().fit(data.drop(columns="target"), data["target"])
+    model = MODELS[kind]().fit(images, digits)
     print(f"{kind} is trained")
     return model
 
 
 @step
-def evaluate(test: pd.DataFrame, models: list[BaseEstimator], kinds: list[str]) -> Annotated[pd.DataFrame, "scores"]:
+def evaluate(
+    images: np.ndarray, digits: np.ndarray, models: list[BaseEstimator], kinds: list[str]
+) -> Annotated[dict[str, dict[str, float]], "scores"]:
     """Score every model on digits that it hasn't seen."""
-    rows = []
-    for kind, model in zip(kinds, models, strict=True):
-        guesses = model.predict(test.drop(columns="target"))
-        rows.append(
-            {
-                "model": kind,
-                "accuracy": float(accuracy_score(test["target"], guesses)),
-                "f1": float(f1_score(test["target"], guesses, average="macro")),
-                "errors": int(np.sum(guesses != test["target"])),
-            }
-        )
-    return pd.DataFrame(rows).sort_values("accuracy", ascending=False, ignore_index=True)
+    scores = {}
+    for kind, model in zip(kinds, models):
+        guesses = model.predict(images)
+        scores[kind] = {
+            "accuracy": float(accuracy_score(digits, guesses)),
+            "f1": float(f1_score(digits, guesses, average="macro")),
+            "errors": float(np.sum(digits != guesses)),
+        }
+    return scores
 
 
 @step
-def pick(scores: pd.DataFrame) -> Annotated[str, "best"]:
+def pick(scores: dict[str, dict[str, float]]) -> Annotated[str, "best"]:
     """The most accurate model."""
-    best = str(scores.loc[0, "model"])
+    best = max(scores, key=lambda kind: scores[kind]["accuracy"])
     print(f"The best model is: {best}")
     return best
 
@@ -80,6 +85,6 @@ def pick(scores: pd.DataFrame) -> Annotated[str, "best"]:
 @pipeline(enable_cache=False)
 def digits() -> None:
     """Load, split, train four models side by side, evaluate, pick the best."""
-    train_set, test_set = split(load())
-    models = [train(train_set, kind=kind, id=f"train_{kind.replace(' ', '_')}") for kind in MODELS]
-    pick(evaluate(test_set, models, kinds=list(MODELS)))
+    train_images, test_images, train_digits, test_digits = split(*load())
+    models = [train(train_images, train_digits, kind=kind, id=f"train_{kind.replace(' ', '_')}") for kind in MODELS]
+    pick(evaluate(test_images, test_digits, models, kinds=list(MODELS)))

@@ -132,6 +132,7 @@ class Lab:
         settings: Mapping[str, Any] | None = None,
         options: Mapping[str, Any] | None = None,
         image: str = IMAGE,
+        into: Path | None = None,
         **arguments: Any,
     ) -> Ran:
         """Call a pipeline on a stack and read what both sides say of it."""
@@ -141,8 +142,8 @@ class Lab:
 
         source_utils.set_custom_source_root(str(PROJECT))
         self.activate(stack)
-        folder = self.folder / "traces" / uuid4().hex[:8]
-        folder.mkdir(parents=True)
+        folder = into or self.folder / "traces" / uuid4().hex[:8]
+        folder.mkdir(parents=True, exist_ok=True)
         docker = DockerSettings(parent_image=image, skip_build=True)
         prepared = pipeline.with_options(
             settings={"docker": docker, **({"orchestrator": dict(settings)} if settings else {})},

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
 from zenml import get_step_context, pipeline, step
 from zenml.config.resource_settings import ResourceSettings
 from zenml.config.retry_config import StepRetryConfig
+
+import store  # a module of the user's that is called like one of ours
+
+AT_IMPORT = os.environ.get("USER_VARIABLE")
 
 
 def trace(folder: str, what: str, **more: object) -> int:
@@ -54,6 +60,14 @@ def fail(folder: str, left: int = 0) -> int:
 
 
 @step(enable_cache=False)
+def fail_after(folder: str, other: str) -> int:
+    """Fails once another step is under way."""
+    trace(folder, "begin")
+    await_file(f"{folder}/{other}.jsonl")
+    raise ValueError("as told")
+
+
+@step(enable_cache=False)
 def fail_first(folder: str, how: str = "raise", times: int = 1) -> int:
     """Fails ``times`` times, in one of several ways, and then succeeds."""
     attempt = trace(folder, "begin")
@@ -62,6 +76,9 @@ def fail_first(folder: str, how: str = "raise", times: int = 1) -> int:
             raise ValueError(f"attempt {attempt}")
         if how == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        if how == "kill parent":
+            os.kill(os.getppid(), signal.SIGKILL)
+            time.sleep(60)
         if how == "exit 0":
             os._exit(0)
         if how == "sys.exit":
@@ -141,9 +158,7 @@ def chain(folder: str, length: int = 3) -> None:
 
 
 @pipeline
-def fan_out(
-    folder: str, width: int = 4, others: int = 1, cpu: float | None = None, seconds: float = 0.5
-) -> None:
+def fan_out(folder: str, width: int = 4, others: int = 1, cpu: float | None = None, seconds: float = 0.5) -> None:
     for number in range(width):
         made = slow if others == 1 else meet
         if cpu is not None:
@@ -152,6 +167,28 @@ def fan_out(
             made(folder, seconds, id=f"wide_{number}")
         else:
             made(folder, others, id=f"wide_{number}")
+
+
+@step(enable_cache=False)
+def environment_of(folder: str) -> str:
+    trace(
+        folder,
+        "begin",
+        at_import=AT_IMPORT,
+        now=os.environ.get("USER_VARIABLE"),
+        main_thread=threading.current_thread() is threading.main_thread(),
+        group=os.getpgid(0),
+        session_leader=os.getpgid(0) == os.getpid(),
+        argv=sys.argv,
+        store=store.__file__,
+    )
+    atexit.register(Path(folder, "at-exit").touch)
+    return ""
+
+
+@pipeline
+def surroundings(folder: str) -> None:
+    environment_of.with_options(environment={"USER_VARIABLE": "for the step"})(folder)
 
 
 @pipeline
@@ -215,3 +252,11 @@ def noisy(folder: str, lines: int = 500) -> None:
 def seeded(folder: str) -> None:
     for number in range(3):
         randoms(folder, id=f"random_{number}")
+
+
+@pipeline
+def hanging_beside_failure(folder: str) -> None:
+    """``bad`` fails once ``hung`` is under way, which would wait for a minute; ``later`` follows ``hung``."""
+    hung = hang_first(folder, id="hung")
+    fail_after(folder, "hung", id="bad")
+    add(folder, hung, id="later")

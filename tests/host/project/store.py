@@ -1,0 +1,1 @@
+"""A user's module whose name the bridge has, too."""
