@@ -30,7 +30,7 @@ class LocalState:
         """Make it, and remove what nobody needs. Raises ``SandboxRefused`` if it is somebody else's."""
         for folder in (self.root, self._sandboxes, self._names):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if self.root.stat().st_uid != os.getuid():
+        if self.root.lstat().st_uid != os.getuid():  # nor a link that somebody else laid
             raise SandboxRefused(f"{self.root} belongs to another user. Use another state_dir, or set TMPDIR.")
         self.tidy()
 

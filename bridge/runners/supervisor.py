@@ -1,5 +1,9 @@
 """The parent of one local sandbox: a small process of its own, run by file name, standard library only.
 
+It ends the sandbox at its timeout, on request, and with its main process; always with everything that the
+sandbox started. On Linux that includes what left the process group, and a killed supervisor takes its sandbox
+along; elsewhere the process group is all there is, and a sandbox whose supervisor was killed goes on.
+
 It outlives the flow, so that a flow that comes back finds the sandbox, its output and its end. Nobody needs
 its process id, which could be somebody else's by the time it is used: it is reached through two FIFOs in the
 sandbox's folder, which the starter opened before anyone could see them and which close with this process.
@@ -24,6 +28,7 @@ import struct
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 FRAME = struct.Struct(">BdI")
@@ -138,8 +143,7 @@ class Supervisor:
                 stderr=subprocess.PIPE,
                 bufsize=0,
                 start_new_session=True,
-                # If this process is killed, so is the sandbox: nobody would be left to enforce its timeout.
-                preexec_fn=lambda: prctl(PR_SET_PDEATHSIG, signal.SIGKILL),
+                preexec_fn=partial(die_with, os.getpid()),
             )
         except (OSError, ValueError) as error:
             self._reason, self._detail = "never started", f"{self._command[0]}: {error}"
@@ -247,6 +251,13 @@ def prctl(option: int, value: int) -> None:
     """Set a process attribute where there are any: Linux."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent dies: nobody would be left to enforce its timeout."""
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if sys.platform == "linux" and os.getppid() != parent:
+        os._exit(1)  # it died before it was asked
 
 
 def kill(pid: int) -> None:

@@ -274,6 +274,25 @@ async def test_a_killed_supervisor_takes_its_sandbox_along(runner: ProcessRunner
     assert not alive
 
 
+async def test_no_sandbox_is_left_without_anybody_to_enforce_its_timeout(tmp_path: Path, lab: Lab) -> None:
+    """Flow and supervisor are both killed, and no runner comes by."""
+    if sys.platform != "linux":
+        pytest.skip("only Linux tells a child of its parent's death")
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    source = f"import threading; open({str(fifo)!r}, 'w').close(); threading.Event().wait()"
+    sandbox_id = await killed_flow(tmp_path, source, lab)
+    await asyncio.to_thread(fifo.read_text)  # the program is up
+    (supervising,) = [each for each in psutil.process_iter() if any(sandbox_id in part for part in each.cmdline())]
+    family = [supervising, *supervising.children()]
+    assert len(family) == 2
+    supervising.kill()
+    _, alive = await asyncio.to_thread(psutil.wait_procs, family, 20)
+    for process in alive:
+        process.kill()
+    assert not alive
+
+
 async def test_sigterm_gives_a_program_time(runner: ProcessRunner, lab: Lab) -> None:
     source = (
         "import signal, sys, threading\n"
