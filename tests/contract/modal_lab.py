@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import modal
@@ -25,3 +28,12 @@ SPEC = SandboxSpec(image=IMAGE, timeout=120, capacity_timeout=30)
 TOO_OLD_FOR_V2 = tuple(map(int, modal.__version__.split(".")[:2])) < (1, 6)
 BACKENDS = ("v1",) if TOO_OLD_FOR_V2 else ("v1", "v2")
 """The backends that ``Sandbox.create`` of the installed SDK speaks."""
+PATIENCE = 60.0
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    """Wait until something holds that no event tells of. Raises ``AssertionError`` after a minute."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+        await asyncio.sleep(0.02)

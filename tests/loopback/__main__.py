@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
 from pathlib import Path
 
 from tests.loopback import LoopbackImage, LoopbackModal
 
+stop = threading.Event()
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda *_: stop.set())
 python = Path(sys.argv[1] if len(sys.argv) > 1 else sys.executable).absolute()
 with LoopbackModal(images={"loopback/python": LoopbackImage(python)}) as modal:
     for name, value in modal.env.items():
         print(f"export {name}={value}", flush=True)
-    signal.sigwait({signal.SIGINT, signal.SIGTERM})
+    stop.wait()

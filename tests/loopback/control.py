@@ -98,17 +98,13 @@ class Objects:
         if request.object_creation_type in ANONYMOUS:
             secret = Secret(new_id("st"), "", dict(request.env_dict))
             self.world.secrets[secret.id] = secret
-            return api_pb2.SecretGetOrCreateResponse(secret_id=secret.id)
+            return _secret_response(secret)
         for secret in self.world.secrets.values():
             if secret.name == request.deployment_name:
                 missing = [key for key in request.required_keys if key not in secret.values]
                 if missing:
                     raise GRPCError(Status.NOT_FOUND, f"Secret is missing key(s): {', '.join(missing)}")
-                response = api_pb2.SecretGetOrCreateResponse(secret_id=secret.id)
-                response.metadata.name = secret.name
-                if hasattr(response.metadata, "keys"):  # since SDK 1.5: how it infers a registry's kind
-                    response.metadata.keys.extend(secret.values)
-                return response
+                return _secret_response(secret)
         raise GRPCError(Status.NOT_FOUND, f"Secret {request.deployment_name!r} not found")
 
     async def VolumeGetOrCreate(
@@ -181,6 +177,14 @@ class Objects:
         if image_id not in self.world.images.built:
             raise GRPCError(Status.NOT_FOUND, f"Image {image_id} not found")
         return self.world.images.built[image_id]
+
+
+def _secret_response(secret: Secret) -> api_pb2.SecretGetOrCreateResponse:
+    response = api_pb2.SecretGetOrCreateResponse(secret_id=secret.id)
+    response.metadata.name = secret.name
+    if hasattr(response.metadata, "keys"):  # newer SDKs infer a registry's kind of credentials from them
+        response.metadata.keys.extend(secret.values)
+    return response
 
 
 def _build_result(image: BuiltImage) -> api_pb2.GenericResult:
@@ -410,10 +414,8 @@ class Control(Objects):
     async def SandboxStdinWrite(
         self, request: api_pb2.SandboxStdinWriteRequest, metadata: Metadata
     ) -> api_pb2.SandboxStdinWriteResponse:
-        sandbox = self.world.sandbox(request.sandbox_id)
-        if sandbox.process is None or sandbox.ended.is_set():
-            raise GRPCError(Status.FAILED_PRECONDITION, "the sandbox doesn't run")
-        sandbox.process.write(request.input, request.eof)
+        process = await self.world.sandbox(request.sandbox_id).running()
+        process.write(request.input, request.eof)
         return api_pb2.SandboxStdinWriteResponse()
 
     async def TaskGetCommandRouterAccess(

@@ -149,7 +149,7 @@ class RealProcess:
             os.killpg(self._popen.pid, signal.SIGKILL)
         await self.wait()
         await asyncio.wait([pipe.closed for pipe in self._pipes], timeout=PIPE_DRAIN)
-        while group_is_alive(self._popen.pid):  # nobody tells of the death of somebody else's child
+        while group_is_alive(self._popen.pid):  # noqa: ASYNC110 - nobody tells of its end
             await asyncio.sleep(0.005)
         for transport in self._transports:
             transport.close()

@@ -47,9 +47,7 @@ class Router:
     async def SandboxStdinWriteV2(
         self, request: proto.SandboxStdinWriteV2Request, metadata: Metadata
     ) -> proto.SandboxStdinWriteV2Response:
-        process = self._running(request.task_id).process
-        if process is None:
-            raise GRPCError(Status.FAILED_PRECONDITION, "the sandbox hasn't started")
+        process = await self._running(request.task_id).running()
         process.write(request.data, request.eof)
         return proto.SandboxStdinWriteV2Response()
 

@@ -5,8 +5,11 @@ Methods that a service doesn't have answer UNIMPLEMENTED, so that each version o
 
 from __future__ import annotations
 
+from asyncio import Transport
 from collections.abc import Awaitable, Callable, Mapping
+from functools import cached_property
 from typing import Any, cast
+from weakref import WeakSet
 
 import grpclib.const
 import grpclib.server
@@ -61,13 +64,25 @@ class ManyStreamsServer(grpclib.server.Server):
 
     max_streams: int = 1000
 
+    def drop(self) -> None:
+        """Refuse new connections and cut the ones there are, in the middle of whatever they carry."""
+        self.close()
+        for transport in self._transports:
+            transport.abort()
+        self._transports.clear()
+
+    @cached_property
+    def _transports(self) -> WeakSet[Transport]:
+        return WeakSet()
+
     def _protocol_factory(self) -> H2Protocol:
         protocol = super()._protocol_factory()
-        limit = self.max_streams
+        limit, transports = self.max_streams, self._transports
 
         class Protocol(H2Protocol):
             def connection_made(self, transport: Any) -> None:
                 super().connection_made(transport)
+                transports.add(transport)
                 connection = self.connection._connection
                 connection.update_settings({SettingCodes.MAX_CONCURRENT_STREAMS: limit})
                 self.connection.flush()

@@ -74,6 +74,7 @@ class LoopbackSandbox:
         self.placement = placement
         self.created_at = time.time()
         self.scheduled = asyncio.Event()
+        self.started = asyncio.Event()
         self.ended = asyncio.Event()
         self.stdout, self.stderr = Output(), Output()
         self.process: RealProcess | None = None
@@ -119,6 +120,14 @@ class LoopbackSandbox:
             if self.scheduled_at is not None:
                 self.ended_at = time.monotonic()
             self.ended.set()
+            self.started.set()
+
+    async def running(self) -> RealProcess:
+        """Return its entrypoint, once that runs. Raises FAILED_PRECONDITION if it has ended."""
+        await self.started.wait()
+        if self.process is None or self.ended.is_set():
+            raise GRPCError(Status.FAILED_PRECONDITION, f"Sandbox {self.id} has ended")
+        return self.process
 
     async def _live(self, faults: Faults) -> None:
         self.scheduled_at = time.monotonic()
@@ -144,6 +153,7 @@ class LoopbackSandbox:
         except OSError as error:
             self.end(Result.GENERIC_STATUS_INIT_FAILURE, exception=f"failed to start {argv[0]!r}: {error}")
             return
+        self.started.set()
         memory = asyncio.create_task(self._watch_memory(self.process)) if faults.enforce_memory else None
         await _either(self.process.wait(), self._verdict)
         if memory is not None:
@@ -267,10 +277,6 @@ def kill_marked(marker: str) -> int:
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
     return killed
-
-
-def not_found(what: str) -> GRPCError:
-    return GRPCError(Status.NOT_FOUND, f"{what} not found")
 
 
 async def _either(first: Awaitable[object], verdict: asyncio.Future[Result]) -> None:

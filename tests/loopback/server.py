@@ -289,7 +289,7 @@ class LoopbackModal:
 
         def close() -> None:
             if self._control is not None:
-                self._control.close()
+                self._control.drop()
                 self._control = None
 
         self._on_loop(close)
