@@ -391,8 +391,9 @@ async def test_what_is_in_the_pipe_at_the_end_is_not_lost(runner: ProcessRunner,
     if sys.platform != "linux":
         pytest.skip("only Linux has pipes of a size to be chosen")
     # F_SETPIPE_SZ: the program can be gone before its supervisor has read more than a small part.
-    source = "import fcntl, os; fcntl.fcntl(1, 1031, 1 << 20); os.write(1, (b'x' * 1023 + b'\\n') * 1024)"
-    assert len(await run(runner, lab, python(source))) == 1024
+    source = "import fcntl, os; fcntl.fcntl(1, 1031, 1 << 20); os.write(1, (b'x' * 1023 + b'\\n') * 1024); os._exit(0)"
+    for turn in range(5):
+        assert len(await run(runner, lab, python(source, f"turn {turn}"))) == 1024
 
 
 async def test_output_that_is_gone_is_an_error(runner: ProcessRunner, lab: Lab) -> None:
