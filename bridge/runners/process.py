@@ -112,6 +112,7 @@ class ProcessSandbox:
 
     def close(self) -> None:
         """Watch it no longer, and let go of its folder. Who waits for it is told that the runner was left."""
+        self._on_life()  # it may have ended since the loop last looked
         self._unwatch()
         self._ended.set()
         self._let_go()
@@ -229,7 +230,6 @@ class ProcessRunner:
         """Remove the folders of ended sandboxes; running ones go on, and another runner may find them."""
         await self._once.settled()
         for sandbox in list(self._known.values()):
-            await sandbox.poll()
             sandbox.close()
         self._known.clear()
         await asyncio.to_thread(self._state.tidy)
