@@ -54,9 +54,7 @@ class Zen:
             raise AssertionError(reply["error"])
         return reply["result"]
 
-    def submit(
-        self, pipeline: str, folder: Path, *, options: dict[str, Any] | None = None, **arguments: Any
-    ) -> Job:
+    def submit(self, pipeline: str, folder: Path, *, options: dict[str, Any] | None = None, **arguments: Any) -> Job:
         ids = self.ask(
             "submit",
             module="graphs",
@@ -112,9 +110,7 @@ class Job:
         return process.returncode, output
 
     def start_pipeline(self, *more: str, **environment: str) -> subprocess.Popen[str]:
-        return self.start(
-            "pipeline", "--snapshot-id", self.snapshot, "--run-id", self.run, *more, **environment
-        )
+        return self.start("pipeline", "--snapshot-id", self.snapshot, "--run-id", self.run, *more, **environment)
 
     def pipeline(self, *more: str, **environment: str) -> tuple[int, str]:
         process = self.start_pipeline(*more, **environment)

@@ -1,16 +1,302 @@
-"""The whole pipeline in one sandbox: a real store, real processes."""
+"""The whole pipeline in one sandbox: a real store, real processes.
+
+A host takes seconds to start, so those that nobody disturbs run beforehand, three at a time.
+"""
 
 from __future__ import annotations
 
+import itertools
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from tests.host.conftest import Zen
+import pytest
+
+from tests.host.conftest import Job, Zen
+
+SCENARIOS: dict[str, tuple[str, dict[str, Any], dict[str, Any], list[str]]] = {
+    # name: pipeline, its options, its arguments, the host's arguments
+    "diamond": ("diamond", {}, {}, []),
+    "chain": ("chain", {}, {"length": 6}, []),
+    "side by side": ("fan_out", {}, {"width": 4, "others": 4}, []),
+    "two at once": ("fan_out", {}, {"width": 5, "seconds": 0.3}, ["--max-parallelism", "2"]),
+    "one cpu": ("fan_out", {}, {"width": 3, "cpu": 1.0, "seconds": 0.3}, ["--cpu", "1"]),
+    "too big": ("fan_out", {}, {"width": 2, "cpu": 8.0, "seconds": 0.3}, ["--cpu", "1"]),
+    "gpus": ("gpus", {}, {}, ["--gpus", "2"]),
+    "fail fast": ("failing", {"execution_mode": "fail_fast"}, {}, []),
+    "stop on failure": ("failing", {"execution_mode": "stop_on_failure"}, {}, []),
+    "continue on failure": ("failing", {"execution_mode": "continue_on_failure"}, {}, []),
+    "raised once": ("retried", {}, {}, []),
+    "raised too often": ("retried", {}, {"times": 9, "retries": 1}, []),
+    "killed once": ("retried", {}, {"how": "kill"}, []),
+    "killed for good": ("not_retried", {}, {"how": "kill"}, []),
+    "exit 0 without a report": ("not_retried", {}, {"how": "exit 0"}, []),
+    "sys.exit(0)": ("not_retried", {}, {"how": "sys.exit"}, []),
+    "abandoned retry": ("abandoned", {"execution_mode": "fail_fast"}, {}, []),
+    "noisy": ("noisy", {}, {"lines": 300}, []),
+    "surroundings": ("surroundings", {}, {}, []),
+    "seeded": ("seeded", {}, {}, []),
+}
 
 
-def test_a_diamond(zen: Zen, tmp_path: Path) -> None:
-    job = zen.submit("diamond", tmp_path)
-    code, output = job.pipeline()
-    assert code == 0
+@dataclass
+class Finished:
+    job: Job
+    code: int
+    output: str
+    statuses: tuple[str, dict[str, list[str]]]
+    steps: list[dict[str, Any]]
+
+    def exception(self, step: str) -> str:
+        return next(found["exception"] for found in self.steps if found["name"] == step)
+
+
+@pytest.fixture(scope="module")
+def finished(zen: Zen, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Finished]:
+    jobs = {}
+    for name, (pipeline, options, arguments, _) in SCENARIOS.items():
+        folder = tmp_path_factory.mktemp("scenario")
+        jobs[name] = zen.submit(pipeline, folder, options=options, **arguments)
+    pool = ThreadPoolExecutor(3)
+    runs: dict[str, Future[tuple[int, str]]] = {
+        name: pool.submit(job.pipeline, *SCENARIOS[name][3]) for name, job in jobs.items()
+    }
+
+    def get(name: str) -> Finished:
+        job = jobs[name]
+        code, output = runs[name].result(timeout=300)
+        print(output)
+        return Finished(job, code, output, job.statuses(), job.read()["steps"])
+
+    return get
+
+
+def most_at_once(job: Job, steps: list[str]) -> int:
+    """The most steps that ran at the same time, by the times that they noted themselves."""
+    changes = []
+    for step in steps:
+        for line in job.trace(step):
+            changes.append((line["time"], 1 if line["what"] == "begin" else -1))
+    return max(itertools.accumulate(change for _, change in sorted(changes)))
+
+
+def test_a_diamond(finished) -> None:
+    ran = finished("diamond")
+    assert ran.code == 0
     done = {name: ["completed"] for name in ("one", "left", "right", "bottom")}
+    assert ran.statuses == ("completed", done)
+    assert next(step["outputs"] for step in ran.steps if step["name"] == "bottom") == {"output": [2]}
+    assert "[one] value 1" in ran.output
+
+
+def test_a_chain_runs_in_order(finished) -> None:
+    ran = finished("chain")
+    assert ran.code == 0
+    begins = [ran.job.trace(step)[0]["time"] for step in ("one", *(f"add_{n}" for n in range(1, 6)))]
+    assert begins == sorted(begins)
+
+
+def test_independent_steps_run_side_by_side(finished) -> None:
+    assert finished("side by side").code == 0
+
+
+def test_max_parallelism_is_kept_and_used(finished) -> None:
+    ran = finished("two at once")
+    assert ran.code == 0
+    assert most_at_once(ran.job, [f"wide_{number}" for number in range(5)]) == 2
+
+
+@pytest.mark.parametrize(("scenario", "width"), [("one cpu", 3), ("too big", 2)])
+def test_steps_that_the_sandbox_can_t_hold_together_never_overlap(finished, scenario: str, width: int) -> None:
+    ran = finished(scenario)
+    assert ran.code == 0
+    assert most_at_once(ran.job, [f"wide_{number}" for number in range(width)]) == 1
+
+
+def test_each_step_sees_the_gpus_that_it_holds(finished) -> None:
+    ran = finished("gpus")
+    assert ran.code == 0
+    seen = {step: ran.job.trace(step)[0]["cuda"] for step in ("gpu_0", "gpu_1", "cpu_only")}
+    assert {seen["gpu_0"], seen["gpu_1"]} == {"0", "1"}
+    assert seen["cpu_only"] == ""
+
+
+def test_fail_fast_stops_what_runs(finished) -> None:
+    ran = finished("fail fast")
+    assert ran.code == 1
+    assert ran.statuses == ("failed", {"bad": ["failed"], "beside": ["stopped"]})
+    assert [line["what"] for line in ran.job.trace("beside")] == ["begin"]
+    assert "Step later did not run" in ran.output
+
+
+def test_stop_on_failure_lets_what_runs_end(finished) -> None:
+    ran = finished("stop on failure")
+    assert ran.code == 1
+    assert ran.statuses == ("failed", {"bad": ["failed"], "beside": ["completed"]})
+
+
+def test_continue_on_failure_runs_what_can_run(finished) -> None:
+    ran = finished("continue on failure")
+    assert ran.code == 1
+    assert ran.statuses == (
+        "failed",
+        {"bad": ["failed"], "beside": ["completed"], "later": ["completed"]},
+    )
+
+
+def test_a_step_that_raised_is_tried_again(finished) -> None:
+    ran = finished("raised once")
+    assert ran.code == 0
+    assert ran.statuses == ("completed", {"fail_first": ["retried", "completed"], "after": ["completed"]})
+
+
+def test_a_step_is_tried_as_often_as_it_may_be(finished) -> None:
+    ran = finished("raised too often")
+    assert ran.code == 1
+    assert ran.statuses == ("failed", {"fail_first": ["retried", "failed"]})
+    assert len(ran.job.trace("fail_first")) == 2
+
+
+def test_a_killed_step_is_tried_again(finished) -> None:
+    ran = finished("killed once")
+    assert ran.code == 0
+    assert ran.statuses == ("completed", {"fail_first": ["retried", "completed"], "after": ["completed"]})
+    assert "signal 9" in ran.exception("fail_first")
+
+
+def test_a_killed_step_is_failed_with_the_reason(finished) -> None:
+    ran = finished("killed for good")
+    assert ran.code == 1
+    assert ran.statuses == ("failed", {"fail_first": ["failed"]})
+    assert "signal 9" in ran.exception("fail_first")
+
+
+@pytest.mark.parametrize("scenario", ["exit 0 without a report", "sys.exit(0)"])
+def test_exit_0_without_a_report_is_a_failure(finished, scenario: str) -> None:
+    ran = finished(scenario)
+    assert ran.code == 1
+    assert ran.statuses == ("failed", {"fail_first": ["failed"]})
+
+
+def test_a_retry_that_fail_fast_forestalls_isn_t_left_retrying(finished) -> None:
+    ran = finished("abandoned retry")
+    assert ran.code == 1
+    assert ran.statuses == ("failed", {"again": ["stopped"], "slow": ["completed"], "bad": ["failed"]})
+
+
+def test_lines_of_steps_side_by_side_stay_whole(finished) -> None:
+    ran = finished("noisy")
+    assert ran.code == 0
+    expected = {f"[loud_{step}] loud_{step} says {line} {'x' * 200}" for step in range(3) for line in range(300)}
+    assert expected <= set(ran.output.splitlines())
+
+
+def test_a_step_finds_what_it_would_find_in_a_sandbox_of_its_own(finished) -> None:
+    ran = finished("surroundings")
+    assert ran.code == 0
+    (line,) = ran.job.trace("environment_of")
+    assert (line["at_import"], line["now"]) == ("for the step", "for the step")
+    assert line["main_thread"]
+    assert line["session_leader"]
+    assert Path(line["store"]).parent.name == "project"
+    assert (ran.job.folder / "at-exit").exists()
+
+
+def test_forked_steps_draw_different_random_numbers(finished) -> None:
+    ran = finished("seeded")
+    assert ran.code == 0
+    for source in ("random", "numpy", "uuid"):
+        assert len({ran.job.trace(f"random_{number}")[0][source] for number in range(3)}) == 3
+
+
+def await_begin(job: Job, step: str, times: int = 1) -> list[dict[str, Any]]:
+    deadline = time.monotonic() + 90
+    while len(lines := job.trace(step)) < times:
+        assert time.monotonic() < deadline, f"{step} didn't begin"
+        time.sleep(0.05)
+    return lines
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def test_sigterm_in_a_run_that_is_stopping_stops_its_steps(zen: Zen, tmp_path: Path) -> None:
+    job = zen.submit("hanging", tmp_path)
+    host = job.start_pipeline()
+    await_begin(job, "hung")
+    await_begin(job, "one", 2)
+    zen.ask("set_run_status", run=job.run, status="stopping")
+    host.terminate()
+    output, _ = host.communicate(timeout=60)
+    assert host.returncode == 2, output
+    assert job.statuses() == ("stopped", {"one": ["completed"], "hung": ["stopped"]})
+
+
+def test_steps_of_a_sandbox_that_is_ended_from_outside_go_on_in_the_next(zen: Zen, tmp_path: Path) -> None:
+    job = zen.submit("hanging", tmp_path)
+    host = job.start_pipeline()
+    (began,) = await_begin(job, "hung")
+    await_begin(job, "one", 2)
+    host.terminate()
+    output, _ = host.communicate(timeout=60)
+    assert host.returncode == 2, output
+    assert not is_alive(began["pid"])
+    assert job.statuses()[1]["hung"] == ["running"]
+
+    code, output = job.pipeline()
+
+    assert code == 0, output
+    done = {"one": ["completed"], "hung": ["completed"], "bottom": ["completed"]}
     assert job.statuses() == ("completed", done)
-    assert "[one] value 1" in output
+
+
+def test_a_killed_host_takes_its_steps_with_it_and_the_next_goes_on(zen: Zen, tmp_path: Path) -> None:
+    job = zen.submit("hanging", tmp_path)
+    host = job.start_pipeline()
+    (began,) = await_begin(job, "hung")
+    await_begin(job, "one", 2)
+    host.kill()
+    host.wait(timeout=30)
+    deadline = time.monotonic() + 30
+    while is_alive(began["pid"]):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+    code, output = job.pipeline()
+
+    assert code == 0, output
+    assert len([line for line in job.trace("one") if line["what"] == "begin"]) == 1
+    (hung,) = [step for step in job.read()["steps"] if step["name"] == "hung"]
+    assert (hung["version"], hung["status"]) == (1, "completed")
+
+
+def test_a_dead_zygote_costs_the_steps_that_ran_and_no_more(zen: Zen, tmp_path: Path) -> None:
+    job = zen.submit("retried", tmp_path, how="kill parent")
+    code, output = job.pipeline()
+    assert code == 0, output
+    assert job.statuses() == ("completed", {"fail_first": ["retried", "completed"], "after": ["completed"]})
+    assert output.count("a process of their own") == 1
+
+
+def test_cached_steps_start_nothing(zen: Zen, tmp_path: Path) -> None:
+    first = zen.submit("cached", tmp_path, value=3)
+    assert first.pipeline()[0] == 0
+    again = zen.submit("cached", tmp_path, value=3)
+    code, output = again.pipeline()
+    assert code == 0, output
+    assert again.statuses() == ("completed", {"first": ["cached"], "second": ["cached"]})
+    assert len(again.trace("first")) == 1
+
+
+def test_a_run_that_doesn_t_exist_breaks_the_host(zen: Zen, tmp_path: Path) -> None:
+    job = zen.submit("chain", tmp_path)
+    job.run = job.snapshot
+    assert job.pipeline()[0] == 3

@@ -29,9 +29,7 @@ def setup(artifacts: str) -> dict:
     client = Client()
     client.create_flavor("host_test_flavor.HostTestFlavor", StackComponentType.ORCHESTRATOR)
     client.create_stack_component("host-test", "host-test", StackComponentType.ORCHESTRATOR, {})
-    client.create_stack_component(
-        "host-test", "local", StackComponentType.ARTIFACT_STORE, {"path": artifacts}
-    )
+    client.create_stack_component("host-test", "local", StackComponentType.ARTIFACT_STORE, {"path": artifacts})
     stack = client.create_stack(
         "host-test",
         {StackComponentType.ORCHESTRATOR: "host-test", StackComponentType.ARTIFACT_STORE: "host-test"},
@@ -42,9 +40,7 @@ def setup(artifacts: str) -> dict:
 
 
 def submit(module: str, pipeline: str, options: dict, arguments: dict) -> dict:
-    made = getattr(importlib.import_module(module), pipeline).with_options(
-        run_name=f"{pipeline}-{uuid4()}", **options
-    )
+    made = getattr(importlib.import_module(module), pipeline).with_options(run_name=f"{pipeline}-{uuid4()}", **options)
     run = made(**arguments)
     run = Client().get_pipeline_run(run.id)
     return {"run": str(run.id), "snapshot": str(run.snapshot.id), "flow": run.orchestrator_run_id}
