@@ -58,12 +58,13 @@ PREFECT_NAME_LENGTH = 200
 
 _HASH_LENGTH = 10
 _NOT_MODAL = re.compile(r"[^A-Za-z0-9\-_.]+")
+_MODAL_APP_ID = re.compile(r"ap-[A-Za-z0-9]{22}")
 _NOT_PREFECT = re.compile(r"[/%&<>\x00-\x1f\x7f]+")  # prefect/utilities/names.py: BANNED_CHARACTERS
 
 
 def _fit(name: str, unwanted: re.Pattern[str], length: int) -> str:
     slug = unwanted.sub("-", name)
-    if slug == name and 0 < len(name) <= length and not _looks_hashed(name):
+    if slug == name and 0 < len(name) <= length and not _looks_hashed(name) and not _reserved(name):
         return name
     digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:_HASH_LENGTH]
     kept = slug[: length - _HASH_LENGTH - 1].strip("-.")
@@ -74,6 +75,11 @@ def _looks_hashed(name: str) -> bool:
     # A name that already ends like one of our slugs is hashed as well: otherwise somebody could name a
     # pipeline exactly like the slug of another one, and the two would meet.
     return re.search(rf"-[0-9a-f]{{{_HASH_LENGTH}}}$", name) is not None
+
+
+def _reserved(name: str) -> bool:
+    # Modal takes nothing for a name that looks like the id of an app (modal/_utils/name_utils.py: is_app_id).
+    return _MODAL_APP_ID.fullmatch(name) is not None
 
 
 def modal_name(name: str) -> str:

@@ -139,7 +139,7 @@ class Plan:
     infrastructure_retries: int = 3
     concurrency_limit: str | None = None
     stream_logs: bool = True
-    _index: dict[str, StepPlan] = field(default_factory=dict, repr=False, compare=False, hash=False)
+    _index: dict[str, StepPlan] = field(default_factory=dict, init=False, repr=False, compare=False, hash=False)
 
     def __post_init__(self) -> None:
         self._index.update((step.name, step) for step in self.steps)

@@ -207,11 +207,12 @@ class GraphRun:
         self._finished = frozenset(finished)
         self._passes: dict[str, Pass] = {}
         self._tasks: dict[asyncio.Task[Fate], str] = {}
-        self._started: set[str] = set()
         self._reports: set[asyncio.Task[None]] = set()
         self._ended: asyncio.Queue[asyncio.Task[Fate]] = asyncio.Queue()
         self._context = copy_context()
         self._closed_because: str | None = None
+        self._blamed: dict[str, tuple[str, ...]] = {}
+        """For each step that isn't run: the failed steps above it. Kept, or a long chain takes quadratic time."""
         self.fates: dict[str, Fate] = {}
 
     def drain(self, reason: str) -> None:
@@ -257,16 +258,24 @@ class GraphRun:
                 self.kill("the run was cancelled")
                 continue
             step = self._tasks.pop(task)
-            if task.cancelled() or task.exception() is not None:
-                defect = defect or task.exception() or asyncio.CancelledError()
+            permit = self._passes.pop(step)
+            error_of_step = _error(task)
+            if error_of_step is not None:
+                defect = defect or error_of_step
                 self._settle(step, Fate.FAILED)
                 self.kill(f"step {step} ended in an error of the bridge itself")
             else:
                 self._settle(step, task.result())
+            permit.give_back()  # only now: the steps below it stand in line already, before those of less weight
         self._close()
-        await asyncio.gather(*self._reports)
-        if defect is not None:
-            raise defect
+        while any(not report.done() for report in self._reports):
+            try:
+                await asyncio.wait(self._reports)
+            except asyncio.CancelledError as error:  # what never ran is reported all the same
+                cancelled = error
+        unreported = [failure for report in self._reports if (failure := _error(report)) is not None]
+        if defect is not None or unreported:
+            raise defect or unreported[0]
         if cancelled is not None:
             raise cancelled
         return self.fates
@@ -276,24 +285,16 @@ class GraphRun:
             self._gate.ask(step, self._priority[step], lambda: self._start(step))
 
     def _start(self, step: str) -> None:
-        self._started.add(step)
         permit = self._passes[step] = Pass(self._gate, step, self._priority[step], asyncio.Event())
-
-        async def execute() -> Fate:
-            try:
-                return await self._execute(step, permit)
-            finally:
-                permit.give_back()
 
         # A step is let in by whichever step leaves, in the middle of that one's work: its context variables
         # (in the flow: Prefect's task run) must not become the new step's.
-        task = self._context.copy().run(asyncio.ensure_future, execute())
+        task = self._context.copy().run(asyncio.ensure_future, self._execute(step, permit))
         self._tasks[task] = step
         task.add_done_callback(self._ended.put_nowait)
 
     def _settle(self, step: str, fate: Fate) -> None:
         self.fates[step] = fate
-        self._passes.pop(step, None)
         if fate is Fate.DONE:
             for below in self._downstream[step]:
                 self._waiting_for[below] -= 1
@@ -322,7 +323,7 @@ class GraphRun:
 
     def _not_run(self, step: str) -> None:
         self.fates[step] = Fate.NOT_RUN
-        culprits = self._culprits(step)
+        culprits = self._blamed[step] = self._culprits(step)
         if culprits:
             reason = f"upstream {', '.join(culprits)} {self.fates[culprits[0]].value}"
         else:
@@ -332,20 +333,18 @@ class GraphRun:
 
     def _culprits(self, step: str) -> tuple[str, ...]:
         """The failed or stopped steps that ``step`` waited for, however far up."""
-        found: list[str] = []
-        seen = {step}
-        above = list(self._upstream[step])
-        while above:
-            name = above.pop(0)
-            if name in seen:
-                continue
-            seen.add(name)
-            fate = self.fates.get(name)
-            if fate in (Fate.FAILED, Fate.STOPPED):
-                found.append(name)
-            elif fate is Fate.NOT_RUN:
-                above.extend(self._upstream[name])
+        found: dict[str, None] = {}
+        for name in self._upstream[step]:
+            if self.fates.get(name) in (Fate.FAILED, Fate.STOPPED):
+                found[name] = None
+            else:
+                found.update(dict.fromkeys(self._blamed.get(name, ())))
         return tuple(found)
+
+
+def _error(task: asyncio.Task[Any]) -> BaseException | None:
+    # A cancelled task raises where it is asked for its exception.
+    return asyncio.CancelledError() if task.cancelled() else task.exception()
 
 
 def _invert(upstream: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:

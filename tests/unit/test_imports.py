@@ -1,0 +1,113 @@
+"""Who may import whom: read from the source, and seen in a fresh interpreter."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+BRIDGE = REPOSITORY / "bridge"
+MODULES = sorted(path.relative_to(BRIDGE).as_posix() for path in BRIDGE.rglob("*.py"))
+PURE = ["plan.py", "outcome.py", "names.py", "errors.py", "ready.py", "__init__.py"]
+NO_PREFECT = [
+    *("plan.py", "translate.py", "layers.py", "resources.py", "checks.py", "flavors.py", "settings.py"),
+    *("outcome.py", "names.py", "errors.py", "ready.py", "step_runs.py"),
+]
+LAZY = ["bridge", "bridge.plan", "bridge.outcome", "bridge.names", "bridge.errors", "bridge.ready"]
+
+
+def imported(module: str) -> Iterator[tuple[str, bool]]:
+    """Each imported module, and whether a type checker alone imports it."""
+    tree = ast.parse((BRIDGE / module).read_text(encoding="utf-8"))
+    for_types = {
+        node
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for statement in block.body
+        for node in ast.walk(statement)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, node in for_types
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} imports relatively"
+            yield node.module or "", node in for_types
+
+
+def tops(module: str) -> set[str]:
+    return {name.partition(".")[0] for name, _ in imported(module)}
+
+
+def may_import_modal(module: str) -> bool:
+    return module == "upstream_modal.py" or module.startswith("runners/modal")
+
+
+def test_modules_are_found() -> None:
+    assert set(PURE + NO_PREFECT) <= set(MODULES)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_modal_in_its_runner_only(module: str) -> None:
+    assert may_import_modal(module) or not tops(module) & {"modal", "modal_proto", "grpclib"}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_prefect_not_where_steps_are_planned_and_run(module: str) -> None:
+    if module in NO_PREFECT or module.startswith(("runners/", "host/")):
+        assert "prefect" not in tops(module)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_the_package_needs_nothing_of_the_repository(module: str) -> None:
+    assert not tops(module) & {"flows", "tests", "deployments", "examples"}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_private_upstream_names_in_one_file_per_upstream(module: str) -> None:
+    private = {
+        name
+        for name, _ in imported(module)
+        if name.startswith(("modal.", "prefect.", "zenml.")) and any(part.startswith("_") for part in name.split("."))
+    }
+    assert not private or module in ("upstream_modal.py", "upstream_prefect.py", "upstream_zenml.py")
+
+
+@pytest.mark.parametrize("module", PURE)
+def test_standard_library_only(module: str) -> None:
+    outside = {
+        name
+        for name, for_types in imported(module)
+        if not for_types and name.partition(".")[0] not in {*sys.stdlib_module_names, "bridge"}
+    }
+    own = {name for name, for_types in imported(module) if not for_types and name.startswith("bridge.")}
+    assert not outside
+    assert own <= {f"bridge.{Path(pure).stem}" for pure in PURE}
+
+
+def loaded_by(module: str) -> set[str]:
+    script = f"import sys, {module}; print(*(name.partition('.')[0] for name in sys.modules))"
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=REPOSITORY, timeout=120
+    )
+    return set(result.stdout.split())
+
+
+@pytest.mark.parametrize("module", LAZY)
+def test_pure_modules_load_fast(module: str) -> None:
+    """A sandbox that needs one of them mustn't wait for ZenML."""
+    loaded = loaded_by(module)
+    assert not loaded & {"zenml", "pydantic", "prefect", "modal", "tenacity"}
+
+
+@pytest.mark.parametrize("module", ["bridge.flavors", "bridge.translate"])
+def test_the_flavour_loads_neither_modal_nor_prefect(module: str) -> None:
+    """ZenML's server and every client import it wherever a stack is looked at."""
+    loaded = loaded_by(module)
+    assert "zenml" in loaded
+    assert not loaded & {"modal", "modal_proto", "prefect"}

@@ -1,0 +1,99 @@
+"""The truth about a step: every end of a sandbox with everything that ZenML may say of the step run."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+
+from bridge.outcome import Cost, End, Reported, SandboxEnd, StepRecord, Verdict, judge, refused
+
+SUCCESS = (Verdict.SUCCEEDED, Cost.NOTHING)
+STOPPED = (Verdict.STOPPED, Cost.NOTHING)
+OWN = (Verdict.FAILED, Cost.OWN_RETRY)
+LOST = (Verdict.LOST, Cost.INFRASTRUCTURE_RETRY)
+
+# What ZenML says decides where it says how the step ended; where it doesn't, the sandbox's end does.
+BY_REPORT = {
+    Reported.SUCCEEDED: SUCCESS,
+    Reported.CACHED: SUCCESS,
+    Reported.SKIPPED: SUCCESS,
+    Reported.FAILED: OWN,
+    Reported.RETRYING: OWN,
+    Reported.STOPPED: STOPPED,
+}
+BY_END = {
+    End.EXITED: OWN,
+    End.TIMED_OUT: OWN,
+    End.OUT_OF_MEMORY: OWN,
+    End.TERMINATED: OWN,
+    End.EVICTED: LOST,
+    End.LOST: LOST,
+    End.NEVER_STARTED: LOST,
+}
+
+
+def test_the_tables_are_whole() -> None:
+    assert set(BY_END) == set(End)
+    assert set(BY_REPORT) | {Reported.NOTHING, Reported.RUNNING} == set(Reported)
+
+
+@pytest.mark.parametrize("code", [0, 1, 137, -9, None])
+@pytest.mark.parametrize(("end", "reported"), list(product(End, Reported)))
+def test_every_end_with_every_report(end: End, reported: Reported, code: int | None) -> None:
+    outcome = judge(SandboxEnd(end, code), StepRecord(reported, "id", 1))
+    assert (outcome.verdict, outcome.cost) == (BY_REPORT.get(reported) or BY_END[end])
+    assert (outcome.diagnosis is None) == (outcome.verdict is Verdict.SUCCEEDED)
+    unfinished = reported in (Reported.NOTHING, Reported.RUNNING)
+    assert outcome.needs_step_run == (unfinished and outcome.verdict is not Verdict.SUCCEEDED)
+
+
+@pytest.mark.parametrize(("end", "reported"), list(product(End, Reported)))
+def test_a_stop_that_was_asked_for_is_no_failure(end: End, reported: Reported) -> None:
+    """But a step that was done before the stop reached it stays done."""
+    outcome = judge(SandboxEnd(end, 137), StepRecord(reported, "id", 1), stop_requested=True)
+    assert (outcome.verdict, outcome.cost) == (SUCCESS if BY_REPORT.get(reported) == SUCCESS else STOPPED)
+
+
+@pytest.mark.parametrize(
+    ("end", "record", "said"),
+    [
+        (SandboxEnd(End.EXITED, 1), StepRecord(Reported.FAILED, "i", 1, "KeyError: 'a'"), ["raised", "KeyError: 'a'"]),
+        (SandboxEnd(End.EXITED, 0), StepRecord(), ["exited with 0", "os._exit"]),
+        (SandboxEnd(End.EXITED, 3), StepRecord(), ["exited with 3", "before ZenML knew", "package"]),
+        (SandboxEnd(End.EXITED, 3), StepRecord(Reported.RUNNING, "i", 1), ["exited with 3", "before it reported"]),
+        (SandboxEnd(End.EXITED, -9), StepRecord(Reported.RUNNING, "i", 1), ["signal 9", "out of memory"]),
+        (SandboxEnd(End.EXITED, 137), StepRecord(Reported.RUNNING, "i", 1), ["signal 9", "out of memory"]),
+        (SandboxEnd(End.EXITED, 139), StepRecord(), ["signal 11"]),
+        (SandboxEnd(End.TIMED_OUT, None, "after 60 s"), StepRecord(), ["timeout", "after 60 s", "Raise `timeout`"]),
+        (SandboxEnd(End.OUT_OF_MEMORY), StepRecord(), ["out of memory", "ResourceSettings(memory=...)"]),
+        (SandboxEnd(End.TERMINATED), StepRecord(), ["terminated from outside", "who stopped it"]),
+        (SandboxEnd(End.EVICTED), StepRecord(), ["evicted", "tried again"]),
+        (SandboxEnd(End.LOST), StepRecord(), ["lost", "tried again"]),
+        (SandboxEnd(End.NEVER_STARTED), StepRecord(), ["never started", "image"]),
+    ],
+)
+def test_a_diagnosis_says_what_and_what_to_do(end: SandboxEnd, record: StepRecord, said: list[str]) -> None:
+    diagnosis = str(judge(end, record).diagnosis)
+    for fragment in said:
+        assert fragment in diagnosis
+    assert ".." not in diagnosis.replace("...", "")
+
+
+def test_the_last_output_tells_what_nothing_else_does() -> None:
+    last = "ModuleNotFoundError: No module named 'torch'"
+    assert last in str(judge(SandboxEnd(End.EXITED, 1), StepRecord(), last_output=last).diagnosis)
+    reported = StepRecord(Reported.FAILED, "i", 1)
+    assert last in str(judge(SandboxEnd(End.EXITED, 1), reported, last_output=last).diagnosis)
+    assert last not in str(judge(SandboxEnd(End.EVICTED), StepRecord(), last_output=last).diagnosis)
+
+
+def test_a_refused_sandbox_is_not_tried_again() -> None:
+    outcome = refused("no such secret: hf", "Create it")
+    assert (outcome.verdict, outcome.cost, outcome.needs_step_run) == (Verdict.FAILED, Cost.EVERYTHING, True)
+    assert str(outcome.diagnosis) == "The sandbox was refused. no such secret: hf. Create it."
+
+
+def test_an_end_prints() -> None:
+    assert str(SandboxEnd(End.EXITED, 3)) == "exited with exit code 3"
+    assert str(SandboxEnd(End.TIMED_OUT, 124, "after 5 s")) == "timed out: after 5 s"
