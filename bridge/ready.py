@@ -203,6 +203,8 @@ class GraphRun:
         self._gate = Gate(admission)
         self._downstream = _invert(upstream)
         self._priority = _chain_lengths(upstream, self._downstream)
+        for below in self._downstream.values():
+            self._heaviest_first(below)
         self._waiting_for = {step: len(set(above)) for step, above in upstream.items()}
         self._finished = frozenset(finished)
         self._passes: dict[str, Pass] = {}
@@ -246,7 +248,7 @@ class GraphRun:
         for step in self._upstream:
             if step in self._finished:
                 self.fates[step] = Fate.DONE
-        for step in self._upstream:
+        for step in self._heaviest_first(list(self._upstream)):
             if step not in self._finished:
                 self._waiting_for[step] -= len(self._finished & set(self._upstream[step]))
                 self._admit(step)
@@ -279,6 +281,11 @@ class GraphRun:
         if cancelled is not None:
             raise cancelled
         return self.fates
+
+    def _heaviest_first(self, steps: list[str]) -> list[str]:
+        # Steps that become ready together enter one after the other, as long as there is room.
+        steps.sort(key=self._priority.__getitem__, reverse=True)
+        return steps
 
     def _admit(self, step: str) -> None:
         if self._waiting_for[step] == 0 and self._closed_because is None and step not in self.fates:

@@ -107,12 +107,16 @@ def test_flow_run_tags() -> None:
 
 def test_contracts_strings() -> None:
     """What stacks, dashboards and scripts rely on (CONTRACT.md)."""
-    assert (
-        *("modal-prefect", "zenml-modal-prefect", "modal-prefect"),
-    ) == (names.FLAVOR, names.DISTRIBUTION, names.DEPLOYMENT)
-    assert [
-        *("modal_sandbox_id", "modal_sandbox_url", "prefect_task_run_id")
-    ] == [names.METADATA_SANDBOX_ID, names.METADATA_SANDBOX_URL, names.METADATA_TASK_RUN_ID]
+    assert (*("modal-prefect", "zenml-modal-prefect", "modal-prefect"),) == (
+        names.FLAVOR,
+        names.DISTRIBUTION,
+        names.DEPLOYMENT,
+    )
+    assert [*("modal_sandbox_id", "modal_sandbox_url", "prefect_task_run_id")] == [
+        names.METADATA_SANDBOX_ID,
+        names.METADATA_SANDBOX_URL,
+        names.METADATA_TASK_RUN_ID,
+    ]
     tags = {names.TAG_RUN_ID, names.TAG_PIPELINE, names.TAG_SERVER, names.TAG_STACK, names.TAG_FLOW_RUN_ID}
     assert tags == {"zenml_run_id", "zenml_pipeline", "zenml_server", "zenml_stack", "prefect_flow_run_id"}
     assert names.TAG_STEP == "zenml_step"
