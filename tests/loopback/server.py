@@ -275,7 +275,7 @@ class LoopbackModal:
 
         def change() -> None:
             box = self._find(key)
-            box.end(Result.GENERIC_STATUS_TERMINATED)
+            box.end(Result.GENERIC_STATUS_INTERNAL_FAILURE)  # for who waits for it already
             del self._world.sandboxes[box.id]
 
         self._on_loop(change)
