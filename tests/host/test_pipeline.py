@@ -212,12 +212,19 @@ def test_forked_steps_draw_different_random_numbers(finished) -> None:
         assert len({ran.job.trace(f"random_{number}")[0][source] for number in range(3)}) == 3
 
 
-def await_begin(job: Job, step: str, times: int = 1) -> list[dict[str, Any]]:
+def await_begin(job: Job, step: str) -> list[dict[str, Any]]:
     deadline = time.monotonic() + 90
-    while len(lines := job.trace(step)) < times:
+    while not (lines := job.trace(step)):
         assert time.monotonic() < deadline, f"{step} didn't begin"
         time.sleep(0.05)
     return lines
+
+
+def await_completed(job: Job, step: str) -> None:
+    deadline = time.monotonic() + 90
+    while job.statuses()[1].get(step) != ["completed"]:
+        assert time.monotonic() < deadline, f"{step} didn't end"
+        time.sleep(0.05)
 
 
 def is_alive(pid: int) -> bool:
@@ -232,7 +239,7 @@ def test_sigterm_in_a_run_that_is_stopping_stops_its_steps(zen: Zen, tmp_path: P
     job = zen.submit("hanging", tmp_path)
     host = job.start_pipeline()
     await_begin(job, "hung")
-    await_begin(job, "one", 2)
+    await_completed(job, "one")
     zen.ask("set_run_status", run=job.run, status="stopping")
     host.terminate()
     output, _ = host.communicate(timeout=60)
@@ -244,7 +251,7 @@ def test_steps_of_a_sandbox_that_is_ended_from_outside_go_on_in_the_next(zen: Ze
     job = zen.submit("hanging", tmp_path)
     host = job.start_pipeline()
     (began,) = await_begin(job, "hung")
-    await_begin(job, "one", 2)
+    await_completed(job, "one")
     host.terminate()
     output, _ = host.communicate(timeout=60)
     assert host.returncode == 2, output
@@ -262,7 +269,7 @@ def test_a_killed_host_takes_its_steps_with_it_and_the_next_goes_on(zen: Zen, tm
     job = zen.submit("hanging", tmp_path)
     host = job.start_pipeline()
     (began,) = await_begin(job, "hung")
-    await_begin(job, "one", 2)
+    await_completed(job, "one")
     host.kill()
     host.wait(timeout=30)
     deadline = time.monotonic() + 30
@@ -294,6 +301,7 @@ def test_cached_steps_start_nothing(zen: Zen, tmp_path: Path) -> None:
     assert code == 0, output
     assert again.statuses() == ("completed", {"first": ["cached"], "second": ["cached"]})
     assert len(again.trace("first")) == 1
+    assert output.count("is answered from ZenML's cache") == 2
 
 
 def test_a_run_that_doesn_t_exist_breaks_the_host(zen: Zen, tmp_path: Path) -> None:

@@ -11,11 +11,10 @@ import threading
 import time
 from pathlib import Path
 
+import store  # a module of the user's that is called like one of ours
 from zenml import get_step_context, pipeline, step
 from zenml.config.resource_settings import ResourceSettings
 from zenml.config.retry_config import StepRetryConfig
-
-import store  # a module of the user's that is called like one of ours
 
 AT_IMPORT = os.environ.get("USER_VARIABLE")
 

@@ -17,6 +17,7 @@ REPLIES = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)
 
 from zenml.client import Client  # noqa: E402
+from zenml.config.global_config import GlobalConfiguration  # noqa: E402
 from zenml.enums import StackComponentType  # noqa: E402
 from zenml.utils import source_utils  # noqa: E402
 
@@ -36,7 +37,13 @@ def setup(artifacts: str) -> dict:
     )
     client.activate_stack("host-test")
     store = client.zen_store
-    return {"stack": str(stack.id), "url": store.url, "project": str(client.active_project.id)}
+    return {
+        "url": store.url,
+        # With a local artifact store the id of the configuration is part of every cache key.
+        "ZENML_USER_ID": str(GlobalConfiguration().user_id),
+        "ZENML_ACTIVE_STACK_ID": str(stack.id),
+        "ZENML_ACTIVE_PROJECT_ID": str(client.active_project.id),
+    }
 
 
 def submit(module: str, pipeline: str, options: dict, arguments: dict) -> dict:
