@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from zenml.client import Client
-from zenml.enums import StackComponentType
 from zenml.models import PipelineRunResponse, PipelineRunUpdate, PipelineSnapshotResponse
 from zenml.orchestrators.utils import get_config_environment_vars
 from zenml.pipelines.run_utils import create_placeholder_run
@@ -193,5 +192,4 @@ def open_run(snapshot_id: UUID, run_id: UUID | None, flow_run_id: str) -> Run:
 
 def registry_credentials(stack: Stack) -> tuple[str, str] | None:
     """The user name and password of the stack's container registry, if it needs them."""
-    component = stack.components.get(StackComponentType.CONTAINER_REGISTRY)
-    return stack.container_registry.credentials if component and stack.container_registry else None
+    return stack.container_registry.credentials if stack.container_registry else None

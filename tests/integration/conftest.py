@@ -69,6 +69,10 @@ def lab(
     # As installed packages are, for this process; the sandboxes get both from their image.
     sys.path[:0] = [str(STACK_CODE), str(PROJECT)]
     yield Lab(folder, modal_server, prefect_api)
+    from prefect.logging.handlers import APILogWorker
+
+    # Else Prefect's log thread tries for a minute to reach the server that is stopped next.
+    APILogWorker.drain_all(timeout=10)
     os.environ.clear()
     os.environ.update(before)
 

@@ -182,7 +182,14 @@ class Lab:
                 ours = FlowRunFilter(id={"any_": [flow_run_id]})  # type: ignore[arg-type]
                 return client.read_task_runs(flow_run_filter=ours)
 
-            task_runs = eventually(read, lambda found: all(run.state and run.state.is_final() for run in found))
+            seen: list[int] = []
+
+            def settled(found: list[Any]) -> bool:
+                seen.append(len(found))
+                ended = all(run.state and run.state.is_final() for run in found)
+                return bool(found) and ended and seen[-2:] == [len(found)] * 2
+
+            task_runs = eventually(read, settled)
         return flow_run, {run.name: run for run in sorted(task_runs, key=lambda run: run.created)}
 
     def logs(self, task_run: Any, at_least: int = 1) -> list[str]:
