@@ -192,7 +192,7 @@ class Creator:
                 {create, gone}, timeout=request.spec.capacity_timeout, return_when=asyncio.FIRST_COMPLETED
             )
             if abandoned.is_set():
-                await asyncio.wait({create}, timeout=ABANDON_SECONDS)
+                await self._until_cuttable(create, request)
             if create.done():
                 return create.result()
         finally:
@@ -206,6 +206,13 @@ class Creator:
         if abandoned.is_set():
             raise _Abandoned
         return None
+
+    async def _until_cuttable(self, create: asyncio.Task[modal.Sandbox], request: SandboxRequest) -> None:
+        """Wait until a create is done, or has made a sandbox that only waits for its machine, or hangs."""
+        for seconds in (ABANDON_SECONDS / 10, ABANDON_SECONDS):
+            await asyncio.wait({create}, timeout=seconds)
+            if create.done() or await self.find(request.app, request.name, request.spec.modal_environment):
+                return
 
     async def _arguments(self, request: SandboxRequest) -> _Arguments:
         spec = request.spec

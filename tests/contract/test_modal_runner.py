@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 import shutil
 import subprocess
@@ -509,7 +508,8 @@ async def test_turns_keep_their_distance(rate: float) -> None:
         turns.append(asyncio.get_running_loop().time())
 
     await asyncio.gather(*(turn() for _ in range(4)))
-    assert all(later - first >= 0.99 / rate for first, later in itertools.pairwise(turns))
+    # None comes early; that one comes late, on a busy machine, doesn't move the next.
+    assert all(turn - turns[0] >= (n - 0.05) / rate for n, turn in enumerate(turns) if n)
 
 
 def test_a_rate_of_nothing() -> None:
@@ -522,10 +522,10 @@ def test_a_rate_of_nothing() -> None:
 
 async def test_output_survives_broken_streams(cloud: LoopbackModal, runner: ModalRunner, backend: str) -> None:
     cloud.set(broken_streams=5)
-    sandbox = await runner.start(request("python", "-c", "for n in range(200_000): print(n)"))
+    sandbox = await runner.start(request("python", "-c", "for n in range(100_000): print(n)"))
     found = await texts(sandbox)
-    assert len(found) == 200_000
-    assert found == [str(n) for n in range(200_000)]
+    assert len(found) == 100_000
+    assert found == [str(n) for n in range(100_000)]
 
 
 async def test_output_survives_an_outage(cloud: LoopbackModal, runner: ModalRunner, backend: str) -> None:
