@@ -17,10 +17,15 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from prefect import flow
-from prefect.client.schemas.objects import State
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import AsyncClientContext, FlowRunContext
 from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Completed, Failed
+from prefect.utilities.urls import url_for
+from zenml.constants import METADATA_ORCHESTRATOR_RUN_ID
+from zenml.metadata.metadata_types import MetadataType, Uri
+from zenml.orchestrators.publish_utils import publish_pipeline_run_metadata
 from zenml.stack import Stack
 
 from bridge import names, runners, step_runs
@@ -63,8 +68,24 @@ def zenml_pipeline(snapshot_id: UUID, run_id: UUID | None = None) -> State[None]
         runner = make_runner(run.config, run.stack, run.plan)
     except BridgeError as error:
         return Failed(message=str(error))
+    introduce(run, flow_run)
     get_run_logger().info("%s", run.plan)
     return on_own_loop(lambda: carry_out(run, runner, resumed=flow_run.run_count > 1))
+
+
+def introduce(run: Run, flow_run: FlowRun) -> None:
+    """Make the two runs find each other where ZenML didn't submit the flow run itself: a deployment made it."""
+    name = names.prefect_name(run.run.name)
+    if flow_run.name == name:
+        return
+    user = run.run.user.name if run.run.user else None
+    tags = names.flow_run_tags(run.id, run.plan.pipeline, run.plan.stack, user)
+    with get_client(sync_client=True) as client:
+        client.update_flow_run(flow_run.id, name=name, tags={*flow_run.tags, *tags})
+    metadata: dict[str, MetadataType] = {METADATA_ORCHESTRATOR_RUN_ID: str(flow_run.id)}
+    if url := url_for(flow_run):
+        metadata[names.METADATA_ORCHESTRATOR_URL] = Uri(url)
+    publish_pipeline_run_metadata(run.run.id, {run.stack.orchestrator.id: metadata})
 
 
 def make_runner(config: ModalPrefectOrchestratorConfig, stack: Stack, plan: Plan) -> Runner:

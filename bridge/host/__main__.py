@@ -37,9 +37,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _joined(argv: Sequence[str]) -> list[str]:
+    """Write each option and its value as one: a step's name may begin with a dash, as an option does."""
+    joined = list(argv[:1])
+    rest = iter(argv[1:])
+    for option in rest:
+        value = next(rest, None) if option.startswith("--") and "=" not in option else None
+        joined.append(option if value is None else f"{option}={value}")
+    return joined
+
+
 def main(argv: Sequence[str]) -> int:
     """Run a command and return its exit code."""
-    options = _parser().parse_args(argv)
+    options = _parser().parse_args(_joined(argv))
     if options.command == "where":
         import bridge
 

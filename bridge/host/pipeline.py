@@ -12,34 +12,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import os
 import signal
 import tempfile
 from dataclasses import dataclass
 
-from zenml.config.step_configurations import Step
-from zenml.enums import ExecutionMode
-from zenml.models import PipelineSnapshotResponse
-
 from bridge import names
 from bridge.host import child, forking, preload
 from bridge.host.admission import Capacity, Demand, SharedSandbox
 from bridge.host.attempt import StepHost
-from bridge.host.scheduler import HostPlan, Scheduler
+from bridge.host.scheduler import Scheduler
 from bridge.host.spawning import SpawnHost
 from bridge.host.store import Store
 from bridge.host.zygote import Forked
-from bridge.plan import FailureMode
+from bridge.plan import Plan, Resources
 from bridge.ready import Fate
 
 COMPLETED, FAILED, STOPPED, BROKEN = 0, 1, 2, 3
-
-_FAILURE_MODES = {
-    ExecutionMode.FAIL_FAST: FailureMode.FAIL_FAST,
-    ExecutionMode.STOP_ON_FAILURE: FailureMode.STOP_ON_FAILURE,
-    ExecutionMode.CONTINUE_ON_FAILURE: FailureMode.CONTINUE_ON_FAILURE,
-}
 
 _logger = logging.getLogger(__name__)
 
@@ -90,9 +79,7 @@ def _split(loaded: preload.Loaded) -> forking.Link | Forked | SpawnHost | None:
 async def _schedule(options: Options, loaded: preload.Loaded, link: forking.Link | SpawnHost) -> int:
     host: StepHost = link if isinstance(link, SpawnHost) else forking.ForkHost(link)
     store = Store(loaded)
-    scheduler = Scheduler(
-        plan_of(options.snapshot_id, loaded.snapshot), host, store, _admission(options, loaded.snapshot)
-    )
+    scheduler = Scheduler(loaded.plan, host, store, admission(options, loaded.plan), _work_dir())
     loop = asyncio.get_running_loop()
     terminations: set[asyncio.Task[None]] = set()
 
@@ -118,39 +105,20 @@ def exit_code(fates: set[Fate], *, terminated: bool) -> int:
     return FAILED if Fate.FAILED in fates else STOPPED
 
 
-def plan_of(snapshot_id: str, snapshot: PipelineSnapshotResponse) -> HostPlan:
-    """Return what the scheduler has to know of a snapshot."""
-    steps = snapshot.step_configurations
+def _work_dir() -> str:
+    """A folder for the folders of the attempts."""
     work_dir = os.environ.get(names.ENV_WORK_DIR)
     if work_dir is not None:
         os.makedirs(work_dir, exist_ok=True)
-    return HostPlan(
-        snapshot_id=snapshot_id,
-        upstream={name: tuple(step.spec.upstream_steps) for name, step in steps.items()},
-        retry_delays={name: _retry_delays(step) for name, step in steps.items()},
-        failure_mode=_FAILURE_MODES[snapshot.pipeline_configuration.execution_mode],
-        work_dir=tempfile.mkdtemp(prefix="steps-", dir=work_dir),
-    )
+    return tempfile.mkdtemp(prefix="steps-", dir=work_dir)
 
 
-def _retry_delays(step: Step) -> tuple[float, ...]:
-    retry = step.config.retry
-    if retry is None:
-        return ()
-    # ZenML multiplies by `backoff`, 0 by default, so that every delay after the first is 0.
-    return tuple(float(retry.delay * retry.backoff**number) for number in range(retry.max_retries))
-
-
-def _admission(options: Options, snapshot: PipelineSnapshotResponse) -> SharedSandbox:
-    demands = {name: _demand(step) for name, step in snapshot.step_configurations.items()}
+def admission(options: Options, plan: Plan) -> SharedSandbox:
+    """Return which steps of the plan may share this sandbox."""
+    demands = {step.name: _demand(step.sandbox.resources) for step in plan.steps}
     capacity = Capacity(options.cpu, options.memory, options.gpus)
     return SharedSandbox(capacity, demands, options.max_parallelism)
 
 
-def _demand(step: Step) -> Demand:
-    resources = step.config.resource_settings
-    return Demand(
-        cpu=float(resources.cpu_count or 0),
-        memory=math.ceil(resources.get_memory("MiB") or 0),
-        gpus=int(resources.gpu_count or 0),
-    )
+def _demand(resources: Resources) -> Demand:
+    return Demand(resources.cpu or 0.0, resources.memory or 0, resources.gpu.count if resources.gpu else 0)

@@ -8,28 +8,32 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from zenml.client import Client
+from zenml.enums import StackComponentType
 from zenml.integrations.registry import integration_registry
-from zenml.models import PipelineRunResponse, PipelineSnapshotResponse
-from zenml.stack import Stack
+from zenml.models import PipelineRunResponse, PipelineSnapshotResponse, StackResponse
+from zenml.stack import Stack, StackComponent
 from zenml.zen_stores.rest_zen_store import RestZenStore
 
 from bridge import names, step_runs
 from bridge.host.entrypoint import use_source_root
+from bridge.orchestrator import ModalPrefectOrchestrator
+from bridge.plan import Plan
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A snapshot, its run, and its stack: None where a component's class isn't importable without user code."""
+    """A snapshot, its run, its plan, and its stack: None where a component can't be imported before user code is."""
 
     snapshot: PipelineSnapshotResponse
     run: PipelineRunResponse
+    plan: Plan
     stack: Stack | None
 
 
 def load(snapshot_id: str, run_id: str) -> Loaded:
-    """Open the store, and load snapshot, run and stack. Raises what ZenML raises where there are none."""
+    """Open the store, and load all of it. Raises what ZenML raises where there is no such snapshot or run."""
     use_source_root(os.environ.get(names.ENV_SOURCE_ROOT) or os.getcwd())
     client = Client()
     snapshot = client.zen_store.get_snapshot(UUID(snapshot_id))
@@ -37,14 +41,24 @@ def load(snapshot_id: str, run_id: str) -> Loaded:
     if snapshot.stack is None:
         raise RuntimeError(f"The stack of snapshot {snapshot_id} was deleted")
     integration_registry.activate_integrations()
+    plan = _orchestrator(snapshot.stack).plan(snapshot)
     try:
         stack = Stack.from_model(snapshot.stack)
     except ImportError as error:
         _logger.warning("The stack %s can't be loaded before its code is: %s", snapshot.stack.name, error)
-        return Loaded(snapshot, run, None)
+        return Loaded(snapshot, run, plan, None)
     # Children inherit SQLAlchemy's compiled statements, so the commonest is compiled here: a tenth of a second.
     step_runs.latest(run, list(snapshot.step_configurations)[:1])
-    return Loaded(snapshot, run, stack)
+    return Loaded(snapshot, run, plan, stack)
+
+
+def _orchestrator(stack: StackResponse) -> ModalPrefectOrchestrator:
+    # Alone, since the stack's other components may need the user's code.
+    model = stack.components[StackComponentType.ORCHESTRATOR][0]
+    orchestrator = StackComponent.from_model(model)
+    if not isinstance(orchestrator, ModalPrefectOrchestrator):
+        raise RuntimeError(f"The stack {stack.name} has an orchestrator of flavour {model.flavor_name}")
+    return orchestrator
 
 
 def disconnect() -> None:

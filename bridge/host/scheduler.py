@@ -10,8 +10,6 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from bridge.host.admission import SharedSandbox
@@ -31,7 +29,7 @@ from bridge.outcome import (
     Verdict,
     judge,
 )
-from bridge.plan import FailureMode
+from bridge.plan import Plan
 from bridge.ready import Fate, GraphRun, NotRun, Pass
 
 GRACE_SECONDS = 10.0
@@ -41,22 +39,12 @@ DRAIN_SECONDS = 5.0
 _logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class HostPlan:
-    """What the scheduler has to know of a pipeline. ``retry_delays`` in seconds, one for each retry."""
-
-    snapshot_id: str
-    upstream: Mapping[str, tuple[str, ...]]
-    retry_delays: Mapping[str, tuple[float, ...]]
-    failure_mode: FailureMode
-    work_dir: str
-
-
 class Scheduler:
     """One run in one sandbox. One event loop."""
 
-    def __init__(self, plan: HostPlan, host: StepHost, store: Store, admission: SharedSandbox) -> None:
+    def __init__(self, plan: Plan, host: StepHost, store: Store, admission: SharedSandbox, work_dir: str) -> None:
         self._plan = plan
+        self._work_dir = work_dir
         self._host = host
         self._store = store
         self._admission = admission
@@ -138,7 +126,7 @@ class Scheduler:
         attempt = Attempt(
             snapshot_id=self._plan.snapshot_id,
             step=step,
-            work_dir=os.path.join(self._plan.work_dir, f"attempt-{self._attempts}"),
+            work_dir=os.path.join(self._work_dir, f"attempt-{self._attempts}"),
             step_run_id=continued,
             environment={} if gpus is None else {"CUDA_VISIBLE_DEVICES": _visible(gpus)},
         )
@@ -208,7 +196,7 @@ class Scheduler:
 
     async def _may_try_again(self, step: str, record: StepRecord, permit: Pass) -> bool:
         """Wait for the next attempt's time and place; False where there is none."""
-        delays = self._plan.retry_delays[step]
+        delays = self._plan.step(step).retry.delays
         if record.reported is not Reported.RETRYING or record.version > len(delays) or permit.last_attempt:
             return False
         delay = delays[record.version - 1]

@@ -308,6 +308,19 @@ async def test_sigterm_gives_a_program_time(runner: ProcessRunner, lab: Lab) -> 
     assert texts(await lab.output(sandbox)) == ["up", "cleaned up"]
 
 
+async def test_a_timeout_stays_one_when_it_is_terminated_as_well(tmp_path: Path, lab: Lab) -> None:
+    source = (
+        "import signal, threading\n"
+        "signal.signal(signal.SIGTERM, lambda *_: print('asked', flush=True))\n"
+        "while True: threading.Event().wait(0.01)\n"
+    )
+    async with ProcessRunner(tmp_path, grace=2) as runner:
+        sandbox = await runner.start(python(source, timeout=2))
+        assert await lab.first(sandbox) == ["asked"]
+        await lab.within(sandbox.terminate())
+        assert (await sandbox.wait()).end is End.TIMED_OUT
+
+
 async def test_nothing_leaks(tmp_path: Path, lab: Lab) -> None:
     def counts() -> tuple[int, int]:
         gc.collect()

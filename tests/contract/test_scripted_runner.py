@@ -138,7 +138,7 @@ async def test_a_start_cancelled_while_it_waits_for_admission_leaves_nothing() -
         assert runner.running_now == ()
 
 
-async def test_a_start_that_another_still_waits_for_is_not_undone() -> None:
+async def test_a_start_that_another_still_waits_for_is_not_undone(lab: Lab) -> None:
     admitted = asyncio.Event()
 
     async def slow(_: SandboxRequest) -> None:
@@ -148,11 +148,31 @@ async def test_a_start_that_another_still_waits_for_is_not_undone() -> None:
         impatient, patient = (asyncio.ensure_future(runner.start(request())) for _ in range(2))
         await asyncio.sleep(0)
         impatient.cancel()
-        await asyncio.sleep(0)
+        await lab.within(asyncio.wait([impatient]))  # it has nothing to wait for
         admitted.set()
         sandbox = await patient
         assert runner.running_now == (sandbox,)
         assert runner.created == 1
+        await sandbox.terminate()
+
+
+async def test_a_start_that_is_wanted_again_is_not_undone() -> None:
+    admitted = asyncio.Event()
+
+    async def slow(_: SandboxRequest) -> None:
+        await admitted.wait()
+
+    async with ScriptedRunner(sleeps, admit=slow) as runner:
+        cancelled = asyncio.ensure_future(runner.start(request()))
+        await asyncio.sleep(0)
+        cancelled.cancel()
+        await asyncio.sleep(0)
+        again = asyncio.ensure_future(runner.start(request()))
+        await asyncio.sleep(0)
+        admitted.set()
+        sandbox = await again
+        await asyncio.wait([cancelled])
+        assert runner.running_now == (sandbox,)
         await sandbox.terminate()
 
 

@@ -15,6 +15,7 @@ from uuid import uuid4
 import pytest
 
 from bridge import names
+from tests.servers import zenml_client_environment, zenml_server
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
@@ -42,7 +43,8 @@ class Zen:
 
     process: subprocess.Popen[str]
     home: Path
-    setup: dict[str, str] = field(default_factory=dict)
+    store: dict[str, str] = field(default_factory=dict)
+    """Variables that lead another process to the same store, stack and project."""
 
     def ask(self, command: str, **arguments: Any) -> Any:
         assert self.process.stdin
@@ -81,9 +83,8 @@ class Job:
         return {
             **environment,
             "ZENML_CONFIG_PATH": str(own / "zenml"),
-            "ZENML_STORE_URL": self.zen.setup["url"],
+            **self.zen.store,
             "DISABLE_DATABASE_MIGRATION": "true",
-            **{name: value for name, value in self.zen.setup.items() if name.startswith("ZENML_")},
             names.ENV_FLOW_RUN_ID: self.flow,
             names.ENV_WORK_DIR: str(own / "work"),
             names.ENV_SOURCE_ROOT: str(HERE / "project"),
@@ -132,21 +133,39 @@ class Job:
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-@pytest.fixture(scope="session")
-def zen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zen]:
-    home = tmp_path_factory.mktemp("home")
+def client(home: Path, store: dict[str, str]) -> Iterator[Zen]:
+    """A client process with a stack of its own, ended with the fixture."""
     process = subprocess.Popen(
         [sys.executable, str(HERE / "stack" / "zen.py")],
-        env=base_environment(home),
+        env={**base_environment(home), **store},
         cwd=home,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=(home / "zen.log").open("w"),
         text=True,
     )
-    client = Zen(process, home)
-    client.setup = client.ask("setup", artifacts=str(home / "artifacts"))
-    yield client
+    zen = Zen(process, home, store)
+    found = zen.ask("setup", artifacts=str(home / "artifacts"))
+    zen.store = {"ZENML_STORE_URL": found.pop("url"), **store, **found}
+    yield zen
     assert process.stdin
     process.stdin.close()
     process.wait(timeout=30)
+
+
+@pytest.fixture(scope="session")
+def zen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zen]:
+    """A local store."""
+    yield from client(tmp_path_factory.mktemp("home"), {})
+
+
+@pytest.fixture(scope="session")
+def served_zen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zen]:
+    """A store behind a server."""
+    folder = tmp_path_factory.mktemp("served")
+    server = zenml_server(folder).start()
+    try:
+        variables = zenml_client_environment(folder / "client", server)
+        yield from client(folder, {name: value for name, value in variables.items() if "STORE" in name})
+    finally:
+        server.stop()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 
-from tests.host.conftest import Zen
+from bridge import names
+from tests.host.conftest import HERE, TIMEOUT, Job, Zen
 
 
 def test_a_step_runs_where_the_source_root_is_and_prints_its_output(zen: Zen, tmp_path: Path) -> None:
@@ -15,6 +17,25 @@ def test_a_step_runs_where_the_source_root_is_and_prints_its_output(zen: Zen, tm
     assert "value 1" in output
     assert job.statuses() == ("running", {"one": ["completed"]})
     assert Path(job.trace("one")[0]["cwd"]).name == "work"
+
+
+def test_code_in_the_working_folder_is_found_before_ours(zen: Zen, tmp_path: Path) -> None:
+    """As in an image: no source root is given, and a module of the user's has the name of one of the host's."""
+    job = zen.submit("chain", tmp_path, length=2)
+    work = tmp_path / "app"
+    shutil.copytree(HERE / "project", work)
+    process = job.start(
+        "step",
+        "--snapshot-id",
+        job.snapshot,
+        "--step",
+        "one",
+        **{names.ENV_SOURCE_ROOT: None, names.ENV_WORK_DIR: str(work)},
+    )
+    output, _ = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 0, output
+    (begin, _) = job.trace("one")
+    assert begin["store"] == str(work / "store.py")
 
 
 def test_a_step_that_raises_exits_with_1_and_is_not_retried_here(zen: Zen, tmp_path: Path) -> None:
@@ -59,7 +80,7 @@ def test_a_continued_step_that_raises_is_failed(zen: Zen, tmp_path: Path) -> Non
     assert "broken" in step["exception"]
 
 
-def _await_begin(job, step: str) -> None:
+def _await_begin(job: Job, step: str) -> None:
     deadline = time.monotonic() + 60
     while not job.trace(step):
         assert time.monotonic() < deadline

@@ -39,7 +39,7 @@ def await_file(path: str, seconds: float = 60) -> None:
 
 @step(enable_cache=False)
 def one(folder: str, value: int = 1) -> int:
-    trace(folder, "begin", cuda=os.environ.get("CUDA_VISIBLE_DEVICES"), cwd=os.getcwd(), argv=sys.argv)
+    trace(folder, "begin", cuda=os.environ.get("CUDA_VISIBLE_DEVICES"), cwd=os.getcwd(), store=store.__file__)
     print(f"value {value}")
     trace(folder, "end")
     return value
@@ -144,9 +144,32 @@ def randoms(folder: str) -> str:
 
 
 @pipeline
-def diamond(folder: str) -> None:
+def zoo(folder: str) -> None:
+    """All that is to succeed, in one run."""
     top = one(folder)
     add(folder, add(folder, top, id="left"), add(folder, top, id="right"), id="bottom")
+    value = one(folder, id="chain_0")
+    for number in range(1, 5):
+        value = add(folder, value, id=f"chain_{number}")
+    for number in range(4):
+        meet(folder, 4, id=f"meet_{number}")
+    for number in range(3):
+        loud(folder, 300, id=f"loud_{number}")
+        randoms(folder, id=f"random_{number}")
+    environment_of.with_options(environment={"USER_VARIABLE": "for the step"})(folder)
+
+
+@pipeline
+def ends(folder: str) -> None:
+    """Each way for an attempt to end, side by side."""
+    twice = StepRetryConfig(max_retries=2, delay=0, backoff=1)
+    once = StepRetryConfig(max_retries=1, delay=0, backoff=1)
+    add(folder, fail_first.with_options(retry=twice)(folder, id="raises_once"), id="after")
+    fail_first.with_options(retry=once)(folder, "raise", 9, id="raises_always")
+    fail_first.with_options(retry=once)(folder, "kill", id="killed_once")
+    fail_first(folder, "kill", id="killed")
+    fail_first(folder, "exit 0", id="exits_0")
+    fail_first(folder, "sys.exit", id="sys_exits_0")
 
 
 @pipeline
@@ -186,11 +209,6 @@ def environment_of(folder: str) -> str:
 
 
 @pipeline
-def surroundings(folder: str) -> None:
-    environment_of.with_options(environment={"USER_VARIABLE": "for the step"})(folder)
-
-
-@pipeline
 def gpus(folder: str) -> None:
     two = ResourceSettings(gpu_count=1)
     for number in range(2):
@@ -212,11 +230,6 @@ def retried(folder: str, how: str = "raise", times: int = 1, retries: int = 2, d
     retry = StepRetryConfig(max_retries=retries, delay=delay, backoff=1)
     value = fail_first.with_options(retry=retry)(folder, how, times)
     add(folder, value, id="after")
-
-
-@pipeline
-def not_retried(folder: str, how: str) -> None:
-    fail_first(folder, how)
 
 
 @pipeline
@@ -242,20 +255,34 @@ def hanging(folder: str) -> None:
 
 
 @pipeline
-def noisy(folder: str, lines: int = 500) -> None:
-    for number in range(3):
-        loud(folder, lines, id=f"loud_{number}")
-
-
-@pipeline
-def seeded(folder: str) -> None:
-    for number in range(3):
-        randoms(folder, id=f"random_{number}")
-
-
-@pipeline
 def hanging_beside_failure(folder: str) -> None:
     """``bad`` fails once ``hung`` is under way, which would wait for a minute; ``later`` follows ``hung``."""
     hung = hang_first(folder, id="hung")
     fail_after(folder, "hung", id="bad")
     add(folder, hung, id="later")
+
+
+@step(enable_cache=False)
+def printer(folder: str, lines: int) -> None:
+    """Prints bytes that aren't UTF-8, and many lines."""
+    sys.stdout.flush()
+    os.write(1, b"bad bytes: \xff\xfe\n")
+    for number in range(lines):
+        print(f"line {number}")
+
+
+@step(enable_cache=False)
+def tell_and_hang(folder: str) -> None:
+    print("it hangs now")
+    trace(folder, "begin")
+    await_file(f"{folder}/go")
+
+
+@pipeline
+def flood(folder: str, lines: int) -> None:
+    printer(folder, lines)
+
+
+@pipeline
+def telling(folder: str) -> None:
+    tell_and_hang(folder, id="hung")

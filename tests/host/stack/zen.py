@@ -29,7 +29,9 @@ source_utils.set_custom_source_root(PROJECT)
 def setup(artifacts: str) -> dict:
     client = Client()
     client.create_flavor("host_test_flavor.HostTestFlavor", StackComponentType.ORCHESTRATOR)
-    client.create_stack_component("host-test", "host-test", StackComponentType.ORCHESTRATOR, {})
+    client.create_stack_component(
+        "host-test", "host-test", StackComponentType.ORCHESTRATOR, {"runner": "process", "gpu": "T4"}
+    )
     client.create_stack_component("host-test", "local", StackComponentType.ARTIFACT_STORE, {"path": artifacts})
     stack = client.create_stack(
         "host-test",

@@ -1,0 +1,121 @@
+"""The wheel alone, in an environment and a folder of its own: it registers, deploys, and a worker runs a snapshot."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from tests import servers
+from tests.integration.lab import PROJECT, STACK_CODE, Lab, Ran, eventually
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A virtual environment with nothing but the wheel and its extra `local`. Returns its `bin`."""
+    folder = tmp_path_factory.mktemp("wheel")
+    uv = str(servers.ROOT / ".venv" / "bin" / "uv")
+    run = {"check": True, "capture_output": True, "text": True}
+    subprocess.run([uv, "build", "--wheel", "--out-dir", str(folder), str(servers.ROOT)], **run)  # type: ignore[call-overload]
+    wheel = next(folder.glob("*.whl"))
+    subprocess.run([uv, "venv", str(folder / "venv"), "--python", str(servers.ROOT / ".venv/bin/python")], **run)  # type: ignore[call-overload]
+    python = str(folder / "venv" / "bin" / "python")
+    subprocess.run([uv, "pip", "install", "--python", python, f"{wheel}[local]"], **run)  # type: ignore[call-overload]
+    return folder / "venv" / "bin"
+
+
+def test_the_wheel_ships_bridge_only(installed: Path) -> None:
+    site = next((installed.parent / "lib").glob("python*/site-packages"))
+    record = next(site.glob("zenml_modal_prefect-*.dist-info")) / "RECORD"
+    tops = {line.split("/")[0].split(",")[0] for line in record.read_text().splitlines()}
+    assert {top for top in tops if not top.endswith(".dist-info") and top != ".."} == {"bridge"}
+
+
+def test_the_flavour_registers_with_one_command(installed: Path, tmp_path: Path) -> None:
+    environment = {**servers.clean_environment(), **servers.zenml_client_environment(tmp_path / "zenml", None)}
+    environment["HOME"] = str(tmp_path)
+    zenml = str(installed / "zenml")
+    register = ["orchestrator", "flavor", "register", "bridge.flavors.ModalPrefectOrchestratorFlavor"]
+    subprocess.run([zenml, *register], env=environment, cwd=tmp_path, check=True, capture_output=True)
+    make = ["orchestrator", "register", "local-sandboxes", "--flavor", "modal-prefect", "--runner=process"]
+    subprocess.run([zenml, *make], env=environment, cwd=tmp_path, check=True, capture_output=True)
+    stack = ["stack", "register", "mine", "-o", "local-sandboxes", "-a", "default", "--set"]
+    subprocess.run([zenml, *stack], env=environment, cwd=tmp_path, check=True, capture_output=True)
+    shown = subprocess.run(
+        [zenml, "stack", "describe"], env=environment, cwd=tmp_path, check=True, capture_output=True, text=True
+    )
+    assert "local-sandboxes" in shown.stdout
+
+
+@pytest.fixture
+def worker(lab: Lab, installed: Path, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """`prefect deploy --all` from the clone, and a process worker elsewhere that has the wheel alone."""
+    prefect = str(installed / "prefect")
+    # The flavour of the test stack's artifact store, which an installed integration would bring.
+    environment = {**os.environ, "PYTHONPATH": str(STACK_CODE)}
+    run = {"env": environment, "check": True, "capture_output": True}
+    subprocess.run([prefect, "work-pool", "create", "zenml", "--type", "process"], cwd=tmp_path, **run)  # type: ignore[call-overload]
+    subprocess.run([prefect, "--no-prompt", "deploy", "--all"], cwd=servers.ROOT, **run)  # type: ignore[call-overload]
+    log = (tmp_path / "worker.log").open("wb")
+    process = subprocess.Popen(
+        [prefect, "worker", "start", "--pool", "zenml"],
+        cwd=tmp_path,
+        env=environment,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+    )
+    yield process
+    process.terminate()
+    process.wait(30)
+    log.close()
+
+
+def test_a_worker_runs_a_snapshot(lab: Lab, worker: subprocess.Popen[bytes], installed: Path, tmp_path: Path) -> None:
+    import graphs
+    from zenml.client import Client
+    from zenml.config import DockerSettings
+    from zenml.utils import source_utils
+
+    source_utils.set_custom_source_root(str(PROJECT))
+    lab.activate(lab.stack("modal"))
+    docker = DockerSettings(parent_image="registry.example.com/ml:1", skip_build=True)
+    diamond = graphs.diamond.with_options(settings={"docker": docker})
+    diamond.prepare(str(tmp_path))
+    snapshot = diamond.create_snapshot(name=f"deployed-{tmp_path.name}")
+    started = subprocess.run(
+        [
+            *(str(installed / "prefect"), "deployment", "run", "modal-prefect/modal-prefect"),
+            *("-p", f"snapshot_id={snapshot.id}"),
+        ],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert started.returncode == 0, started.stderr + started.stdout
+    found_id = re.search(r"UUID: ([0-9a-f-]{36})", started.stdout)
+    assert found_id, started.stdout
+    flow_run_id = UUID(found_id[1])
+
+    def read():  # type: ignore[no-untyped-def]
+        found = Client().list_pipeline_runs(orchestrator_run_id=str(flow_run_id), hydrate=True).items
+        return found[0] if found else None
+
+    run = eventually(read, lambda found: found is not None and found.status.is_finished, 180)
+    assert run is not None, (tmp_path / "worker.log").read_text()[-3000:]
+    ran = lab.read(Ran(tmp_path), run.id)
+    deadline = time.monotonic() + 30
+    while not ran.flow_run.state.is_final() and time.monotonic() < deadline:
+        time.sleep(0.5)
+        ran = lab.read(ran, run.id)
+    assert (ran.status, ran.flow_run.state.name) == ("completed", "Completed")
+    assert set(ran.steps) == {"one", "left", "right", "bottom"}
+    assert ran.flow_run.name == ran.run.name
+    assert f"zenml_run_id:{ran.run.id}" in ran.flow_run.tags
+    assert worker.poll() is None
