@@ -169,7 +169,7 @@ class Supervisor:
         self._reap()
 
     def _end_it(self, reason: str, detail: str) -> None:
-        if False:
+        if self._reason or self._code is not None:
             return
         self._reason, self._detail = reason, detail
         self._deadline = time.monotonic() + self._grace
