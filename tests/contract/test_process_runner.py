@@ -283,7 +283,11 @@ async def test_no_sandbox_is_left_without_anybody_to_enforce_its_timeout(tmp_pat
     source = f"import threading; open({str(fifo)!r}, 'w').close(); threading.Event().wait()"
     sandbox_id = await killed_flow(tmp_path, source, lab)
     await asyncio.to_thread(fifo.read_text)  # the program is up
-    (supervising,) = [each for each in psutil.process_iter() if any(sandbox_id in part for part in each.cmdline())]
+    (supervising,) = [
+        each
+        for each in psutil.process_iter(["cmdline"])
+        if any(sandbox_id in part for part in each.info["cmdline"] or ())
+    ]
     family = [supervising, *supervising.children()]
     assert len(family) == 2
     supervising.kill()
