@@ -466,6 +466,18 @@ async def check_output_can_be_left(runner: Runner, lab: Lab) -> None:
     assert end.exit_code == 6
 
 
+async def check_two_readers(runner: Runner, lab: Lab) -> None:
+    """Two may read at once; one that is cancelled takes nothing from the other."""
+    async with lab.started(runner, lab.request(write("up\n"), FOR_EVER)) as sandbox:
+        stays, goes = (asyncio.ensure_future(lab.output(sandbox)) for _ in range(2))
+        await lab.first(sandbox)
+        goes.cancel()
+        await lab.within(asyncio.wait([goes]))
+        assert goes.cancelled()
+        await lab.within(sandbox.terminate())
+        assert texts(await lab.within(stays)) == ["up"]
+
+
 # ---- names and tags
 
 
@@ -623,6 +635,7 @@ CHECKS: tuple[Check, ...] = (
     check_long_lines,
     check_many_lines,
     check_output_can_be_left,
+    check_two_readers,
     check_one_name_one_sandbox,
     check_names_come_free,
     check_names_belong_to_apps,

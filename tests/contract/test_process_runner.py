@@ -23,6 +23,7 @@ from bridge.runners import supervisor
 from bridge.runners.base import SandboxRequest
 from bridge.runners.contract import FOR_EVER, GRANDCHILD, Lab, lines, process_exists, show, texts, write
 from bridge.runners.process import ProcessRunner, ProcessSandbox
+from bridge.runners.spool import SpoolReader
 
 ROOT = Path(bridge.__file__).parent.parent
 
@@ -402,6 +403,20 @@ asyncio.run(main())
     assert kept
     assert int(lost[1]) > 0
     assert int(lost[1]) + int(kept[1]) == 655360
+
+
+def test_half_a_frame_is_read_when_it_is_whole(tmp_path: Path) -> None:
+    frame = supervisor.FRAME.pack(1, 0.0, 6) + b"whole\n"
+    spool = tmp_path / "output-00000000"
+    with SpoolReader(tmp_path) as reader:
+        assert reader.read() == (False, [])
+        for end in range(len(frame)):
+            spool.write_bytes(frame[:end])
+            assert reader.read() == (False, [])
+        spool.write_bytes(frame * 2)
+        progress, output = reader.read()
+        assert progress
+        assert texts(output) == ["whole", "whole"]
 
 
 async def test_what_is_in_the_pipe_at_the_end_is_not_lost(runner: ProcessRunner, lab: Lab) -> None:

@@ -13,7 +13,7 @@ from bridge.outcome import End, SandboxEnd
 from bridge.plan import SandboxSpec
 from bridge.runners.base import SandboxRequest
 from bridge.runners.contract import Lab, texts
-from bridge.runners.scripted import OUTPUT_CHARACTERS, ManualClock, ScriptedRunner, Stage
+from bridge.runners.scripted import OUTPUT_CHARACTERS, ManualClock, ScriptedRunner, ScriptedSandbox, Stage
 
 DONE = SandboxEnd(End.EXITED, 0)
 
@@ -218,6 +218,14 @@ async def test_a_thousand_at_once_cost_little() -> None:
         await asyncio.gather(*readers)
         assert runner.most_running == 1000
         assert used / 1000 < 30 * 1024
+
+
+async def test_an_ended_sandbox_is_forgotten() -> None:
+    """Not kept until its timeout would have come: a run of many steps would keep them all."""
+    async with ScriptedRunner(sleeps) as runner:
+        await (await runner.start(request())).terminate()
+    gc.collect()
+    assert not [each for each in gc.get_objects() if isinstance(each, ScriptedSandbox)]
 
 
 @pytest.fixture
