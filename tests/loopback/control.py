@@ -214,17 +214,26 @@ class Control(Objects):
         # modal/sandbox/_impl_v2.py, create: "GPUs … are not supported by V2 Sandboxes".
         if request.definition.resources.gpu_config.gpu_type:
             raise rules.invalid("GPUs are not supported by V2 Sandboxes")
-        values: dict[str, str] = {}
-        for source in getattr(request, "secret_sources", ()):
-            by_id = source.WhichOneof("source") == "secret_id"
-            values.update(self._secret(source.secret_id).values if by_id else dict(source.env.contents))
-        sandbox = await self._create(2, request, values, metadata)
+        sandbox = await self._create(2, request, self._v2_environment(request), metadata)
         response = api_pb2.SandboxCreateV2Response(sandbox_id=sandbox.id, task_id=sandbox.task_id)
         if hasattr(response, "command_router_access"):
             response.command_router_access.CopyFrom(
                 api_pb2.CommandRouterAccess(url=self._router_url, jwt=jwt(sandbox.task_id))
             )
         return response
+
+    def _v2_environment(self, request: Any) -> dict[str, str]:
+        values: dict[str, str] = {}
+        # Newer than 1.6.0: one list in order (modal/secret.py, _secret_sources). 1.6.0: ids, and one map for the rest.
+        sources = list(getattr(request, "secret_sources", ()))
+        for source in sources:
+            by_id = source.WhichOneof("source") == "secret_id"
+            values.update(self._secret(source.secret_id).values if by_id else dict(source.env.contents))
+        if not sources:
+            for secret_id in request.definition.secret_ids:
+                values.update(self._secret(secret_id).values)
+            values.update(getattr(request, "ephemeral_secrets", api_pb2.StringMap()).contents)
+        return values
 
     def _secret(self, secret_id: str) -> Secret:
         if secret_id not in self.world.secrets:
