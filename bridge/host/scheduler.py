@@ -112,7 +112,9 @@ class Scheduler:
             if outcome.verdict is Verdict.STOPPED:
                 return await self._stopped(step, outcome.record)
             record = await self._report(step, outcome)
-            if await self._run_is_stopping():
+            if record.reported is Reported.NOTHING or await self._run_is_stopping():
+                # Nothing still: ZenML takes no step runs of this run any more. A sibling failed, or somebody
+                # stopped it, after this step's process began and before it could say so.
                 return await self._stopped(step, record)
             if not await self._may_try_again(step, record, permit):
                 await self._store.close_retries(step)

@@ -53,8 +53,10 @@ def add(folder: str, left: int, right: int = 0) -> int:
 
 
 @step(enable_cache=False)
-def fail(folder: str, left: int = 0) -> int:
+def fail(folder: str, left: int = 0, once_begun: str = "") -> int:
     trace(folder, "begin")
+    if once_begun:
+        await_file(f"{folder}/{once_begun}.jsonl")
     raise ValueError("as told")
 
 
@@ -219,7 +221,7 @@ def gpus(folder: str) -> None:
 @pipeline
 def failing(folder: str) -> None:
     """``bad`` fails; ``beside`` is hanging meanwhile; ``later`` is downstream of ``beside``."""
-    bad = fail(folder, id="bad")
+    bad = fail(folder, once_begun="beside", id="bad")
     add(folder, bad, id="below_bad")
     beside = slow(folder, 2.0, id="beside")
     add(folder, beside, id="later")

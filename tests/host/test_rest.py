@@ -1,0 +1,27 @@
+"""The host with its store behind a server, as on Modal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.host.conftest import Zen
+
+
+def test_a_pipeline_whose_store_is_behind_a_server(served_zen: Zen, tmp_path: Path) -> None:
+    job = served_zen.submit("ends", tmp_path, options={"execution_mode": "continue_on_failure"})
+    code, output = job.pipeline()
+    assert code == 1, output
+    run, steps = job.statuses()
+    assert run == "failed"
+    assert steps["after"] == ["completed"]
+    assert steps["killed_once"] == ["retried", "completed"]
+    assert steps["raises_always"] == ["retried", "failed"]
+
+
+def test_cached_steps_of_a_run_behind_a_server(served_zen: Zen, tmp_path: Path) -> None:
+    for expected in ("completed", "cached"):
+        job = served_zen.submit("cached", tmp_path, value=5)
+        code, output = job.pipeline()
+        assert code == 0, output
+        assert job.statuses() == ("completed", {"first": [expected], "second": [expected]})
+        assert output.count("is answered from ZenML's cache") == (2 if expected == "cached" else 0)
