@@ -32,6 +32,10 @@ class InvalidSettings(BridgeError, ValueError):
         self.problem = problem
         self.fix = fix
 
+    def __reduce__(self) -> tuple[type[InvalidSettings], tuple[str, object, str, str]]:
+        # Prefect sends exceptions between processes; an exception is made again of its arguments.
+        return type(self), (self.where, self.value, self.problem, self.fix)
+
 
 class NotTranslatable(InvalidSettings):
     """Something in a snapshot has no translation."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import subprocess
 import sys
 
@@ -188,6 +189,12 @@ def test_secrets_show_nowhere(name: str) -> None:
 def test_several_mistakes_are_named_together() -> None:
     with pytest.raises(InvalidSettings, match=r"timeout=0.*Look at create_rate, max_parallelism too"):
         ModalPrefectOrchestratorSettings(max_parallelism=0, timeout=0, create_rate=-1)
+
+
+def test_an_error_survives_the_way_to_another_process() -> None:
+    error = InvalidSettings("gpu", [], "no type", "Name one")
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again), again.fix) == (InvalidSettings, str(error), "Name one")
 
 
 def test_flavour() -> None:

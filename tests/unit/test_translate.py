@@ -423,7 +423,7 @@ def test_as_many_retries_as_prefect_takes() -> None:
 
 
 def test_the_order_stays_where_it_can() -> None:
-    assert ordered({"b": [], "a": [], "c": ["a", "b"]}, "p") == ["b", "a", "c"]
+    assert ordered({"b": [], "c": ["b"], "a": [], "d": ["a"]}, "p") == ["b", "c", "a", "d"]
 
 
 def test_upstream_comes_before_downstream() -> None:
