@@ -81,10 +81,10 @@ class Server:
             process.wait(10)
 
 
-def prefect_server(folder: Path) -> Server:
+def prefect_server(folder: Path, port: int | None = None) -> Server:
     """A Prefect server on SQLite whose data is in ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
-    port = free_port()
+    port = port or free_port()
     url = f"http://127.0.0.1:{port}"
     environment = {
         "PREFECT_HOME": str(folder / "prefect"),

@@ -1,12 +1,13 @@
 """Real servers for the whole session: a Prefect server, a ZenML REST server, a loopback Modal.
 
-The environment is set before ZenML and Prefect read it; both do so when their clients are first used.
+The environment is set before ZenML and Prefect read it.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,17 @@ import pytest
 from tests import servers
 from tests.integration.lab import IMAGE, PROJECT, STACK_CODE, Lab
 from tests.loopback import LoopbackImage, LoopbackModal
+
+
+PREFECT_PORT = servers.free_port()
+# Prefect reads its settings when it is imported, which test modules do before any fixture runs.
+os.environ |= {
+    "PREFECT_API_URL": f"http://127.0.0.1:{PREFECT_PORT}/api",
+    "PREFECT_HOME": tempfile.mkdtemp(prefix="prefect-client-"),
+    "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+}
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +51,7 @@ def modal_server() -> Iterator[LoopbackModal]:
 
 @pytest.fixture(scope="session")
 def prefect_api(folder: Path) -> Iterator[servers.Server]:
-    server = servers.prefect_server(folder).start()
+    server = servers.prefect_server(folder, PREFECT_PORT).start()
     yield server
     server.stop()
 
@@ -56,15 +68,9 @@ def lab(
     folder: Path, modal_server: LoopbackModal, prefect_api: servers.Server, zenml_api: servers.Server
 ) -> Iterator[Lab]:
     before = dict(os.environ)
-    for name in [name for name in os.environ if name.startswith(("ZENML", "PREFECT", "MODAL"))]:
+    for name in [name for name in os.environ if name.startswith(("ZENML", "MODAL"))]:
         del os.environ[name]
     os.environ |= servers.zenml_client_environment(folder / "zenml", zenml_api)
-    os.environ |= {
-        "PREFECT_API_URL": f"{prefect_api.url}/api",
-        "PREFECT_HOME": str(folder / "prefect-client"),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "1",
-    }
     os.environ |= modal_server.env
     # As installed packages are, for this process; the sandboxes get both from their image.
     sys.path[:0] = [str(STACK_CODE), str(PROJECT)]

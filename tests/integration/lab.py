@@ -15,7 +15,7 @@ from tests import servers
 from tests.loopback import LoopbackModal
 
 IMAGE = "registry.example.com/ml:1"
-PROJECT = servers.ROOT / "tests" / "host" / "project"
+PROJECT = servers.ROOT / "tests" / "integration" / "project"
 STACK_CODE = servers.ROOT / "tests" / "integration" / "stack"
 
 

@@ -12,9 +12,9 @@ from tests.integration.lab import Lab, Ran
 
 
 def run(lab: Lab) -> Ran:
-    import graphs
+    import shapes
 
-    return lab.run(graphs.chain, lab.stack("process"), settings={"execution_mode": "pipeline"}, length=2)
+    return lab.run(shapes.chain, lab.stack("process"), settings={"execution_mode": "pipeline"}, length=2)
 
 
 def check(ran: Ran) -> None:

@@ -50,7 +50,7 @@ def test_the_flavour_registers_with_one_command(installed: Path, tmp_path: Path)
     shown = subprocess.run(
         [zenml, "stack", "describe"], env=environment, cwd=tmp_path, check=True, capture_output=True, text=True
     )
-    assert "local-sandboxes" in shown.stdout
+    assert "local-sandboxes" in shown.stdout + shown.stderr
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def worker(lab: Lab, installed: Path, tmp_path: Path) -> Iterator[subprocess.Pop
 
 
 def test_a_worker_runs_a_snapshot(lab: Lab, worker: subprocess.Popen[bytes], installed: Path, tmp_path: Path) -> None:
-    import graphs
+    import shapes
     from zenml.client import Client
     from zenml.config import DockerSettings
     from zenml.utils import source_utils
@@ -86,7 +86,7 @@ def test_a_worker_runs_a_snapshot(lab: Lab, worker: subprocess.Popen[bytes], ins
     source_utils.set_custom_source_root(str(PROJECT))
     lab.activate(lab.stack("modal"))
     docker = DockerSettings(parent_image="registry.example.com/ml:1", skip_build=True)
-    diamond = graphs.diamond.with_options(settings={"docker": docker})
+    diamond = shapes.diamond.with_options(settings={"docker": docker})
     diamond.prepare(str(tmp_path))
     snapshot = diamond.create_snapshot(name=f"deployed-{tmp_path.name}")
     started = subprocess.run(

@@ -13,13 +13,13 @@ from tests.integration.lab import Lab, eventually
 
 
 @pytest.fixture
-def graphs(lab: Lab):  # type: ignore[no-untyped-def]
-    import graphs
+def shapes(lab: Lab):  # type: ignore[no-untyped-def]
+    import shapes
 
-    return graphs
+    return shapes
 
 
-def test_lines_are_there_while_the_step_runs(lab: Lab, graphs, place: str, tmp_path: Path) -> None:
+def test_lines_are_there_while_the_step_runs(lab: Lab, shapes, place: str, tmp_path: Path) -> None:
     """The step prints a line and then waits for a file, which is made when the line has arrived in Prefect."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import LogFilter
@@ -43,15 +43,15 @@ def test_lines_are_there_while_the_step_runs(lab: Lab, graphs, place: str, tmp_p
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    ran = lab.run(graphs.telling, lab.stack(place), settings={"execution_mode": "per_step"}, into=tmp_path)
+    ran = lab.run(shapes.telling, lab.stack(place), settings={"execution_mode": "per_step"}, into=tmp_path)
     watcher.join()
     assert "it hangs now" in seen[0]
     assert ran.status == "completed"
 
 
-def test_many_lines_and_bad_bytes(lab: Lab, graphs, place: str) -> None:
+def test_many_lines_and_bad_bytes(lab: Lab, shapes, place: str) -> None:
     lines = 100_000
-    ran = lab.run(graphs.flood, lab.stack(place), settings={"execution_mode": "per_step"}, lines=lines)
+    ran = lab.run(shapes.flood, lab.stack(place), settings={"execution_mode": "per_step"}, lines=lines)
     assert (ran.status, ran.flow_run.state.name) == ("completed", "Completed")
     messages = lab.logs(ran.task_runs["printer"], at_least=FIRST_LINES)
     numbered = [message for message in messages if message.startswith("line ")]

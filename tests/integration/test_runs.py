@@ -11,10 +11,10 @@ PIPELINE = {"execution_mode": "pipeline"}
 
 
 @pytest.fixture
-def graphs(lab: Lab):  # type: ignore[no-untyped-def]
-    import graphs
+def shapes(lab: Lab):  # type: ignore[no-untyped-def]
+    import shapes
 
-    return graphs
+    return shapes
 
 
 def all_of(steps: str, state: str) -> dict[str, str]:
@@ -31,8 +31,8 @@ def check_both(ran: Ran, zenml: str, prefect: str) -> None:
 
 
 class TestPerStep:
-    def test_a_diamond(self, lab: Lab, graphs, place: str) -> None:
-        ran = lab.run(graphs.diamond, lab.stack(place), settings=PER_STEP)
+    def test_a_diamond(self, lab: Lab, shapes, place: str) -> None:
+        ran = lab.run(shapes.diamond, lab.stack(place), settings=PER_STEP)
         assert ran.error is None
         check_both(ran, "completed", "Completed")
         assert ran.steps == all_of("one left right bottom", "completed")
@@ -47,13 +47,13 @@ class TestPerStep:
             assert {box.app for box in boxes.values()} == {"zenml-diamond"}
             assert lab.sandboxes_by_step(ran) == dict.fromkeys(["one", "left", "right", "bottom"], 1)
 
-    def test_a_fan_out_never_exceeds_its_limit(self, lab: Lab, graphs, place: str) -> None:
-        ran = lab.run(graphs.fan_out, lab.stack(place), settings={**PER_STEP, "max_parallelism": 2}, width=4)
+    def test_a_fan_out_never_exceeds_its_limit(self, lab: Lab, shapes, place: str) -> None:
+        ran = lab.run(shapes.fan_out, lab.stack(place), settings={**PER_STEP, "max_parallelism": 2}, width=4)
         check_both(ran, "completed", "Completed")
         assert most_at_once(ran, [f"wide_{number}" for number in range(4)]) == 2
 
-    def test_a_failure_spares_the_other_branch(self, lab: Lab, graphs, place: str) -> None:
-        ran = lab.run(graphs.failing, lab.stack(place), settings=PER_STEP)
+    def test_a_failure_spares_the_other_branch(self, lab: Lab, shapes, place: str) -> None:
+        ran = lab.run(shapes.failing, lab.stack(place), settings=PER_STEP)
         check_both(ran, "failed", "Failed")
         assert "ValueError: as told" in str(ran.error)
         assert ran.steps == {"bad": "failed", "beside": "completed", "later": "completed"}
@@ -62,9 +62,9 @@ class TestPerStep:
         assert "ValueError: as told" in ran.task_runs["bad"].state.message
         assert "upstream bad failed" in ran.task_runs["below_bad"].state.message
 
-    def test_fail_fast_kills_the_siblings(self, lab: Lab, graphs, place: str) -> None:
+    def test_fail_fast_kills_the_siblings(self, lab: Lab, shapes, place: str) -> None:
         ran = lab.run(
-            graphs.hanging_beside_failure, lab.stack(place), settings=PER_STEP, options={"execution_mode": "fail_fast"}
+            shapes.hanging_beside_failure, lab.stack(place), settings=PER_STEP, options={"execution_mode": "fail_fast"}
         )
         check_both(ran, "failed", "Failed")
         assert ran.steps == {"hung": "stopped", "bad": "failed"}
@@ -72,35 +72,35 @@ class TestPerStep:
         assert len(ran.traces("hung", "begin")) == 1
         assert lab.modal.stats().alive == 0
 
-    def test_stop_on_failure_lets_the_siblings_end(self, lab: Lab, graphs, place: str) -> None:
+    def test_stop_on_failure_lets_the_siblings_end(self, lab: Lab, shapes, place: str) -> None:
         ran = lab.run(
-            graphs.failing, lab.stack(place), settings=PER_STEP, options={"execution_mode": "stop_on_failure"}
+            shapes.failing, lab.stack(place), settings=PER_STEP, options={"execution_mode": "stop_on_failure"}
         )
         check_both(ran, "failed", "Failed")
         assert ran.steps == {"bad": "failed", "beside": "completed"}
         assert ran.states == {"bad": "Failed", "below_bad": "NotRun", "beside": "Completed", "later": "NotRun"}
 
     @pytest.mark.parametrize("how", ["raise", "kill"])
-    def test_a_retried_step(self, lab: Lab, graphs, place: str, how: str) -> None:
-        ran = lab.run(graphs.retried, lab.stack(place), settings=PER_STEP, how=how, times=1, retries=2)
+    def test_a_retried_step(self, lab: Lab, shapes, place: str, how: str) -> None:
+        ran = lab.run(shapes.retried, lab.stack(place), settings=PER_STEP, how=how, times=1, retries=2)
         check_both(ran, "completed", "Completed")
         assert ran.steps == {"fail_first": "completed", "after": "completed"}
         assert ran.task_runs["fail_first"].run_count == 2
         assert len(ran.traces("fail_first")) == 2
         assert ran.run.steps["fail_first"].version == 2
 
-    def test_a_step_that_uses_up_its_retries(self, lab: Lab, graphs, place: str) -> None:
-        ran = lab.run(graphs.retried, lab.stack(place), settings=PER_STEP, how="raise", times=9, retries=1)
+    def test_a_step_that_uses_up_its_retries(self, lab: Lab, shapes, place: str) -> None:
+        ran = lab.run(shapes.retried, lab.stack(place), settings=PER_STEP, how="raise", times=9, retries=1)
         check_both(ran, "failed", "Failed")
         assert ran.steps == {"fail_first": "failed"}
         assert len(ran.traces("fail_first")) == 2
         assert ran.states == {"fail_first": "Failed", "after": "NotRun"}
 
-    def test_a_cached_step_starts_no_sandbox(self, lab: Lab, graphs, place: str) -> None:
+    def test_a_cached_step_starts_no_sandbox(self, lab: Lab, shapes, place: str) -> None:
         value = 100 + ["modal", "process"].index(place)
-        first = lab.run(graphs.cached, lab.stack(place), settings=PER_STEP, value=value)
+        first = lab.run(shapes.cached, lab.stack(place), settings=PER_STEP, value=value)
         # The same folder, since it is a parameter of the steps and so part of their cache key.
-        again = lab.run(graphs.cached, lab.stack(place), settings=PER_STEP, value=value, into=first.folder)
+        again = lab.run(shapes.cached, lab.stack(place), settings=PER_STEP, value=value, into=first.folder)
         check_both(again, "completed", "Completed")
         assert again.steps == all_of("first second", "cached")
         assert again.states == all_of("first second", "Cached")
@@ -109,8 +109,8 @@ class TestPerStep:
 
 
 class TestPipeline:
-    def test_a_diamond(self, lab: Lab, graphs, place: str) -> None:
-        ran = lab.run(graphs.diamond, lab.stack(place), settings=PIPELINE)
+    def test_a_diamond(self, lab: Lab, shapes, place: str) -> None:
+        ran = lab.run(shapes.diamond, lab.stack(place), settings=PIPELINE)
         assert ran.error is None
         check_both(ran, "completed", "Completed")
         assert ran.steps == all_of("one left right bottom", "completed")
@@ -119,38 +119,38 @@ class TestPipeline:
         if place == "modal":
             assert len(lab.sandboxes(ran)) == 1
 
-    def test_a_fan_out_never_exceeds_its_limit(self, lab: Lab, graphs, place: str) -> None:
-        ran = lab.run(graphs.fan_out, lab.stack(place), settings={**PIPELINE, "max_parallelism": 2}, width=4)
+    def test_a_fan_out_never_exceeds_its_limit(self, lab: Lab, shapes, place: str) -> None:
+        ran = lab.run(shapes.fan_out, lab.stack(place), settings={**PIPELINE, "max_parallelism": 2}, width=4)
         check_both(ran, "completed", "Completed")
         assert most_at_once(ran, [f"wide_{number}" for number in range(4)]) == 2
 
-    def test_a_failure_spares_the_other_branch(self, lab: Lab, graphs, place: str) -> None:
-        ran = lab.run(graphs.failing, lab.stack(place), settings=PIPELINE)
+    def test_a_failure_spares_the_other_branch(self, lab: Lab, shapes, place: str) -> None:
+        ran = lab.run(shapes.failing, lab.stack(place), settings=PIPELINE)
         check_both(ran, "failed", "Failed")
         assert "ValueError: as told" in str(ran.error)
         assert ran.steps == {"bad": "failed", "beside": "completed", "later": "completed"}
         assert "ValueError: as told" in ran.task_runs["failing"].state.message
 
-    def test_fail_fast_kills_the_siblings(self, lab: Lab, graphs, place: str) -> None:
+    def test_fail_fast_kills_the_siblings(self, lab: Lab, shapes, place: str) -> None:
         ran = lab.run(
-            graphs.hanging_beside_failure, lab.stack(place), settings=PIPELINE, options={"execution_mode": "fail_fast"}
+            shapes.hanging_beside_failure, lab.stack(place), settings=PIPELINE, options={"execution_mode": "fail_fast"}
         )
         check_both(ran, "failed", "Failed")
         assert ran.steps == {"hung": "stopped", "bad": "failed"}
 
     @pytest.mark.parametrize("how", ["raise", "kill"])
-    def test_a_retried_step(self, lab: Lab, graphs, place: str, how: str) -> None:
-        ran = lab.run(graphs.retried, lab.stack(place), settings=PIPELINE, how=how, times=1, retries=2)
+    def test_a_retried_step(self, lab: Lab, shapes, place: str, how: str) -> None:
+        ran = lab.run(shapes.retried, lab.stack(place), settings=PIPELINE, how=how, times=1, retries=2)
         check_both(ran, "completed", "Completed")
         assert ran.steps == {"fail_first": "completed", "after": "completed"}
         assert ran.task_runs["retried"].run_count == 1
         assert len(ran.traces("fail_first")) == 2
         assert ran.run.steps["fail_first"].version == 2
 
-    def test_a_cached_pipeline(self, lab: Lab, graphs, place: str) -> None:
+    def test_a_cached_pipeline(self, lab: Lab, shapes, place: str) -> None:
         value = 200 + ["modal", "process"].index(place)
-        first = lab.run(graphs.cached, lab.stack(place), settings=PIPELINE, value=value)
-        again = lab.run(graphs.cached, lab.stack(place), settings=PIPELINE, value=value, into=first.folder)
+        first = lab.run(shapes.cached, lab.stack(place), settings=PIPELINE, value=value)
+        again = lab.run(shapes.cached, lab.stack(place), settings=PIPELINE, value=value, into=first.folder)
         check_both(again, "completed", "Completed")
         assert again.steps == all_of("first second", "cached")
         assert len(first.traces("first")) == 1
