@@ -78,8 +78,10 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
         return translation.plan
 
     def _translate(self, snapshot: PipelineSnapshotResponse | NewSnapshot, stack_name: str) -> Translation:
-        # Only what the component sets: its defaults must not count as its wishes.
-        component = {name: getattr(self.config, name) for name in self.config.model_fields_set}
+        # Only what the component sets, since its defaults aren't its wishes; and no token: reading one that is a
+        # reference to a secret asks the server for it.
+        settings = self.config.model_fields_set & set(ModalPrefectOrchestratorSettings.model_fields)
+        component: dict[str, object] = {name: getattr(self.config, name) for name in settings}
         component["runner"] = self.config.runner
         return translate(snapshot, component=component, component_name=self.name, stack_name=stack_name)
 

@@ -17,7 +17,6 @@ from tests import servers
 from tests.integration.lab import IMAGE, PROJECT, STACK_CODE, Lab
 from tests.loopback import LoopbackImage, LoopbackModal
 
-
 PREFECT_PORT = servers.free_port()
 # Prefect reads its settings when it is imported, which test modules do before any fixture runs.
 os.environ |= {

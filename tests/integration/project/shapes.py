@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import atexit
 import json
 import os
 import signal
 import sys
-import threading
 import time
 from pathlib import Path
 
-import store  # a module of the user's that is called like one of ours
 from zenml import get_step_context, pipeline, step
 from zenml.config.resource_settings import ResourceSettings
 from zenml.config.retry_config import StepRetryConfig
-
-AT_IMPORT = os.environ.get("USER_VARIABLE")
 
 
 def trace(folder: str, what: str, **more: object) -> int:
@@ -39,7 +34,7 @@ def await_file(path: str, seconds: float = 60) -> None:
 
 @step(enable_cache=False)
 def one(folder: str, value: int = 1) -> int:
-    trace(folder, "begin", cuda=os.environ.get("CUDA_VISIBLE_DEVICES"), cwd=os.getcwd(), store=store.__file__)
+    trace(folder, "begin", cuda=os.environ.get("CUDA_VISIBLE_DEVICES"), cwd=os.getcwd())
     print(f"value {value}")
     trace(folder, "end")
     return value
@@ -191,23 +186,6 @@ def fan_out(folder: str, width: int = 4, others: int = 1, cpu: float | None = No
             made(folder, others, id=f"wide_{number}")
 
 
-@step(enable_cache=False)
-def environment_of(folder: str) -> str:
-    trace(
-        folder,
-        "begin",
-        at_import=AT_IMPORT,
-        now=os.environ.get("USER_VARIABLE"),
-        main_thread=threading.current_thread() is threading.main_thread(),
-        group=os.getpgid(0),
-        session_leader=os.getpgid(0) == os.getpid(),
-        argv=sys.argv,
-        store=store.__file__,
-    )
-    atexit.register(Path(folder, "at-exit").touch)
-    return ""
-
-
 @pipeline
 def gpus(folder: str) -> None:
     two = ResourceSettings(gpu_count=1)
@@ -286,3 +264,9 @@ def flood(folder: str, lines: int) -> None:
 @pipeline
 def telling(folder: str) -> None:
     tell_and_hang(folder, id="hung")
+
+
+@pipeline
+def diamond(folder: str) -> None:
+    top = one(folder)
+    add(folder, add(folder, top, id="left"), add(folder, top, id="right"), id="bottom")
