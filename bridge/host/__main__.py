@@ -27,6 +27,7 @@ def _parser() -> argparse.ArgumentParser:
     step.add_argument("--snapshot-id", required=True)
     step.add_argument("--step", required=True)
     step.add_argument("--step-run-id")
+    step.add_argument("--lifeline", type=int, help=argparse.SUPPRESS)
     pipeline = commands.add_parser("pipeline", help="run a whole pipeline", allow_abbrev=False)
     pipeline.add_argument("--snapshot-id", required=True)
     pipeline.add_argument("--run-id", required=True)
@@ -56,8 +57,10 @@ def main(argv: Sequence[str]) -> int:
         sys.stdout.write(f"{bridge.__file__}\n")
         return 0
     if options.command == "step":
-        from bridge.host import entrypoint
+        from bridge.host import entrypoint, lifeline
 
+        if options.lifeline is not None:
+            lifeline.hold(options.lifeline)
         arguments = entrypoint.arguments_for(options.snapshot_id, options.step, options.step_run_id)
         return entrypoint.run_attempt(arguments)
     from bridge.host import pipeline

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shutil
 import signal
 from typing import Any
 
@@ -35,6 +36,8 @@ from bridge.ready import Fate, GraphRun, NotRun, Pass
 GRACE_SECONDS = 10.0
 """From SIGTERM to SIGKILL: ZenML's signal handler has two requests to make in it."""
 DRAIN_SECONDS = 5.0
+STOP_POLL_SECONDS = 15.0
+"""ZenML's steps ask as often, by their heartbeats, whether their run is stopped."""
 
 _logger = logging.getLogger(__name__)
 
@@ -133,7 +136,10 @@ class Scheduler:
             environment={} if gpus is None else {"CUDA_VISIBLE_DEVICES": _visible(gpus)},
         )
         os.makedirs(attempt.work_dir, exist_ok=True)
-        code = await self._process(attempt, permit)
+        try:
+            code = await self._process(attempt, permit)
+        finally:
+            shutil.rmtree(attempt.work_dir, ignore_errors=True)
         record = await self._store.record(step)
         if continued is None and record.version <= before.version:
             record = StepRecord()  # an earlier attempt's: this one never reached ZenML
@@ -204,11 +210,21 @@ class Scheduler:
         delay = delays[record.version - 1]
         _logger.info("Step %s is tried again in %g s (%d of %d).", step, delay, record.version, len(delays))
         permit.give_back()
-        try:
-            await asyncio.wait_for(permit.kill.wait(), delay)
-        except asyncio.TimeoutError:
-            return await permit.take_again()
-        return False
+        return await self._wait(delay, permit) and await permit.take_again()
+
+    async def _wait(self, seconds: float, permit: Pass) -> bool:
+        """Wait; False where the step is killed meanwhile. Nobody else would see that the run is stopped."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while (left := end - loop.time()) > 0:
+            try:
+                await asyncio.wait_for(permit.kill.wait(), min(left, STOP_POLL_SECONDS))
+            except asyncio.TimeoutError:
+                if left > STOP_POLL_SECONDS:
+                    await self._run_is_stopping()
+            else:
+                return False
+        return not permit.kill.is_set()
 
 
 def _visible(gpus: tuple[int, ...]) -> str:

@@ -40,7 +40,13 @@ class _Spawned:
 
 
 class SpawnHost:
-    """Starts a new interpreter for each attempt; a :class:`bridge.host.attempt.StepHost`."""
+    """Starts a new interpreter for each attempt; a :class:`bridge.host.attempt.StepHost`.
+
+    The attempts die with this process, by :mod:`bridge.host.lifeline`.
+    """
+
+    def __init__(self) -> None:
+        self._lifeline, self._held = os.pipe()
 
     async def start(self, attempt: Attempt, stdout: int, stderr: int) -> _Spawned:
         """Start ``python -m bridge.host step`` for an attempt."""
@@ -54,6 +60,8 @@ class SpawnHost:
             "bridge.host",
             "step",
             *arguments,
+            f"--lifeline={self._lifeline}",
+            pass_fds=(self._lifeline,),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=stdout,
             stderr=stderr,
@@ -63,7 +71,9 @@ class SpawnHost:
         return _Spawned(process)
 
     async def close(self) -> None:
-        """Nothing is kept."""
+        """Let the lifeline go."""
+        os.close(self._lifeline)
+        os.close(self._held)
 
 
 def _environment(attempt: Attempt) -> dict[str, str]:

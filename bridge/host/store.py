@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -36,11 +37,12 @@ class Store:
 
     def __init__(self, loaded: Loaded) -> None:
         self._loaded = loaded
+        self._closed = threading.Event()
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="zenml")
         self._cache = step_runs.CacheLookup(loaded.snapshot, loaded.run, loaded.stack) if loaded.stack else None
 
     async def _ask(self, function: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, _patiently, function)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._patiently, function)
 
     async def records(self, steps: list[str]) -> dict[str, StepRecord]:
         """The newest records of these steps, one for each."""
@@ -81,17 +83,18 @@ class Store:
         return status in (ExecutionStatus.STOPPING, ExecutionStatus.STOPPED)
 
     def close(self) -> None:
-        """Let the threads go."""
+        """Let the threads go; they ask no more."""
+        self._closed.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-
-def _patiently(function: Callable[[], T]) -> T:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while True:
-        try:
-            return function()
-        except (requests.exceptions.ConnectionError, requests.exceptions.Timeout) as error:
-            if time.monotonic() > deadline:
-                raise
-            _logger.warning("ZenML can't be reached (%s); asking again.", type(error).__name__)
-            time.sleep(_PAUSE_SECONDS)
+    def _patiently(self, function: Callable[[], T]) -> T:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                return function()
+            except (requests.exceptions.ConnectionError, requests.exceptions.Timeout) as error:
+                if time.monotonic() > deadline:
+                    raise
+                _logger.warning("ZenML can't be reached (%s); asking again.", type(error).__name__)
+                if self._closed.wait(_PAUSE_SECONDS):
+                    raise

@@ -185,9 +185,9 @@ def test_forked_steps_draw_different_random_numbers(finished) -> None:
         assert len({ran.job.trace(f"random_{number}")[0][source] for number in range(3)}) == 3
 
 
-def await_begin(job: Job, step: str) -> list[dict[str, Any]]:
+def await_begin(job: Job, step: str, times: int = 1) -> list[dict[str, Any]]:
     deadline = time.monotonic() + 90
-    while not (lines := job.trace(step)):
+    while len(lines := job.trace(step)) < times:
         assert time.monotonic() < deadline, f"{step} didn't begin"
         time.sleep(0.05)
     return lines
@@ -206,6 +206,13 @@ def is_alive(pid: int) -> bool:
     except FileNotFoundError:
         return False
     return state != "Z"
+
+
+def await_death(pid: int) -> None:
+    deadline = time.monotonic() + 30
+    while is_alive(pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_sigterm_in_a_run_that_is_stopping_stops_its_steps(zen: Zen, tmp_path: Path) -> None:
@@ -245,10 +252,7 @@ def test_a_killed_host_takes_its_steps_with_it_and_the_next_goes_on(zen: Zen, tm
     await_completed(job, "one")
     host.kill()
     host.wait(timeout=30)
-    deadline = time.monotonic() + 30
-    while is_alive(began["pid"]):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    await_death(began["pid"])
 
     code, output = job.pipeline()
 
@@ -258,12 +262,31 @@ def test_a_killed_host_takes_its_steps_with_it_and_the_next_goes_on(zen: Zen, tm
     assert (hung["version"], hung["status"]) == (1, "completed")
 
 
-def test_a_dead_zygote_costs_the_steps_that_ran_and_no_more(zen: Zen, tmp_path: Path) -> None:
+def test_a_dead_zygote_costs_one_attempt_and_steps_without_one_die_with_the_host_too(zen: Zen, tmp_path: Path) -> None:
     job = zen.submit("retried", tmp_path, how="kill parent")
+    host = job.start_pipeline()
+    _, began = await_begin(job, "fail_first", 2)
+    host.kill()
+    output, _ = host.communicate(timeout=60)
+    assert output.count("a process of their own") == 1
+    await_death(began["pid"])
+    (tmp_path / "go").touch()
+
     code, output = job.pipeline()
+
     assert code == 0, output
     assert job.statuses() == ("completed", {"fail_first": ["retried", "completed"], "after": ["completed"]})
-    assert output.count("a process of their own") == 1
+
+
+def test_a_run_that_is_stopped_ends_by_its_steps_heartbeats(zen: Zen, tmp_path: Path) -> None:
+    job = zen.submit("hanging", tmp_path)
+    host = job.start_pipeline()
+    await_begin(job, "hung")
+    await_completed(job, "one")
+    zen.ask("set_run_status", run=job.run, status="stopping")
+    output, _ = host.communicate(timeout=90)
+    assert host.returncode == 2, output
+    assert job.statuses() == ("stopped", {"one": ["completed"], "hung": ["stopped"]})
 
 
 def test_a_run_that_doesn_t_exist_breaks_the_host(zen: Zen, tmp_path: Path) -> None:

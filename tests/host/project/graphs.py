@@ -84,6 +84,8 @@ def fail_first(folder: str, how: str = "raise", times: int = 1) -> int:
             os._exit(0)
         if how == "sys.exit":
             sys.exit(0)
+    if how == "kill parent":
+        await_file(f"{folder}/go")
     return attempt
 
 
