@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,8 +88,9 @@ async def texts(sandbox: ModalSandbox) -> list[str]:
 
 
 async def first_line(sandbox: ModalSandbox) -> OutputLine:
-    async for line in sandbox.output():
-        return line
+    async with aclosing(sandbox.output()) as output:
+        async for line in output:
+            return line
     raise AssertionError("no output")
 
 
@@ -434,6 +436,7 @@ async def test_a_create_cancelled_in_its_rpc_leaves_nothing(
     await asyncio.wait([start])
     if not start.cancelled():
         await start.result().terminate()
+    await eventually(lambda: not cloud.stats().creating)
     assert not [box for box in cloud.sandboxes() if box.name == "box" and box.status in ("pending", "running")]
 
 
@@ -556,6 +559,19 @@ async def test_output_of_a_sandbox_that_modal_forgot(cloud: LoopbackModal, runne
         await texts(sandbox)
 
 
+async def test_output_that_breaks_off_with_the_machine(cloud: LoopbackModal, runner: ModalRunner, backend: str) -> None:
+    """What came is handed on, and the output ends."""
+    sandbox = await runner.start(request("python", "-c", "print('up', flush=True); input()"))
+    await first_line(sandbox)
+    streams = {"SandboxGetLogs", "SandboxStdioReadV2"}
+    await eventually(lambda: not streams & cloud.stats().in_flight.keys())
+    cloud.set(stream_delay=1.0, broken_streams=1)
+    reading = asyncio.ensure_future(texts(sandbox))
+    await eventually(lambda: sum(cloud.stats().in_flight.get(name, 0) for name in streams) == 2)
+    cloud.forget(sandbox.id)
+    assert await reading == ["up"]
+
+
 async def test_one_endless_line_costs_bounded_memory(cloud: LoopbackModal, runner: ModalRunner, backend: str) -> None:
     code = "import sys\nfor _ in range(300): sys.stdout.write('x' * 100_000)"
     sandbox = await runner.start(request("python", "-c", code))
@@ -575,8 +591,9 @@ async def test_many_waits_leave_room_for_other_calls(cloud: LoopbackModal, backe
     async with runner_for(cloud, create_rate=10_000) as runner:
         boxes = await asyncio.gather(*(runner.start(request(name=f"box-{n}")) for n in range(200)))
         waits = [asyncio.ensure_future(box.wait()) for box in boxes]
-        calls = ("SandboxWait", "SandboxWaitV2")
-        await eventually(lambda: sum(cloud.stats().calls.get(name, 0) for name in calls) >= 400)
+        # All of them at once, not in turns.
+        waiting = ("SandboxWait", "SandboxWaitV2")
+        await eventually(lambda: sum(cloud.stats().in_flight.get(name, 0) for name in waiting) == 200)
         began = time.monotonic()
         extra = await runner.start(request(name="extra"))
         assert time.monotonic() - began < 5

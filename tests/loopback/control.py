@@ -243,6 +243,15 @@ class Control(Objects):
     async def _create(
         self, backend: int, request: Any, values: Mapping[str, str], metadata: Metadata
     ) -> LoopbackSandbox:
+        # A client that goes away in the middle doesn't undo what it asked for.
+        task = asyncio.create_task(self._create_to_the_end(backend, request, values, metadata))
+        self.world.creating.add(task)
+        task.add_done_callback(self.world.creating.discard)
+        return await asyncio.shield(task)
+
+    async def _create_to_the_end(
+        self, backend: int, request: Any, values: Mapping[str, str], metadata: Metadata
+    ) -> LoopbackSandbox:
         faults, world = self.world.faults, self.world
         # modal/_utils/grpc_utils.py, _retry_transient_errors: all attempts of one call carry one key.
         key = metadata.get("x-idempotency-key", "")

@@ -60,7 +60,8 @@ class SandboxRecord:
 
 @dataclass(frozen=True)
 class Stats:
-    """Sums over the server's life. Seconds run from scheduling to the end (or now); ``calls`` count RPCs by name."""
+    """Sums over the server's life. Seconds run from scheduling to the end (or now); ``calls`` count RPCs by name,
+    ``in_flight`` those that are being served, ``creating`` the creates, also of a client that is gone."""
 
     created: int
     alive: int
@@ -69,3 +70,5 @@ class Stats:
     gpu_seconds: float
     image_builds: int
     calls: Mapping[str, int]
+    in_flight: Mapping[str, int]
+    creating: int

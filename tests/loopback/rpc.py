@@ -6,6 +6,7 @@ Methods that a service doesn't have answer UNIMPLEMENTED, so that each version o
 from __future__ import annotations
 
 from asyncio import Transport
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from functools import cached_property
 from typing import Any, cast
@@ -25,7 +26,7 @@ Gate = Callable[[str, Mapping[str, str]], Awaitable[None]]
 class Service:
     """A grpclib service over ``implementation``, for all methods of the generated ``base``."""
 
-    def __init__(self, base: type, implementation: object, gate: Gate) -> None:
+    def __init__(self, base: type, implementation: object, gate: Gate, in_flight: Counter[str]) -> None:
         async def unimplemented(self: object, stream: object) -> None: ...
 
         names: frozenset[str] = base.__abstractmethods__  # type: ignore[attr-defined]
@@ -33,6 +34,7 @@ class Service:
         self._handlers = cast(Mapping[str, grpclib.const.Handler], filled().__mapping__())
         self._implementation = implementation
         self._gate = gate
+        self._in_flight = in_flight
 
     def __mapping__(self) -> dict[str, grpclib.const.Handler]:
         return {path: self._handler(path, handler) for path, handler in self._handlers.items()}
@@ -46,12 +48,16 @@ class Service:
             await self._gate(name, metadata)
             if method is None:
                 raise GRPCError(Status.UNIMPLEMENTED, f"the loopback server doesn't speak {name}")
-            request = await stream.recv_message()
-            if handler.cardinality is grpclib.const.Cardinality.UNARY_UNARY:
-                await stream.send_message(await method(request, metadata))
-                return
-            async for message in method(request, metadata):
-                await stream.send_message(message)
+            self._in_flight[name] += 1
+            try:
+                request = await stream.recv_message()
+                if handler.cardinality is grpclib.const.Cardinality.UNARY_UNARY:
+                    await stream.send_message(await method(request, metadata))
+                    return
+                async for message in method(request, metadata):
+                    await stream.send_message(message)
+            finally:
+                self._in_flight[name] -= 1
 
         return grpclib.const.Handler(serve, handler.cardinality, handler.request_type, handler.reply_type)
 

@@ -137,7 +137,7 @@ class LoopbackModal:
         self, base: type, implementation: object, gate: Callable[[str, Mapping[str, str]], Awaitable[None]]
     ) -> ManyStreamsServer:
         server = ManyStreamsServer(
-            [Service(base, implementation, gate)],
+            [Service(base, implementation, gate, self._world.in_flight)],
             config=configuration(),
             status_details_codec=custom_detail_codec,
         )

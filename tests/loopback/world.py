@@ -70,6 +70,8 @@ class World:
     by_key: dict[str, str] = field(default_factory=dict)
     """Idempotency key of a create -> sandbox id."""
     calls: Counter[str] = field(default_factory=Counter)
+    in_flight: Counter[str] = field(default_factory=Counter)
+    creating: set[asyncio.Task[LoopbackSandbox]] = field(default_factory=set)
     most_at_once: int = 0
 
     def __post_init__(self) -> None:
@@ -193,6 +195,8 @@ class World:
             gpu_seconds=sum(box.seconds * box.gpu[1] for box in boxes),
             image_builds=self.images.builds,
             calls=dict(self.calls),
+            in_flight={name: number for name, number in self.in_flight.items() if number},
+            creating=len(self.creating),
         )
 
 
