@@ -93,20 +93,6 @@ def hang_first(folder: str, times: int = 1) -> int:
 
 
 @step(enable_cache=False)
-def meet(folder: str, others: int = 1) -> int:
-    """Waits until ``others`` steps are here at the same time."""
-    trace(folder, "begin", cuda=os.environ.get("CUDA_VISIBLE_DEVICES"))
-    (Path(folder) / f"here-{get_step_context().step_run.name}").touch()
-    deadline = time.monotonic() + 60
-    while len(list(Path(folder).glob("here-*"))) < others:
-        if time.monotonic() > deadline:
-            raise TimeoutError("the others didn't come")
-        time.sleep(0.02)
-    trace(folder, "end")
-    return others
-
-
-@step(enable_cache=False)
 def slow(folder: str, seconds: float = 0.5) -> int:
     trace(folder, "begin", cuda=os.environ.get("CUDA_VISIBLE_DEVICES"))
     time.sleep(seconds)
@@ -120,53 +106,6 @@ def cacheable(folder: str, value: int) -> int:
     return value
 
 
-@step(enable_cache=False)
-def loud(folder: str, lines: int) -> None:
-    name = get_step_context().step_run.name
-    for number in range(lines):
-        print(f"{name} says {number} " + "x" * 200)
-
-
-@step(enable_cache=False)
-def randoms(folder: str) -> str:
-    import random
-    import uuid
-
-    import numpy
-
-    trace(folder, "begin", random=random.random(), numpy=float(numpy.random.rand()), uuid=str(uuid.uuid4()))
-    return ""
-
-
-@pipeline
-def zoo(folder: str) -> None:
-    """All that is to succeed, in one run."""
-    top = one(folder)
-    add(folder, add(folder, top, id="left"), add(folder, top, id="right"), id="bottom")
-    value = one(folder, id="chain_0")
-    for number in range(1, 5):
-        value = add(folder, value, id=f"chain_{number}")
-    for number in range(4):
-        meet(folder, 4, id=f"meet_{number}")
-    for number in range(3):
-        loud(folder, 300, id=f"loud_{number}")
-        randoms(folder, id=f"random_{number}")
-    environment_of.with_options(environment={"USER_VARIABLE": "for the step"})(folder)
-
-
-@pipeline
-def ends(folder: str) -> None:
-    """Each way for an attempt to end, side by side."""
-    twice = StepRetryConfig(max_retries=2, delay=0, backoff=1)
-    once = StepRetryConfig(max_retries=1, delay=0, backoff=1)
-    add(folder, fail_first.with_options(retry=twice)(folder, id="raises_once"), id="after")
-    fail_first.with_options(retry=once)(folder, "raise", 9, id="raises_always")
-    fail_first.with_options(retry=once)(folder, "kill", id="killed_once")
-    fail_first(folder, "kill", id="killed")
-    fail_first(folder, "exit 0", id="exits_0")
-    fail_first(folder, "sys.exit", id="sys_exits_0")
-
-
 @pipeline
 def chain(folder: str, length: int = 3) -> None:
     value = one(folder)
@@ -175,23 +114,12 @@ def chain(folder: str, length: int = 3) -> None:
 
 
 @pipeline
-def fan_out(folder: str, width: int = 4, others: int = 1, cpu: float | None = None, seconds: float = 0.5) -> None:
+def fan_out(folder: str, width: int = 4, cpu: float | None = None, seconds: float = 0.5) -> None:
     for number in range(width):
-        made = slow if others == 1 else meet
+        made = slow
         if cpu is not None:
             made = made.with_options(settings={"resources": ResourceSettings(cpu_count=cpu)})
-        if others == 1:
-            made(folder, seconds, id=f"wide_{number}")
-        else:
-            made(folder, others, id=f"wide_{number}")
-
-
-@pipeline
-def gpus(folder: str) -> None:
-    two = ResourceSettings(gpu_count=1)
-    for number in range(2):
-        meet.with_options(settings={"resources": two})(folder, 3, id=f"gpu_{number}")
-    meet.with_options(settings={"resources": ResourceSettings(gpu_count=0)})(folder, 3, id="cpu_only")
+        made(folder, seconds, id=f"wide_{number}")
 
 
 @pipeline
@@ -270,3 +198,28 @@ def telling(folder: str) -> None:
 def diamond(folder: str) -> None:
     top = one(folder)
     add(folder, add(folder, top, id="left"), add(folder, top, id="right"), id="bottom")
+
+
+@step(enable_cache=False)
+def struck_first(folder: str, how: str) -> int:
+    """In its first attempt it ends as told, or waits for somebody to strike it; in the next it succeeds."""
+    attempt = trace(folder, "begin")
+    if attempt > 1:
+        return attempt
+    if how == "exception":
+        raise ValueError("the first attempt")
+    if how == "exit":
+        os._exit(0)
+    await_file(f"{folder}/never", 300)
+    return attempt
+
+
+@pipeline
+def struck(folder: str, ends: list[str], timeout: int = 300, retries: int = 1) -> None:
+    """A step for each end, all side by side."""
+    retry = StepRetryConfig(max_retries=retries, delay=0, backoff=1) if retries else None
+    for end in ends:
+        made = struck_first.with_options(retry=retry)
+        if end == "timeout":
+            made = made.with_options(settings={"orchestrator": {"timeout": timeout}})
+        made(folder, end, id=end)

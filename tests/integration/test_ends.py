@@ -1,0 +1,155 @@
+"""What each end of a sandbox costs: `docs/semantics.md`, row by row, through the real SDK.
+
+All ends strike at once, in one run, each a step of its own: what one of them costs must not be charged to another.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+import pytest
+
+from tests.integration.lab import Lab, eventually
+
+
+@dataclass(frozen=True)
+class Row:
+    """What an end costs in ``per_step`` mode, and what the two sides show of it.
+
+    ``version`` counts ZenML's step runs: two where an own retry was used, one where the same step run went on.
+    ``task_runs`` is Prefect's run count, likewise.
+    """
+
+    attempts: int
+    version: int
+    sandboxes: int
+    run_count: int
+    diagnosis: str = ""
+
+
+OWN_RETRY = {"attempts": 2, "version": 2, "sandboxes": 2, "run_count": 2}
+INFRASTRUCTURE = {"attempts": 2, "version": 1, "sandboxes": 2, "run_count": 1}
+TABLE = {
+    "exception": Row(**OWN_RETRY),
+    "exit": Row(**OWN_RETRY),
+    "kill": Row(**OWN_RETRY),
+    "oom": Row(**OWN_RETRY),
+    "timeout": Row(**OWN_RETRY),
+    "terminate": Row(**OWN_RETRY),
+    "evict": Row(**INFRASTRUCTURE),
+    "lose": Row(**INFRASTRUCTURE),
+}
+STRUCK = ("kill", "oom", "terminate", "evict", "lose")
+
+
+@pytest.fixture
+def shapes(lab: Lab):  # type: ignore[no-untyped-def]
+    import shapes
+
+    return shapes
+
+
+@pytest.mark.parametrize("backend", ["1", "0"], ids=["v2", "v1"])
+def test_what_each_end_costs_per_step(
+    lab: Lab, shapes, tmp_path, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    monkeypatch.setenv("MODAL_SANDBOX_V2", backend)
+    strikes = [threading.Thread(target=strike, args=(lab, tmp_path, end)) for end in STRUCK]
+    for thread in strikes:
+        thread.start()
+    ran = lab.run(
+        shapes.struck,
+        lab.stack("modal"),
+        settings={"execution_mode": "per_step", "max_parallelism": len(TABLE)},
+        into=tmp_path,
+        ends=list(TABLE),
+        timeout=60,
+    )
+    for thread in strikes:
+        thread.join()
+    found = {
+        end: Row(
+            attempts=len(ran.traces(end)),
+            version=ran.run.steps[end].version,
+            sandboxes=lab.sandboxes_by_step(ran)[end],
+            run_count=ran.task_runs[end].run_count,
+        )
+        for end in TABLE
+    }
+    assert found == TABLE
+    assert (ran.status, ran.flow_run.state.name) == ("completed", "Completed")
+    assert set(ran.steps.values()) == {"completed"}
+
+
+def test_a_sandbox_that_never_starts(lab: Lab, shapes) -> None:
+    lab.modal.set(init_failures=1)
+    ran = lab.run(shapes.chain, lab.stack("modal"), settings={"execution_mode": "per_step"}, length=1)
+    assert (ran.status, ran.flow_run.state.name) == ("completed", "Completed")
+    assert lab.sandboxes_by_step(ran) == {"one": 2}
+    assert (ran.run.steps["one"].version, ran.task_runs["one"].run_count) == (1, 1)
+
+
+def test_infrastructure_retries_are_used_up(lab: Lab, shapes) -> None:
+    lab.modal.set(init_failures=2)
+    ran = lab.run(
+        shapes.chain,
+        lab.stack("modal"),
+        settings={"execution_mode": "per_step", "infrastructure_retries": 1},
+        length=1,
+    )
+    assert (ran.status, ran.flow_run.state.name) == ("failed", "Failed")
+    assert ran.steps == {"one": "failed"}
+    assert "never started" in ran.task_runs["one"].state.message
+    assert lab.sandboxes_by_step(ran) == {"one": 2}
+
+
+@pytest.mark.parametrize(
+    ("end", "version", "run_count"), [("evict", 1, 2), ("oom", 2, 2), ("lose", 1, 2)], ids=["evict", "oom", "lose"]
+)
+def test_what_an_end_costs_in_pipeline_mode(lab: Lab, shapes, tmp_path, end: str, version: int, run_count: int) -> None:
+    """The sandbox dies under a step: another one takes what is done as done and goes on."""
+    striker = threading.Thread(target=strike, args=(lab, tmp_path, end, None))
+    striker.start()
+    ran = lab.run(shapes.struck, lab.stack("modal"), settings={"execution_mode": "pipeline"}, into=tmp_path, ends=[end])
+    striker.join()
+    assert (ran.status, ran.flow_run.state.name) == ("completed", "Completed"), ran.flow_run.state.message
+    assert len(ran.traces(end)) == 2
+    assert ran.run.steps[end].version == version
+    assert ran.task_runs["struck"].run_count == run_count
+    assert len(lab.sandboxes(ran)) == 2
+
+
+def test_a_step_without_retries_that_is_killed(lab: Lab, shapes, tmp_path) -> None:
+    striker = threading.Thread(target=strike, args=(lab, tmp_path, "oom"))
+    striker.start()
+    ran = lab.run(
+        shapes.struck,
+        lab.stack("modal"),
+        settings={"execution_mode": "per_step"},
+        into=tmp_path,
+        ends=["oom"],
+        retries=0,
+    )
+    striker.join()
+    assert (ran.status, ran.flow_run.state.name) == ("failed", "Failed")
+    assert ran.steps == {"oom": "failed"}
+    assert "ran out of memory" in ran.task_runs["oom"].state.message
+    assert "ResourceSettings(memory=...)" in ran.task_runs["oom"].state.message
+    assert "ran out of memory" in ran.run.steps["oom"].exception_info.traceback
+
+
+def strike(lab: Lab, folder, end: str, step: str | None = "") -> None:
+    """Wait until the step's own code is under way, then strike the sandbox that it runs in."""
+    eventually(lambda: (folder / f"{end}.jsonl").exists(), bool, 120)
+
+    def find():  # type: ignore[no-untyped-def]
+        wanted = None if step is None else end
+        return [
+            box
+            for box in lab.modal.sandboxes()
+            if box.status == "running" and box.tags.get("zenml_step") == wanted and box.app == "zenml-struck"
+        ]
+
+    box = eventually(find, bool)[-1]
+    getattr(lab.modal, end)(box.id)
