@@ -27,7 +27,7 @@ from bridge.errors import BridgeError, InvalidSettings
 from bridge.plan import Plan
 from bridge.settings import ModalPrefectOrchestratorConfig, ModalPrefectOrchestratorSettings
 from bridge.translate import NewSnapshot, Translation, translate
-from bridge.validation import check_stack
+from bridge.validation import check_stack, refuse_component, refuse_run
 
 if TYPE_CHECKING:
     from zenml.config.base_settings import BaseSettings
@@ -83,7 +83,10 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
         settings = self.config.model_fields_set & set(ModalPrefectOrchestratorSettings.model_fields)
         component: dict[str, object] = {name: getattr(self.config, name) for name in settings}
         component["runner"] = self.config.runner
-        return translate(snapshot, component=component, component_name=self.name, stack_name=stack_name)
+        translation = translate(snapshot, component=component, component_name=self.name, stack_name=stack_name)
+        refuse_component(self.config, self.name)
+        refuse_run(translation.settings, translation.plan)
+        return translation
 
     def submit_pipeline(
         self,

@@ -109,7 +109,8 @@ def load_stack(snapshot: PipelineSnapshotResponse) -> tuple[Stack, ModalPrefectO
     if not isinstance(stack.orchestrator, ModalPrefectOrchestrator):
         raise RunNotPossible(
             f"snapshot_id={snapshot.id}: its stack `{stack.name}` has the orchestrator `{stack.orchestrator.name}` "
-            f"of flavour `{stack.orchestrator.flavor}`. Run the pipeline on a stack whose orchestrator is `{names.FLAVOR}`."
+            f"of flavour `{stack.orchestrator.flavor}`. Run the pipeline on a stack whose orchestrator is "
+            f"`{names.FLAVOR}`."
         )
     return stack, stack.orchestrator
 

@@ -17,6 +17,7 @@ from zenml.step_operators import BaseStepOperatorConfig
 from zenml.utils.secret_utils import SecretField
 
 from bridge.checks import checked, decoded, refuse_half_a_token, translated
+from bridge.errors import InvalidSettings
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -289,8 +290,19 @@ class ModalPrefectOrchestratorConfig(RunnerConfig, BaseOrchestratorConfig, Modal
 
     @property
     def is_schedulable(self) -> bool:
-        """Whether schedules are possible: a worker of a work pool must run them."""
-        return self.work_pool is not None
+        """Whether schedules are possible. ZenML asks when it is given one, before it stores anything.
+
+        Raises ``InvalidSettings`` where they aren't: ZenML's own error says neither why nor what to do.
+        """
+        if self.work_pool is None:
+            raise InvalidSettings(
+                "work_pool",
+                None,
+                "a schedule needs a Prefect work pool whose worker runs it",
+                "Take the schedule off the pipeline; deploy the flow with `prefect deploy --all`, which can have a "
+                "schedule, with the snapshot's id as its parameter",
+            )
+        return True
 
     @property
     def supports_client_side_caching(self) -> bool:

@@ -17,7 +17,8 @@ from zenml.stack import Stack
 from bridge import names
 from bridge.errors import RunFailed, RunNotPossible, RunStopped
 from bridge.flow import make_runner, on_own_loop, zenml_pipeline
-from bridge.plan import Plan
+from bridge.plan import Mode, Plan
+from bridge.runners.base import AsksAhead
 from bridge.settings import ModalPrefectOrchestratorConfig
 from bridge.terminal import show_run
 from bridge.upstream_prefect import run_existing_flow_run
@@ -39,18 +40,19 @@ def prefect_settings(config: ModalPrefectOrchestratorConfig) -> Iterator[None]:
 
 
 def check_runner(config: ModalPrefectOrchestratorConfig, stack: Stack, plan: Plan) -> None:
-    """Log in where sandboxes will run, so that a wrong token is an error before anything starts.
+    """Log in where sandboxes will run, so that a wrong token or an unknown secret is an error before anything starts.
 
-    Raises ``CredentialsRefused`` or ``RunnerUnavailable``.
+    Raises ``SandboxRefused`` (with ``CredentialsRefused``) or ``RunnerUnavailable``.
     """
-
     runner = make_runner(config, stack, plan)
+    specs = [plan.sandbox] if plan.mode is Mode.PIPELINE else list(dict.fromkeys(step.sandbox for step in plan.steps))
 
-    async def log_in() -> None:
+    async def ask() -> None:
         async with runner:
-            pass
+            if isinstance(runner, AsksAhead):
+                await runner.check(names.app_name(plan.pipeline), specs)
 
-    on_own_loop(log_in)
+    on_own_loop(ask)
 
 
 def create_flow_run(
@@ -73,7 +75,8 @@ def create_flow_run(
     except (PrefectException, OSError, RuntimeError, ValueError) as error:
         raise RunNotPossible(
             f"Prefect's API at {PREFECT_API_URL.value() or 'a temporary local server'} can't be used "
-            f"({type(error).__name__}: {error}). Check `prefect config view`, or set `prefect_api_url` on the orchestrator."
+            f"({type(error).__name__}: {error}). Check `prefect config view`, or set `prefect_api_url` on the "
+            "orchestrator."
         ) from error
     return flow_run, url_for(flow_run)
 

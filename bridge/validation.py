@@ -1,11 +1,18 @@
-"""Whether a stack can run where the orchestrator's sandboxes are."""
+"""Whether a stack can run where the orchestrator's sandboxes are, and whether this release does what is asked for."""
 
 from __future__ import annotations
 
 from zenml.stack import Stack
 
 from bridge import names
-from bridge.settings import ModalPrefectOrchestratorConfig
+from bridge.errors import InvalidSettings
+from bridge.plan import Plan
+from bridge.settings import ModalPrefectOrchestratorConfig, ModalPrefectOrchestratorSettings
+
+_ON_A_WORKER = (
+    "for a worker, deploy the flow with `prefect deploy --all` and run the snapshot with "
+    f"`prefect deployment run {names.DEPLOYMENT}/{names.DEPLOYMENT} -p snapshot_id=...`"
+)
 
 
 def check_stack(stack: Stack, config: ModalPrefectOrchestratorConfig) -> tuple[bool, str]:
@@ -13,19 +20,23 @@ def check_stack(stack: Stack, config: ModalPrefectOrchestratorConfig) -> tuple[b
 
     For ZenML's ``StackValidator``. Local processes reach everything.
     """
+    try:
+        refuse_component(config, stack.orchestrator.name)
+    except InvalidSettings as error:
+        return False, str(error)
     if config.runner == "process":
         return True, ""
     if stack.artifact_store.config.is_local:
         return False, (
             f"artifact_store=`{stack.artifact_store.name}` is local, and a Modal sandbox can't reach this machine's "
-            f'files. Use a remote one (S3, GCS, Azure), or `runner="process"` on the orchestrator `{stack.orchestrator.name}` '
-            "to run steps as local processes."
+            'files. Use a remote one (S3, GCS, Azure), or `runner="process"` on the orchestrator '
+            f"`{stack.orchestrator.name}` to run steps as local processes."
         )
     registry = stack.container_registry
     if registry is None:
         return False, (
-            f"container_registry=None: the stack `{stack.name}` has no container registry from which Modal could pull the "
-            "steps' images. Add a remote one and an image builder to the stack. Images that Modal builds by itself "
+            f"container_registry=None: the stack `{stack.name}` has no container registry from which Modal could pull "
+            "the steps' images. Add a remote one and an image builder to the stack. Images that Modal builds by itself "
             f'(`image_source="modal"`) come with a later release of {names.DISTRIBUTION}.'
         )
     if registry.config.is_local:
@@ -41,7 +52,54 @@ def check_stack(stack: Stack, config: ModalPrefectOrchestratorConfig) -> tuple[b
     for component in stack.all_components:
         if component.local_path is not None and component.id != stack.orchestrator.id:
             return False, (
-                f"{component.type.value}=`{component.name}` keeps its data on this machine at {component.local_path}, where no "
-                "Modal sandbox can reach it. Replace it by a remote one."
+                f"{component.type.value}=`{component.name}` keeps its data on this machine at {component.local_path}, "
+                "where no Modal sandbox can reach it. Replace it by a remote one."
             )
     return True, ""
+
+
+def refuse_component(config: ModalPrefectOrchestratorConfig, name: str) -> None:
+    """Raise ``InvalidSettings`` for what a later release will do for a component."""
+    values = vars(config)  # attribute access would resolve references to secrets
+    if values["work_pool"] is not None:
+        raise InvalidSettings(
+            "work_pool",
+            values["work_pool"],
+            "submitting through a work pool comes with a later release",
+            f"Take work_pool off the orchestrator `{name}`; {_ON_A_WORKER}",
+        )
+    if values["image_source"] == "modal":
+        raise InvalidSettings(
+            "image_source",
+            "modal",
+            "images that Modal builds come with a later release",
+            f"Set image_source='registry' on the orchestrator `{name}`, or leave it out, and add a container registry "
+            "and an image builder to the stack",
+        )
+
+
+def refuse_run(settings: ModalPrefectOrchestratorSettings, plan: Plan) -> None:
+    """Raise ``InvalidSettings`` for what the run asks for and a later release will do, or only a work pool can do."""
+    if not settings.synchronous:
+        raise InvalidSettings(
+            "synchronous",
+            False,
+            "without a work pool the submitting process is the one that runs the flow, so it has to wait for it",
+            f"Set synchronous=True or leave it out; {_ON_A_WORKER}",
+        )
+    for field in ("work_queue", "job_variables"):
+        if value := getattr(settings, field):
+            fix = f"Leave {field} out; {_ON_A_WORKER}"
+            raise InvalidSettings(field, value, "it says something of a work pool, and there is none", fix)
+    for where, limit in (("the pipeline", plan.concurrency_limit), *_limits_of_steps(plan)):
+        if limit is not None:
+            raise InvalidSettings(
+                f"concurrency_limit of {where}",
+                limit,
+                "limits across runs come with a later release",
+                "Leave concurrency_limit out; max_parallelism limits the steps of one run",
+            )
+
+
+def _limits_of_steps(plan: Plan) -> list[tuple[str, str | None]]:
+    return [(f"step {step.name}", step.concurrency_limit) for step in plan.steps]

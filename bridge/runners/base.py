@@ -121,3 +121,15 @@ class Runner(Protocol):
 
     async def running(self, tags: Mapping[str, str], modal_environment: str | None = None) -> Sequence[Sandbox]:
         """Return the running sandboxes that carry all of ``tags``. Raises ``RunnerUnavailable``."""
+
+
+@runtime_checkable
+class AsksAhead(Protocol):
+    """A runner that can cheaply find out, before a run starts, whether what it needs exists. Not every runner can."""
+
+    async def check(self, app: str, specs: Sequence[SandboxSpec]) -> None:
+        """Look up what sandboxes of these specs refer to by name, without making any; says nothing of images and
+        machines, which only a sandbox can find out. Call it inside ``async with runner:``.
+
+        Raises ``SandboxRefused`` (with ``CredentialsRefused``), ``RunnerUnavailable``.
+        """

@@ -12,6 +12,7 @@ from types import TracebackType
 import modal
 
 from bridge import names, upstream_modal
+from bridge.plan import SandboxSpec
 from bridge.runners.base import SandboxRequest
 from bridge.runners.modal_clients import Clients
 from bridge.runners.modal_create import Creator
@@ -82,6 +83,18 @@ class ModalRunner:
     def host_command(self, *arguments: str) -> tuple[str, ...]:
         """Return the argv that runs the host in a sandbox; its image brings this very package."""
         return ("python", HOST_PROGRAM, *arguments)
+
+    async def check(self, app: str, specs: Sequence[SandboxSpec]) -> None:
+        """Look up environments, secrets, volumes and the app; see :class:`bridge.runners.base.AsksAhead`."""
+        secrets = {(spec.modal_environment, name) for spec in specs for name in spec.secrets}
+        volumes = {(spec.modal_environment, name) for spec in specs for _, name in spec.volumes}
+        for environment, name in sorted(secrets, key=str):
+            await self._objects.secret(environment, name)
+        for environment, name in sorted(volumes, key=str):
+            await self._objects.volume(environment, name)
+        # Last, since it makes the app where there is none.
+        for environment in dict.fromkeys(spec.modal_environment for spec in specs):
+            await self._objects.app(environment, app)
 
     async def start(self, request: SandboxRequest) -> ModalSandbox:
         """Make a sandbox, or find the running one of that name; see :class:`bridge.runners.base.Runner`."""
