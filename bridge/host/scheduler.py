@@ -37,7 +37,7 @@ GRACE_SECONDS = 10.0
 """From SIGTERM to SIGKILL: ZenML's signal handler has two requests to make in it."""
 DRAIN_SECONDS = 5.0
 STOP_POLL_SECONDS = 15.0
-"""ZenML's steps ask as often, by their heartbeats, whether their run is stopped."""
+"""How often ZenML is asked whether the run is being stopped; its steps' heartbeats ask as often."""
 
 _logger = logging.getLogger(__name__)
 
@@ -73,7 +73,22 @@ class Scheduler:
         )
         if self._ended_early is not None:
             self._graph.kill(self._ended_early)
-        return await self._graph.run()
+        watch = asyncio.ensure_future(self._watch(self._graph))
+        try:
+            return await self._graph.run()
+        finally:
+            watch.cancel()
+
+    async def _watch(self, graph: GraphRun) -> None:
+        """Stop the steps of a run that is being stopped.
+
+        Their heartbeats do that only where the store is behind a server: a local one answers them without the
+        run's status (zenml/zen_stores/sql_zen_store.py, ``update_step_heartbeat``). Nor does a step that waits
+        for its retry have any.
+        """
+        while not await self._store.stopping():  # noqa: ASYNC110 - ZenML tells nobody, it has to be asked
+            await asyncio.sleep(STOP_POLL_SECONDS)
+        graph.kill("the run was stopped")
 
     async def terminate(self) -> None:
         """The sandbox is being ended from outside. May come at any time.
@@ -198,8 +213,7 @@ class Scheduler:
     async def _run_is_stopping(self) -> bool:
         stopping = await self._store.stopping()
         if stopping and self._graph is not None:
-            # Those that run learn it by their heartbeats.
-            self._graph.drain("the run was stopped")
+            self._graph.kill("the run was stopped")
         return stopping
 
     async def _may_try_again(self, step: str, record: StepRecord, permit: Pass) -> bool:
@@ -210,21 +224,11 @@ class Scheduler:
         delay = delays[record.version - 1]
         _logger.info("Step %s is tried again in %g s (%d of %d).", step, delay, record.version, len(delays))
         permit.give_back()
-        return await self._wait(delay, permit) and await permit.take_again()
-
-    async def _wait(self, seconds: float, permit: Pass) -> bool:
-        """Wait; False where the step is killed meanwhile. Nobody else would see that the run is stopped."""
-        loop = asyncio.get_running_loop()
-        end = loop.time() + seconds
-        while (left := end - loop.time()) > 0:
-            try:
-                await asyncio.wait_for(permit.kill.wait(), min(left, STOP_POLL_SECONDS))
-            except asyncio.TimeoutError:
-                if left > STOP_POLL_SECONDS:
-                    await self._run_is_stopping()
-            else:
-                return False
-        return not permit.kill.is_set()
+        try:
+            await asyncio.wait_for(permit.kill.wait(), delay)
+        except asyncio.TimeoutError:
+            return await permit.take_again()
+        return False
 
 
 def _visible(gpus: tuple[int, ...]) -> str:
