@@ -4,7 +4,7 @@ BIN    := .venv/bin
 UV     := $(BIN)/uv pip install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests demo prefect-ui zenml-ui test test-all test-modal bench check clean
+.PHONY: help setup setup-tests demo prefect-ui zenml-ui test test-all test-floor test-modal bench check clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -50,7 +50,16 @@ zenml-ui: .venv-zenml-server/.done  ## ZenML's dashboard with the demo's runs, o
 test: setup-tests  ## all tests, small graphs
 	$(BIN)/python -m pytest -m "not slow and not modal_account"
 
-test-all: setup-tests  ## also the full graph sizes
+# The oldest Prefect and Modal that pyproject.toml admits.
+.venv-floor/.done: .venv/.demo pyproject.toml
+	$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python .venv-floor
+	$(UV) --python .venv-floor/bin/python -e ".[local]" --group dev "prefect==3.7.7" "modal==1.4.3"
+	@touch $@
+
+test-floor: setup-tests .venv-floor/.done  ## runners and whole runs on the oldest Prefect and Modal
+	.venv-floor/bin/python -m pytest tests/contract tests/integration -m "not slow and not modal_account"
+
+test-all: setup-tests test-floor  ## also the full graph sizes, and the floors
 	$(BIN)/python -m pytest -m "not modal_account"
 
 test-modal: setup-tests  ## the contract and a diamond on a real Modal account, CPU only; costs cents
@@ -65,4 +74,4 @@ check: .venv/.dev  ## ruff and mypy
 	$(BIN)/mypy
 
 clean:  ## everything that make made
-	rm -rf .venv .venv-zenml-server .venv-sandbox .demo .test dist build
+	rm -rf .venv .venv-zenml-server .venv-sandbox .venv-floor .demo .test dist build
