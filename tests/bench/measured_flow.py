@@ -1,0 +1,175 @@
+"""A process of its own: runs one snapshot as ``bridge.flow`` does, on the scripted runner, and measures itself.
+
+As a worker does, it knows the snapshot only by its id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from uuid import UUID
+
+import psutil
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.context import FlowRunContext
+from zenml.client import Client
+from zenml.pipelines.run_utils import create_placeholder_run
+
+from bridge.flow import carry_out, on_own_loop
+from bridge.outcome import End, SandboxEnd
+from bridge.run import Run, load_snapshot, load_stack, open_run
+from bridge.runners.base import SandboxRequest
+from bridge.runners.scripted import ScriptedRunner, Stage
+from bridge.submission import create_flow_run
+from bridge.terminal import show_run
+from bridge.upstream_prefect import run_existing_flow_run
+from tests.bench.answers import answer, asked
+from tests.bench.outside import Outside
+
+
+@dataclass(frozen=True)
+class Use:
+    """What this process has at a moment. ``rss`` and ``peak`` are in MB."""
+
+    rss: float
+    peak: float
+    threads: int
+    fds: int
+    cpu: float
+    """Seconds of processor time, all its own."""
+
+
+@dataclass
+class Figures:
+    """What was measured; times are seconds since the graph began."""
+
+    flow_run_id: str = ""
+    run_id: str = ""
+    state: str = ""
+    flow_seconds: float = 0.0
+    """The whole flow run, as the caller waits for it."""
+    graph_seconds: float = 0.0
+    """``carry_out``: from the first step's start to the word that ZenML has of the run's end."""
+    most_running: int = 0
+    sandboxes: dict[str, list[float]] = field(default_factory=dict)
+    """For each step: its sandbox began, ZenML had its step run, its work was done, its sandbox ended."""
+    idle: Use | None = None
+    all_running: Use | None = None
+    """When as many ran at once as ever should."""
+    end: Use | None = None
+    outside_cpu: float = 0.0
+    """Seconds of processor time of the process that plays the sandboxes' half."""
+
+
+def use() -> Use:
+    """Measure this process."""
+    process = psutil.Process()
+    lines = Path("/proc/self/status").read_text().splitlines()
+    peak = next(float(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:"))
+    cpu = process.cpu_times()
+    rss = process.memory_info().rss / 2**20
+    return Use(rss, peak, process.num_threads(), process.num_fds(), cpu.user + cpu.system)
+
+
+def forget_peak() -> None:
+    """Let the kernel count the peak of this process's memory from now on (proc(5), clear_refs)."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+class Sandboxes:
+    """What each sandbox does: create its step run, work for some seconds, write a line, publish its end."""
+
+    def __init__(self, figures: Figures, outside: Outside, seconds: float, meet: int | None) -> None:
+        self.began = asyncio.get_running_loop().time()
+        self._figures = figures
+        self._outside = outside
+        self._seconds = seconds
+        self._meet = meet
+        self._working = 0
+        self._met = asyncio.Event()
+
+    async def __call__(self, request: SandboxRequest, stage: Stage) -> SandboxEnd:
+        step = request.command[request.command.index("--step") + 1]
+        times = self._figures.sandboxes[step] = [self._now()]
+        stage.write(f"{step} begins\n")
+        step_run = await self._outside.begin(step)
+        times.append(self._now())
+        await self._meet_the_others()
+        await stage.sleep(self._seconds)
+        times.append(self._now())
+        await self._outside.end(step_run)
+        stage.write(f"{step} ends\n")
+        times.append(self._now())
+        return SandboxEnd(End.EXITED, 0)
+
+    async def _meet_the_others(self) -> None:
+        if self._meet is None:
+            return
+        self._working += 1
+        if self._working == self._meet:
+            self._figures.all_running = use()
+            self._met.set()
+        await self._met.wait()
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time() - self.began
+
+
+async def measure_run(run: Run, figures: Figures, seconds: float, meet: int | None) -> State[None]:
+    """Carry the run out and measure."""
+    socket = str(Path(tempfile.mkdtemp(prefix="bench-")) / "outside")
+    outside = Outside(Client().zen_store.url, str(run.run.project_id), run.id, socket)
+    async with outside:
+        sandboxes = Sandboxes(figures, outside, seconds, meet)
+        runner = ScriptedRunner(sandboxes)
+        forget_peak()
+        figures.idle = use()
+        state = await carry_out(run, runner)
+        figures.graph_seconds = asyncio.get_running_loop().time() - sandboxes.began
+        figures.end = use()
+        figures.most_running = runner.most_running
+    gone = resource.getrusage(resource.RUSAGE_CHILDREN)
+    figures.outside_cpu = gone.ru_utime + gone.ru_stime
+    return state
+
+
+def main(snapshot_id: str, seconds: float, meet: int | None) -> Figures:
+    """Make the ZenML run and its flow run, as a submission does, and run it here."""
+    figures = Figures()
+
+    @flow(persist_result=False)
+    def measured(snapshot_id: UUID, run_id: UUID) -> State[None]:
+        context = FlowRunContext.get()
+        assert context is not None
+        assert context.flow_run is not None
+        run = open_run(snapshot_id, run_id, str(context.flow_run.id))
+        return on_own_loop(lambda: measure_run(run, figures, seconds, meet))
+
+    snapshot = load_snapshot(UUID(snapshot_id))
+    _, orchestrator = load_stack(snapshot)
+    plan = orchestrator.plan(snapshot)
+    placeholder = create_placeholder_run(snapshot)
+    flow_run, _ = create_flow_run(snapshot, placeholder, plan)
+    figures.flow_run_id, figures.run_id = str(flow_run.id), str(placeholder.id)
+    begin = time.monotonic()
+    with show_run():
+        state = run_existing_flow_run(measured.with_options(name=plan.pipeline), flow_run, dict(flow_run.parameters))
+    figures.flow_seconds = time.monotonic() - begin
+    figures.state = state.name or ""
+    return figures
+
+
+def work_seconds(sandboxes: Sequence[Sequence[float]]) -> float:
+    """From the first sandbox's beginning to the last one's end."""
+    return max(times[-1] for times in sandboxes) - min(times[0] for times in sandboxes)
+
+
+if __name__ == "__main__":
+    wanted = asked()
+    answer(asdict(main(wanted["snapshot_id"], wanted["seconds"], wanted["meet"])))
