@@ -108,13 +108,15 @@ class Attempts:
         if kill.is_set():
             return SandboxEnd(End.TERMINATED, detail="stopped before it started")
         try:
-            sandbox = await self._runner.start(request)
+            sandbox = await self._start(request, kill)
         except SandboxRefused as error:
             return refused(str(error))
         except CapacityUnavailable as error:
             return SandboxEnd(End.NEVER_STARTED, detail=str(error))
         except RunnerUnavailable as error:
             return SandboxEnd(End.NEVER_STARTED, detail=f"the runner couldn't be asked: {error}")
+        if sandbox is None:
+            return SandboxEnd(End.TERMINATED, detail="stopped before it started")
         logger.info("Sandbox %s%s", sandbox.id, f": {sandbox.url}" if sandbox.url else "")
         output = asyncio.ensure_future(_pump(sandbox, log, logger, who))
         try:
@@ -125,6 +127,19 @@ class Attempts:
         finally:
             await output
             log.close()
+
+    async def _start(self, request: SandboxRequest, kill: asyncio.Event) -> Sandbox | None:
+        """Start a sandbox, which may wait long for a machine; None where it was killed meanwhile."""
+        started = asyncio.ensure_future(self._runner.start(request))
+        killed = asyncio.ensure_future(kill.wait())
+        try:
+            await asyncio.wait({started, killed}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            killed.cancel()
+            if not started.done():
+                started.cancel()  # which leaves no sandbox behind
+                await asyncio.wait({started})
+        return None if started.cancelled() else started.result()
 
     async def _stay(self, sandbox: Sandbox, timeout: int, kill: asyncio.Event) -> SandboxEnd:
         ended = asyncio.ensure_future(_wait_for_end(sandbox, timeout))
