@@ -8,6 +8,7 @@
     ├── RunNotPossible        the run can't start as things are: no such snapshot, owned by another flow
     ├── RunFailed             the run started and failed; carries the diagnosis
     ├── RunStopped            the run was stopped or cancelled
+    ├── PrefectUnavailable    Prefect's API couldn't be asked: says nothing about any run
     └── RunnerError
         ├── RunnerUnavailable the runner couldn't be asked: says nothing about any sandbox
         ├── CapacityUnavailable  no machine for a sandbox within ``capacity_timeout``
@@ -51,6 +52,10 @@ class RunFailed(BridgeError, RuntimeError):
 
 class RunStopped(BridgeError, RuntimeError):
     """A run was stopped before its end."""
+
+
+class PrefectUnavailable(BridgeError):
+    """Prefect's API couldn't be asked, or refused to answer. Nothing is known of any run, nothing has failed by it."""
 
 
 class RunnerError(BridgeError):

@@ -41,6 +41,7 @@ from bridge.runners.base import Runner
 from bridge.settings import ModalPrefectOrchestratorConfig
 from bridge.step import Attempts
 from bridge.truth import Truth, ZenMLThread
+from bridge.watch import Stop, Watch, carried_out
 from bridge.whole_pipeline import WholePipeline, summary
 
 T = TypeVar("T")
@@ -103,7 +104,7 @@ def on_own_loop(core: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run a coroutine on a new event loop in a new thread and return its result.
 
     Whatever interrupts the calling thread in the meantime (Ctrl-C, Prefect's ``TerminationSignal``) cancels the
-    coroutine; its result is still waited for, since it ends sandboxes.
+    coroutine; its result is still waited for, since it ends sandboxes. A second interruption leaves at once.
     """
     context = copy_context()
     result: Future[T] = Future()
@@ -130,8 +131,6 @@ def on_own_loop(core: Callable[[], Coroutine[Any, Any, T]]) -> T:
             loop.call_soon_threadsafe(task.cancel)
             return result.result()
         raise
-    finally:
-        thread.join()
 
 
 @dataclass(frozen=True)
@@ -143,23 +142,34 @@ class _Ended:
 async def carry_out(run: Run, runner: Runner, *, resumed: bool = False) -> State[None]:
     """Run the plan to its end, on the running loop, inside a Prefect flow run; return the flow run's state.
 
-    Cancelled in the middle, it ends the run's sandboxes and returns ``Cancelled``.
+    Cancelled in the middle, it stops the run, ends its sandboxes and returns ``Cancelled``.
     """
+    stop = Stop()
+    work = asyncio.ensure_future(_carry_out(run, runner, stop, resumed))
+    while not work.done():
+        try:
+            await asyncio.wait({work})
+        except asyncio.CancelledError:
+            stop.kill("the process in which its flow ran was interrupted")
+    return work.result()
+
+
+async def _carry_out(run: Run, runner: Runner, stop: Stop, resumed: bool) -> State[None]:
     thread = ZenMLThread()
     try:
         # One client for the core and all its task runs.
         async with AsyncClientContext.get_or_create() as api, runner:
-            async with LogShipper(api.client, UUID(run.flow_run_id)) as shipper:
+            async with LogShipper(api.client, UUID(run.flow_run_id)) as shipper, Watch(stop, api.client, run) as watch:
                 truth = Truth(thread, lambda steps: step_runs.latest(run.run, steps))
-                attempts = Attempts(run, runner, thread, truth)
+                parts = _Parts(run, Attempts(run, runner, thread, truth), shipper, thread, watch)
                 if run.plan.mode is Mode.PER_STEP:
-                    ended = await _per_step(run, runner, attempts, shipper, thread, resumed)
+                    ended = await _per_step(parts, runner.default_parallelism, resumed)
                 else:
-                    ended = await _whole_pipeline(run, attempts, shipper, thread)
-        await thread.call(lambda: end_run(run.run, failures=ended.failures, stopped=ended.stopped))
+                    ended = await _whole_pipeline(parts)
+        return await _conclude(run, stop, ended, thread)
     except BridgeError as error:
         message = str(error)
-        await thread.call(lambda: end_run(run.run, failures={"": message}, stopped=False))
+        await thread.call(lambda: end_run(run.run, failures={"": message}, stopped=stop.requested))
         return Failed(message=message)
     except Exception as error:
         # A defect, or an outage beyond patience: ZenML's run must not stay running for it.
@@ -168,37 +178,51 @@ async def carry_out(run: Run, runner: Runner, *, resumed: bool = False) -> State
         raise
     finally:
         thread.close()
-    if ended.failures:
-        return Failed(message=summary(ended.failures))
-    if ended.stopped:
-        return Cancelled(message="The run was stopped.")
+
+
+async def _conclude(run: Run, stop: Stop, ended: _Ended, thread: ZenMLThread) -> State[None]:
+    failures = dict(ended.failures)
+    if stop.failure and not failures:
+        failures[""] = stop.failure
+    stopped = (stop.requested and not stop.failure) or (ended.stopped and not failures)
+    await thread.call(lambda: end_run(run.run, failures=failures, stopped=stopped))
+    if stopped:
+        # Also after a failure: Prefect takes no other end of a flow run that was cancelled.
+        because = f": {stop.reason}" if stop.reason else ""
+        return Cancelled(message=f"The run was stopped{because}.{_and_failed(failures)}")
+    if failures:
+        return Failed(message=summary(failures))
     return Completed()
 
 
-async def _per_step(
-    run: Run, runner: Runner, attempts: Attempts, shipper: LogShipper, thread: ZenMLThread, resumed: bool
-) -> _Ended:
+def _and_failed(failures: dict[str, str]) -> str:
+    return f" Before that, {summary(failures)[:1].lower()}{summary(failures)[1:]}" if failures else ""
+
+
+@dataclass(frozen=True)
+class _Parts:
+    run: Run
+    attempts: Attempts
+    shipper: LogShipper
+    thread: ZenMLThread
+    watch: Watch
+
+
+async def _per_step(parts: _Parts, default_parallelism: int | None, resumed: bool) -> _Ended:
+    run = parts.run
     known: dict[str, StepRecord] = {}
     if resumed or run.run.original_run:
         everything = [step.name for step in run.plan.steps]
-        known = await thread.call(lambda: step_runs.latest(run.run, everything))
-    parallelism = run.plan.max_parallelism or runner.default_parallelism
-    steps = PerStep(run, attempts, shipper, thread, known=known, parallelism=parallelism)
-    cancelled = False
-    try:
+        known = await parts.thread.call(lambda: step_runs.latest(run.run, everything))
+    parallelism = run.plan.max_parallelism or default_parallelism
+    steps = PerStep(run, parts.attempts, parts.shipper, parts.thread, known=known, parallelism=parallelism)
+    async with carried_out(parts.watch, drain=steps.graph.drain, kill=steps.graph.kill):
         await steps.graph.run()
-    except asyncio.CancelledError:
-        cancelled = True
-    stopped = cancelled or Fate.STOPPED in steps.graph.fates.values()
-    return _Ended(steps.failures, stopped)
+    return _Ended(steps.failures, Fate.STOPPED in steps.graph.fates.values())
 
 
-async def _whole_pipeline(run: Run, attempts: Attempts, shipper: LogShipper, thread: ZenMLThread) -> _Ended:
-    pipeline = WholePipeline(run, attempts, shipper, thread)
-    work = asyncio.ensure_future(pipeline.execute())
-    try:
-        await asyncio.shield(work)
-    except asyncio.CancelledError:
-        pipeline.kill.set()
-        await work
+async def _whole_pipeline(parts: _Parts) -> _Ended:
+    pipeline = WholePipeline(parts.run, parts.attempts, parts.shipper, parts.thread)
+    async with carried_out(parts.watch, drain=pipeline.drain, kill=pipeline.end):
+        await pipeline.execute()
     return _Ended(pipeline.failures, pipeline.stopped)

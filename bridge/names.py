@@ -35,6 +35,8 @@ METADATA_ORCHESTRATOR_URL = "orchestrator_url"
 METADATA_SANDBOX_ID = "modal_sandbox_id"
 METADATA_SANDBOX_URL = "modal_sandbox_url"
 METADATA_TASK_RUN_ID = "prefect_task_run_id"
+METADATA_DEPLOYMENT_ID = "prefect_deployment_id"
+"""Of a schedule: the Prefect deployment that has it, whatever its pipeline is called by now."""
 
 # Sandbox tags.
 TAG_RUN_ID = "zenml_run_id"
@@ -116,3 +118,8 @@ def flow_run_tags(run_id: str, pipeline: str, stack: str, user: str | None) -> l
     """Return the Prefect tags of a flow run."""
     tags = ["zenml", f"zenml_run_id:{run_id}", f"zenml_pipeline:{pipeline}", f"zenml_stack:{stack}"]
     return [*tags, f"zenml_user:{user}"] if user else tags
+
+
+def deployment_tags(pipeline: str) -> list[str]:
+    """Return the Prefect tags of a pipeline's deployment."""
+    return ["zenml", f"zenml_pipeline:{pipeline}"]

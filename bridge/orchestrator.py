@@ -26,7 +26,7 @@ from bridge import names
 from bridge.errors import BridgeError, InvalidSettings
 from bridge.plan import Plan
 from bridge.settings import ModalPrefectOrchestratorConfig, ModalPrefectOrchestratorSettings
-from bridge.translate import NewSnapshot, Translation, translate
+from bridge.translate import NewSnapshot, Translation, dynamic_pipeline, translate
 from bridge.validation import check_stack, refuse_component, refuse_run
 
 if TYPE_CHECKING:
@@ -54,6 +54,14 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
     def supported_execution_modes(self) -> list[ExecutionMode]:
         """All of ZenML's."""
         return [ExecutionMode.FAIL_FAST, ExecutionMode.STOP_ON_FAILURE, ExecutionMode.CONTINUE_ON_FAILURE]
+
+    @property
+    def supports_dynamic_pipelines(self) -> bool:
+        """Never. ZenML asks when a dynamic pipeline is called.
+
+        Raises ``NotTranslatable``: ZenML's own error doesn't say what to do.
+        """
+        raise dynamic_pipeline()
 
     @property
     def validator(self) -> StackValidator:

@@ -18,19 +18,37 @@ from zenml.orchestrators.publish_utils import (
 )
 
 
+def status_of(run: PipelineRunResponse) -> ExecutionStatus | None:
+    """Return the run's status as it is now, None if the run was deleted."""
+    try:
+        return Client().get_pipeline_run(run.id, hydrate=False, project=run.project_id).status
+    except KeyError:
+        return None
+
+
+def begin_stop(run: PipelineRunResponse) -> None:
+    """Make a run that hasn't ended STOPPING: from then on a step that ends isn't retried and fails nothing."""
+    status = status_of(run)
+    if status is None or status.is_finished or status is ExecutionStatus.STOPPING:
+        return
+    publish_pipeline_run_status_update(run.id, ExecutionStatus.STOPPING, status_reason="Stopped")
+
+
 def end_run(run: PipelineRunResponse, *, failures: Mapping[str, str], stopped: bool) -> None:
     """Make ZenML's run end as the flow run does: failed, stopped or, by its steps alone, completed.
+
+    A run that failed before it was stopped says failed already, and stays so. Does nothing if it was deleted.
 
     Args:
         run: The run.
         failures: The failed steps and their diagnoses.
-        stopped: Whether the run was stopped; a failure counts more, as it does in ZenML.
+        stopped: Whether the run was stopped; steps that fail while it stops don't make it fail, as in ZenML.
     """
-    status = Client().get_pipeline_run(run.id, hydrate=False, project=run.project_id).status
-    if status.is_finished:
+    status = status_of(run)
+    if status is None or status.is_finished:
         return
-    if failures:
+    if stopped:
+        publish_pipeline_run_status_update(run.id, ExecutionStatus.STOPPING, status_reason="Stopped")
+    elif failures:
         text = "\n".join(f"{step}: {diagnosis}" if step else diagnosis for step, diagnosis in failures.items())
         publish_failed_pipeline_run(run.id, exception_info=ExceptionInfo(traceback=text))
-    elif stopped:
-        publish_pipeline_run_status_update(run.id, ExecutionStatus.STOPPING, status_reason="Stopped")

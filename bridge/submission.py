@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+import httpx
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import PrefectException
@@ -72,7 +73,7 @@ def create_flow_run(
                 tags=names.flow_run_tags(str(run.id), plan.pipeline, plan.stack, run.user.name if run.user else None),
                 state=Pending(),
             )
-    except (PrefectException, OSError, RuntimeError, ValueError) as error:
+    except (PrefectException, httpx.HTTPError, OSError, RuntimeError, ValueError) as error:
         raise RunNotPossible(
             f"Prefect's API at {PREFECT_API_URL.value() or 'a temporary local server'} can't be used "
             f"({type(error).__name__}: {error}). Check `prefect config view`, or set `prefect_api_url` on the "

@@ -87,12 +87,7 @@ def translate(
     """
     configuration = snapshot.pipeline_configuration
     if snapshot.is_dynamic:
-        raise NotTranslatable(
-            "is_dynamic",
-            True,
-            f"the pipeline {configuration.name} is dynamic, and this orchestrator runs static pipelines",
-            "Take dynamic=True off @pipeline, or choose another orchestrator",
-        )
+        raise dynamic_pipeline(configuration.name)
     layers = Layers(component, component_name, configuration.settings)
     mode = Mode(layers.pipeline.execution_mode)
     steps = snapshot.step_configurations
@@ -105,6 +100,16 @@ def translate(
         warnings += _nothing_of_modal(read, layers.pipeline)
     stray = tuple(f"settings[{key!r}]: not used, the orchestrator is {component_name!r}." for key in layers.other_keys)
     return Translation(plan, layers.pipeline, (*reader.warnings, *stray, *warnings))
+
+
+def dynamic_pipeline(name: str = "") -> NotTranslatable:
+    """The error for a dynamic pipeline, of that name where it is known."""
+    return NotTranslatable(
+        "is_dynamic",
+        True,
+        f"the pipeline {name} is dynamic, and this orchestrator runs static pipelines".replace("  ", " "),
+        "Take dynamic=True off @pipeline, or choose another orchestrator",
+    )
 
 
 def ordered(upstream: Mapping[str, Sequence[str]], pipeline: str) -> list[str]:

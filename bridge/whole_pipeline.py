@@ -32,6 +32,8 @@ class WholePipeline:
     def __init__(self, run: Run, attempts: Attempts, shipper: LogShipper, thread: ZenMLThread) -> None:
         self.run = run
         self.kill = asyncio.Event()
+        self.last_attempt = False
+        """True once the run is being stopped: then a lost sandbox isn't followed by another."""
         self.stopped = False
         self.failures: dict[str, str] = {}
         self.task_run_id: UUID = uuid4()
@@ -41,12 +43,22 @@ class WholePipeline:
         self._lost = 0
         self._again = False
 
+    def drain(self, reason: str) -> None:
+        """Start no other sandbox. The host in this one sees by itself that its run is stopped."""
+        get_run_logger().info("The pipeline drains: %s.", reason)
+        self.last_attempt = True
+
+    def end(self, reason: str) -> None:
+        """End the sandbox."""
+        get_run_logger().info("The pipeline ends: %s.", reason)
+        self.kill.set()
+
     async def execute(self) -> State[None]:
         """Run the pipeline to its end and return the state of its task run."""
         plan = self.run.plan
 
         def may_retry(task: object, task_run: object, state: object) -> bool:
-            return self._again and not self.kill.is_set()
+            return self._again and not self.last_attempt and not self.kill.is_set()
 
         # Prefect counts both kinds of retries together; `_again` keeps each kind to its own number.
         own = sum(step.retry.retries for step in plan.steps)

@@ -45,9 +45,11 @@ def split(
     Annotated[np.ndarray, "test_digits"],
 ]:
     """A quarter of the digits is kept back for the evaluation."""
-    parts = train_test_split(images, digits, test_size=0.25, random_state=0, stratify=digits)
-    print(f"{len(parts[0])} to learn from, {len(parts[1])} to be tested on")
-    return tuple(parts)
+    train_images, test_images, train_digits, test_digits = train_test_split(
+        images, digits, test_size=0.25, random_state=0, stratify=digits
+    )
+    print(f"{len(train_digits)} to learn from, {len(test_digits)} to be tested on")
+    return train_images, test_images, train_digits, test_digits
 
 
 @step

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from zenml import pipeline, step
+from zenml.steps import CommandStep
 
 
 @step(enable_cache=False)
@@ -13,12 +14,31 @@ def work(folder: str) -> int:
     return 1
 
 
-@pipeline
-def given(folder: str, names: list[str]) -> None:
+def _given(folder: str, names: list[str]) -> None:
     for name in names:
         work(folder, id=name)
+
+
+given = pipeline(_given, name="given")
+with_slash = pipeline(_given, name="a/b")
+with_percent = pipeline(_given, name="a%b")
 
 
 @pipeline(dynamic=True)
 def dynamic(folder: str) -> None:
     work(folder)
+
+
+@pipeline
+def commanded(folder: str) -> None:
+    CommandStep(["true"], name="shell")()
+
+
+@pipeline
+def operated(folder: str) -> None:
+    work.with_options(step_operator="nowhere")(folder)
+
+
+@pipeline
+def empty(folder: str) -> None:
+    """Calls no step."""
