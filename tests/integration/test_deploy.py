@@ -37,20 +37,51 @@ def test_the_wheel_ships_bridge_only(installed: Path) -> None:
     assert {top for top in tops if not top.endswith(".dist-info") and top != ".."} == {"bridge"}
 
 
-def test_the_flavour_registers_with_one_command(installed: Path, tmp_path: Path) -> None:
+def test_the_commands_of_the_readme(installed: Path, tmp_path: Path) -> None:
+    """A stranger's way: the wheel, the commands as they stand in the README, a pipeline in a file; no server runs."""
     environment = {**servers.clean_environment(), **servers.zenml_client_environment(tmp_path / "zenml", None)}
-    environment["HOME"] = str(tmp_path)
-    zenml = str(installed / "zenml")
-    register = ["orchestrator", "flavor", "register", "bridge.flavors.ModalPrefectOrchestratorFlavor"]
-    subprocess.run([zenml, *register], env=environment, cwd=tmp_path, check=True, capture_output=True)
-    make = ["orchestrator", "register", "local-sandboxes", "--flavor", "modal-prefect", "--runner=process"]
-    subprocess.run([zenml, *make], env=environment, cwd=tmp_path, check=True, capture_output=True)
-    stack = ["stack", "register", "mine", "-o", "local-sandboxes", "-a", "default", "--set"]
-    subprocess.run([zenml, *stack], env=environment, cwd=tmp_path, check=True, capture_output=True)
-    shown = subprocess.run(
-        [zenml, "stack", "describe"], env=environment, cwd=tmp_path, check=True, capture_output=True, text=True
-    )
-    assert "local-sandboxes" in shown.stdout + shown.stderr
+    environment |= {
+        "HOME": str(tmp_path),
+        "PATH": f"{installed}:{environment['PATH']}",
+        "PREFECT_HOME": str(tmp_path / "prefect"),
+        "DO_NOT_TRACK": "1",
+        "TMPDIR": str(tmp_path),
+    }
+    (tmp_path / "my_pipeline.py").write_text(MY_PIPELINE)
+    text = (servers.ROOT / "README.md").read_text()
+    section = text.split("## In your own project")[1].split("```")[1]
+    commands = [line[2:] for line in section.splitlines() if line.startswith(("$ zenml", "$ python"))]
+    assert len(commands) == 4
+    for command in commands:
+        ran = subprocess.run(
+            command, shell=True, env=environment, cwd=tmp_path, check=False, capture_output=True, text=True, timeout=200
+        )
+        assert ran.returncode == 0, f"{command}\n{ran.stdout}\n{ran.stderr}"
+    assert "the answer is 42" in ran.stdout + ran.stderr
+
+
+MY_PIPELINE = """
+from zenml import pipeline, step
+
+
+@step
+def ask() -> int:
+    return 6
+
+
+@step
+def answer(number: int) -> None:
+    print(f"the answer is {number * 7}")
+
+
+@pipeline(enable_cache=False)
+def mine() -> None:
+    answer(ask())
+
+
+if __name__ == "__main__":
+    mine()
+"""
 
 
 @pytest.fixture

@@ -1,0 +1,47 @@
+"""The documents say what is so: snippets are the code that the tests run, names in tables exist, links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from bridge.settings import ModalPrefectOrchestratorConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+
+
+@pytest.mark.parametrize("name", ["gpu", "per_step"])
+def test_the_examples_of_the_readme_are_the_tested_ones(name: str) -> None:
+    readme = (ROOT / "README.md").read_text()
+    quoted = readme.split(f"<!-- {name} example: begin -->\n```python\n")[1].split("```")[0]
+    assert quoted.strip() in (ROOT / "examples" / "gpu" / "pipeline.py").read_text()
+
+
+def test_the_settings_of_the_readme_exist() -> None:
+    table = (ROOT / "README.md").read_text().split("## Settings")[1].split("## ")[0]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert named
+    assert named <= set(ModalPrefectOrchestratorConfig.model_fields)
+
+
+def test_the_make_targets_of_the_documents_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {target for path in DOCUMENTS for target in re.findall(r"`make ([a-z-]+)`", path.read_text())}
+    assert {"demo", "test"} <= named
+    assert named <= targets
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_between_documents_lead_somewhere(path: Path) -> None:
+    links = re.findall(r"\]\((?!https?://)([^)#]+)\)", path.read_text())
+    assert not [link for link in links if not (path.parent / link).exists()]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_that_documents_name_exist(path: Path) -> None:
+    named = re.findall(r"`((?:bridge|tests|examples|flows|deployments)/[\w/.-]+)`", path.read_text())
+    assert not [name for name in named if not (ROOT / name).exists()]
