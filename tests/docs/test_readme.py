@@ -30,7 +30,7 @@ def test_the_settings_of_the_readme_exist() -> None:
 
 def test_the_make_targets_of_the_documents_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = {target for path in DOCUMENTS for target in re.findall(r"`make ([a-z-]+)`", path.read_text())}
+    named = {target for path in DOCUMENTS for target in re.findall(r"[`$] ?make ([a-z-]+)", path.read_text())}
     assert {"demo", "test"} <= named
     assert named <= targets
 
