@@ -1,0 +1,80 @@
+"""Which Prefect API a component uses, and what it means when that API doesn't answer."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import httpx
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.exceptions import PrefectException
+from prefect.settings import (
+    PREFECT_API_KEY,
+    PREFECT_API_URL,
+    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
+    temporary_settings,
+)
+from prefect.settings.legacy import Setting
+
+from bridge.errors import BridgeError, PrefectUnavailable
+from bridge.settings import ModalPrefectOrchestratorConfig
+
+EPHEMERAL_STARTUP_SECONDS = 120
+"""How long Prefect's temporary local server may take to come up."""
+
+
+@contextlib.contextmanager
+def prefect_settings(config: ModalPrefectOrchestratorConfig) -> Iterator[None]:
+    """Use the Prefect API that the component names; where it names none, Prefect's own configuration."""
+    updates: dict[Setting, object] = {}
+    if config.prefect_api_url is not None:
+        updates[PREFECT_API_URL] = config.prefect_api_url
+    if config.prefect_api_key is not None:
+        updates[PREFECT_API_KEY] = config.prefect_api_key
+    if config.prefect_api_url is None and PREFECT_API_URL.value() is None:
+        # Prefect starts a server of its own then, and gives up after 20 s: too soon for a first run, which makes the
+        # database, on a busy laptop.
+        patience = PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS
+        updates[patience] = max(patience.value(), EPHEMERAL_STARTUP_SECONDS)
+    if not updates:
+        yield
+        return
+    with temporary_settings(updates=updates):
+        yield
+
+
+@contextlib.contextmanager
+def prefect_api() -> Iterator[SyncPrefectClient]:
+    """A client of Prefect's API.
+
+    Whatever the API says of an object that doesn't exist has to be caught inside. All other errors of it become
+    ``PrefectUnavailable``.
+    """
+    try:
+        with get_client(sync_client=True) as client:
+            yield client
+    except BridgeError:
+        raise
+    except httpx.HTTPStatusError as error:
+        raise PrefectUnavailable(f"{_where()} {_refusal(error.response)}") from error
+    except (PrefectException, httpx.HTTPError, OSError, RuntimeError, ValueError) as error:
+        raise PrefectUnavailable(
+            f"{_where()} can't be used ({type(error).__name__}: {error}). Check `prefect config view`, or set "
+            "`prefect_api_url` on the orchestrator."
+        ) from error
+
+
+def _where() -> str:
+    return f"Prefect's API at {PREFECT_API_URL.value() or 'a temporary local server'}"
+
+
+def _refusal(response: httpx.Response) -> str:
+    said = f"answers {response.status_code} to {response.request.method} {response.request.url.path}"
+    if response.status_code in (401, 403):
+        return (
+            f"refuses this client: it {said}. Set `prefect_api_key` on the orchestrator, or for a server with a "
+            "password PREFECT_API_AUTH_STRING, or the headers that your proxy wants in PREFECT_CLIENT_CUSTOM_HEADERS."
+        )
+    if response.status_code == 404:
+        return f"can't be used: it {said}. Is the URL right? It ends with /api: check `prefect config view`."
+    return f"can't be used: it {said} ({response.text[:500]}). Check the server's log, and that it isn't too old."

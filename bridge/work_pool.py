@@ -1,0 +1,63 @@
+"""Whether a work pool can take a run, and who would pick it up."""
+
+from __future__ import annotations
+
+import shlex
+
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.objects import WorkerStatus
+from prefect.exceptions import ObjectNotFound
+
+from bridge.errors import InvalidSettings
+from bridge.settings import ModalPrefectOrchestratorConfig
+
+
+def check_pool(client: SyncPrefectClient, config: ModalPrefectOrchestratorConfig, work_queue: str | None) -> str:
+    """Return the name of the component's work pool.
+
+    Raises ``InvalidSettings`` where runs in it would wait for ever: there is no such pool, or it or its queue is
+    paused. A queue that doesn't exist yet is no error: Prefect makes it.
+    """
+    name = config.work_pool
+    if name is None:
+        raise ValueError("the component has no work pool")
+    try:
+        pool = client.read_work_pool(name)
+    except ObjectNotFound:
+        raise InvalidSettings(
+            "work_pool",
+            name,
+            "Prefect has no such work pool",
+            f"Create it with `prefect work-pool create {shlex.quote(name)} --type process`, or choose one that "
+            "`prefect work-pool ls` shows",
+        ) from None
+    if pool.is_paused:
+        fix = f"Resume it with `prefect work-pool resume {shlex.quote(name)}`"
+        raise InvalidSettings("work_pool", name, "the work pool is paused, so nothing would pick up the run", fix)
+    if work_queue is not None:
+        _check_queue(client, name, work_queue)
+    return name
+
+
+def _check_queue(client: SyncPrefectClient, pool: str, queue: str) -> None:
+    try:
+        found = client.read_work_queue_by_name(queue, work_pool_name=pool)
+    except ObjectNotFound:
+        return
+    if found.is_paused:
+        fix = f"Resume it with `prefect work-queue resume {shlex.quote(queue)} --pool {shlex.quote(pool)}`"
+        raise InvalidSettings("work_queue", queue, "the queue is paused, so nothing would pick up the run", fix)
+
+
+def nobody_works(client: SyncPrefectClient, pool: str) -> str | None:
+    """Return what to do where no worker is online for the pool; None if one is, or the pool needs none."""
+    found = client.read_work_pool(pool)
+    if found.is_push_pool or found.is_managed_pool:
+        return None
+    workers = client.read_workers_for_work_pool(pool)
+    if any(worker.status == WorkerStatus.ONLINE for worker in workers):
+        return None
+    return (
+        f"No worker is online for the work pool {pool!r}, so nothing picks up the run. Start one where this package "
+        f"is installed: prefect worker start --pool {shlex.quote(pool)}"
+    )
