@@ -80,6 +80,15 @@ class Rig:
         found["servers"] = {server.name: processor_seconds(server) - before[server.name] for server in self.servers}
         return found
 
+    def use_workers(self, workers: int) -> None:
+        """Restart ZenML's server with that many processes: one alone is bound by its interpreter's lock.
+
+        Not from the start: one process has to migrate the database, and a worker can't import our flavour.
+        """
+        self.zenml.stop()
+        self.zenml.argv += ["--workers", str(workers)]
+        self.zenml.start()
+
     def states(self, figures: Mapping[str, Any], steps: int) -> tuple[str, Counter[str]]:
         """What both sides say of a run: the status of ZenML's, and the states of Prefect's task runs."""
         wanted = {"run_id": figures["run_id"], "flow_run_id": figures["flow_run_id"], "steps": steps}
@@ -95,11 +104,11 @@ def processor_seconds(server: servers.Server) -> float:
     return sum(each.user + each.system for each in times)
 
 
-def strong_zenml_server(folder: Path, workers: int) -> servers.Server:
-    """A ZenML server that is to be no bottleneck, as far as its own options go.
+def light_zenml_server(folder: Path) -> servers.Server:
+    """A ZenML server that is as little of a bottleneck as its own options allow.
 
-    Requests aren't looked up among those already answered, which is a third of what a step costs the server; few
-    threads, since SQLite lets one write at a time and the others poll for their turn; and several workers.
+    Requests aren't looked up among those already answered, and few threads, since SQLite lets one write at a time
+    and the others poll for their turn.
     """
     server = servers.zenml_server(folder)
     server.environment = {
@@ -108,16 +117,13 @@ def strong_zenml_server(folder: Path, workers: int) -> servers.Server:
         "ZENML_SERVER_THREAD_POOL_SIZE": "4",
         "ZENML_SERVER_JWT_SECRET_KEY": secrets.token_hex(32),  # else each worker makes up its own
     }
-    if workers > 1:
-        server.start().stop()  # one process migrates the database; several at once would collide
-        server.argv += ["--workers", str(workers)]
     return server
 
 
 @contextlib.contextmanager
-def rig(folder: Path, zenml_workers: int = 1) -> Iterator[Rig]:
+def rig(folder: Path) -> Iterator[Rig]:
     """Start both servers, with their data in ``folder``, and end them at the end."""
-    ours = Rig(folder, servers.prefect_server(folder), strong_zenml_server(folder, zenml_workers))
+    ours = Rig(folder, servers.prefect_server(folder), light_zenml_server(folder))
     try:
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(servers.Server.start, ours.servers))
