@@ -35,12 +35,14 @@ from bridge.outcome import StepRecord
 from bridge.per_step import PerStep
 from bridge.plan import Mode, Plan
 from bridge.ready import Fate
-from bridge.run import Run, open_run, registry_credentials
+from bridge.run import Run, give_up, open_run, registry_credentials
 from bridge.run_status import end_run
 from bridge.runners.base import Runner
 from bridge.settings import ModalPrefectOrchestratorConfig
 from bridge.step import Attempts
 from bridge.truth import Truth, ZenMLThread
+from bridge.versions import other_bridge
+from bridge.warm import WarmSteps
 from bridge.watch import Stop, Watch, carried_out
 from bridge.whole_pipeline import WholePipeline, summary
 
@@ -68,8 +70,11 @@ def zenml_pipeline(snapshot_id: UUID, run_id: UUID | None = None) -> State[None]
         run = open_run(snapshot_id, run_id, str(flow_run.id))
         runner = make_runner(run.config, run.stack, run.plan)
     except BridgeError as error:
+        give_up(run_id, str(flow_run.id), error)
         return Failed(message=str(error))
     introduce(run, flow_run)
+    if warning := other_bridge(flow_run.deployment_version):
+        get_run_logger().warning("%s", warning)
     get_run_logger().info("%s", run.plan)
     return on_own_loop(lambda: carry_out(run, runner, resumed=flow_run.run_count > 1))
 
@@ -159,11 +164,16 @@ async def _carry_out(run: Run, runner: Runner, stop: Stop, resumed: bool) -> Sta
     try:
         # One client for the core and all its task runs.
         async with AsyncClientContext.get_or_create() as api, runner:
-            async with LogShipper(api.client, UUID(run.flow_run_id)) as shipper, Watch(stop, api.client, run) as watch:
+            most = run.plan.max_parallelism or runner.default_parallelism
+            async with (
+                LogShipper(api.client, UUID(run.flow_run_id)) as shipper,
+                Watch(stop, api.client, run) as watch,
+                WarmSteps(run, runner, most) as warm,
+            ):
                 truth = Truth(thread, lambda steps: step_runs.latest(run.run, steps))
-                parts = _Parts(run, Attempts(run, runner, thread, truth), shipper, thread, watch)
+                parts = _Parts(run, Attempts(run, runner, thread, truth, warm), shipper, thread, watch)
                 if run.plan.mode is Mode.PER_STEP:
-                    ended = await _per_step(parts, runner.default_parallelism, resumed)
+                    ended = await _per_step(parts, most, resumed)
                 else:
                     ended = await _whole_pipeline(parts)
         return await _conclude(run, stop, ended, thread)
@@ -208,13 +218,12 @@ class _Parts:
     watch: Watch
 
 
-async def _per_step(parts: _Parts, default_parallelism: int | None, resumed: bool) -> _Ended:
+async def _per_step(parts: _Parts, parallelism: int | None, resumed: bool) -> _Ended:
     run = parts.run
     known: dict[str, StepRecord] = {}
     if resumed or run.run.original_run:
         everything = [step.name for step in run.plan.steps]
         known = await parts.thread.call(lambda: step_runs.latest(run.run, everything))
-    parallelism = run.plan.max_parallelism or default_parallelism
     steps = PerStep(run, parts.attempts, parts.shipper, parts.thread, known=known, parallelism=parallelism)
     async with carried_out(parts.watch, drain=steps.graph.drain, kill=steps.graph.kill):
         await steps.graph.run()

@@ -11,11 +11,14 @@ from collections.abc import Mapping
 
 from zenml.client import Client
 from zenml.enums import ExecutionStatus
-from zenml.models import ExceptionInfo, PipelineRunResponse
+from zenml.exceptions import IllegalOperationError
+from zenml.models import ExceptionInfo, PipelineRunResponse, PipelineRunUpdate
 from zenml.orchestrators.publish_utils import (
     publish_failed_pipeline_run,
     publish_pipeline_run_status_update,
 )
+
+from bridge import step_runs
 
 
 def status_of(run: PipelineRunResponse) -> ExecutionStatus | None:
@@ -26,10 +29,31 @@ def status_of(run: PipelineRunResponse) -> ExecutionStatus | None:
         return None
 
 
+def bind_run(run: PipelineRunResponse, flow_run_id: str) -> None:
+    """Write down which flow run works on a run. ZenML takes it once, before the first step.
+
+    Raises ``IllegalOperationError`` if another flow run does.
+    """
+    client = Client()
+    try:
+        client.zen_store.update_run(run.id, PipelineRunUpdate(orchestrator_run_id=flow_run_id))
+    except IllegalOperationError:
+        # A quick worker has written it already.
+        if client.get_pipeline_run(run.id, project=run.project_id).orchestrator_run_id != flow_run_id:
+            raise
+
+
 def begin_stop(run: PipelineRunResponse) -> None:
-    """Make a run that hasn't ended STOPPING: from then on a step that ends isn't retried and fails nothing."""
+    """Prepare ZenML for the end of the run's sandboxes: then a step that dies isn't retried and fails nothing.
+
+    A run that hasn't ended becomes STOPPING. One that failed can't: the step runs that still run are STOPPED, before
+    ZenML's handler of SIGTERM in their processes calls them failed.
+    """
     status = status_of(run)
-    if status is None or status.is_finished or status is ExecutionStatus.STOPPING:
+    if status is None or status is ExecutionStatus.STOPPING:
+        return
+    if status.is_finished:
+        step_runs.stop_running(run)
         return
     publish_pipeline_run_status_update(run.id, ExecutionStatus.STOPPING, status_reason="Stopped")
 

@@ -182,6 +182,12 @@ def record_stopped(step_run_id: UUID) -> None:
         _logger.info("Step run %s isn't marked as stopped: %s", step_run_id, error)
 
 
+def stop_running(run: PipelineRunResponse) -> None:
+    """Tell ZenML that all step runs of a run which still run were stopped."""
+    for step_run in _list(run, status=ExecutionStatus.RUNNING.value):
+        record_stopped(step_run.id)
+
+
 _GIVEN_UP = Diagnosis("The step isn't tried again", "The run gave up on it before its retries were used")
 
 

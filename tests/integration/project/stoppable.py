@@ -1,0 +1,50 @@
+"""Pipelines that are stopped in the middle: they would never end by themselves."""
+
+from __future__ import annotations
+
+import time
+
+from shapes import add, await_file, fail, fail_first, trace
+from zenml import pipeline, step
+from zenml.config.retry_config import StepRetryConfig
+
+
+@step(enable_cache=False)
+def hang(folder: str) -> int:
+    """Runs until it is stopped."""
+    trace(folder, "begin")
+    await_file(f"{folder}/never", 300)
+    return 1
+
+
+@step(enable_cache=False)
+def cling(folder: str) -> int:
+    """Doesn't heed ZenML's interruption, or anything else that can be ignored."""
+    trace(folder, "begin")
+    while True:
+        try:
+            time.sleep(0.05)
+        except BaseException as error:
+            trace(folder, "interrupted", error=type(error).__name__)
+
+
+@pipeline
+def held(folder: str) -> None:
+    """``hangs`` runs, ``again`` waits for a retry that is far away, ``later`` would start after ``hangs``."""
+    retry = StepRetryConfig(max_retries=3, delay=600, backoff=1)
+    fail_first.with_options(retry=retry)(folder, "raise", 9, id="again")
+    add(folder, hang(folder, id="hangs"), id="later")
+
+
+@pipeline
+def clinging(folder: str) -> None:
+    """``hangs`` gives way to an interruption, ``clings`` doesn't."""
+    add(folder, hang(folder, id="hangs"), id="later")
+    cling(folder, id="clings")
+
+
+@pipeline
+def limping(folder: str) -> None:
+    """``bad`` fails while ``hangs`` runs."""
+    add(folder, hang(folder, id="hangs"), id="later")
+    add(folder, fail(folder, id="bad"), id="below_bad")

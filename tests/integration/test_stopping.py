@@ -1,0 +1,273 @@
+"""Every way to stop a run: afterwards nothing of it is alive, and both sides say so."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.states import Cancelling
+from zenml.client import Client
+
+from tests import servers
+from tests.integration.lab import IMAGE, PROJECT, STACK_CODE, Lab, Ran, eventually
+
+ALIVE_SECONDS = 10.0
+
+
+@pytest.fixture
+def stoppable(lab: Lab):  # type: ignore[no-untyped-def]
+    import stoppable
+
+    return stoppable
+
+
+class Under:
+    """A run that goes on in a thread, or elsewhere, while the test does something to it."""
+
+    def __init__(self, lab: Lab, folder: Path) -> None:
+        self.lab = lab
+        self.folder = folder
+        self.ran = Ran(folder)
+        self._known = {run.id for run in Client().list_pipeline_runs(size=100, sort_by="desc:created").items}
+        self._thread: threading.Thread | None = None
+
+    def start(self, pipeline: Any, place: str, mode: str, **options: Any) -> Under:
+        def work() -> None:
+            self.ran = self.lab.run(
+                pipeline, stack, settings={"execution_mode": mode}, into=self.folder, options=options or None
+            )
+
+        stack = self.lab.stack(place)
+        self._thread = threading.Thread(target=work)
+        self._thread.start()
+        return self
+
+    @property
+    def run_id(self) -> UUID:
+        def read() -> list[Any]:
+            runs = Client().list_pipeline_runs(size=100, sort_by="desc:created").items
+            return [run for run in runs if run.id not in self._known and run.orchestrator_run_id]
+
+        found = eventually(read, lambda found: found or self.ran.error, 60)
+        assert found, f"no run came of it: {self.ran.error!r}"
+        run_id: UUID = found[0].id
+        return run_id
+
+    @property
+    def flow_run_id(self) -> UUID:
+        return UUID(Client().get_pipeline_run(self.run_id).orchestrator_run_id)
+
+    def until_steps(self, expected: dict[str, str], seconds: float = 90) -> Under:
+        """Wait until ZenML says this of the steps and their own code is under way."""
+
+        def read() -> dict[str, str]:
+            steps = Client().get_pipeline_run(self.run_id).steps
+            return {name: step.status.value for name, step in steps.items()}
+
+        found = eventually(read, lambda found: found == expected, seconds)
+        assert found == expected
+        running = [name for name, status in expected.items() if status == "running"]
+        assert eventually(lambda: all(self.ran.traces(name) for name in running), bool, 30)
+        return self
+
+    def pids(self) -> set[int]:
+        """The processes in which this run's steps ran."""
+        return {trace["pid"] for path in self.folder.glob("*.jsonl") for trace in self.ran.traces(path.stem)}
+
+    def all_dead(self, seconds: float = ALIVE_SECONDS) -> bool:
+        """Whether nothing of the run's sandboxes is alive, at the latest after ``seconds``."""
+        run_id = str(self.run_id)
+
+        def alive() -> list[Any]:
+            boxes = [box for box in self.lab.modal.sandboxes() if box.tags.get("zenml_run_id") == run_id]
+            return [box for box in boxes if box.status == "running"] + [pid for pid in self.pids() if living(pid)]
+
+        return eventually(alive, lambda found: not found, seconds) == []
+
+    def join(self, seconds: float = 60) -> Ran:
+        """Wait for the end of the call and read both sides."""
+        if self._thread is not None:
+            self._thread.join(seconds)
+            assert not self._thread.is_alive()
+        eventually(lambda: Client().get_pipeline_run(self.run_id), lambda run: run.status.is_finished, 30)
+        error = self.ran.error
+        self.ran = self.lab.read(Ran(self.folder), self.run_id)
+        self.ran.error = error
+        return self.ran
+
+
+def living(pid: int) -> bool:
+    """Whether a process is there, and not just waiting to be reaped."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def cancel(flow_run_id: UUID) -> None:
+    """What the cancel button of Prefect's UI does."""
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(flow_run_id, Cancelling())
+
+
+def ended(ran: Ran) -> tuple[str, str]:
+    return ran.status, ran.flow_run.state.name
+
+
+@pytest.mark.parametrize(("place", "mode"), [("modal", "per_step"), ("process", "pipeline")])
+def test_cancelled_in_prefect(lab: Lab, stoppable, tmp_path: Path, place: str, mode: str) -> None:
+    under = Under(lab, tmp_path).start(stoppable.held, place, mode)
+    under.until_steps({"hangs": "running", "again": "retrying"})
+    cancel(under.flow_run_id)
+    assert under.all_dead()
+    ran = under.join()
+    assert ended(ran) == ("stopped", "Cancelled")
+    assert ran.steps == {"hangs": "stopped", "again": "stopped"}
+    assert "cancelled in Prefect" in str(ran.error)
+    if mode == "per_step":
+        assert ran.states == {"hangs": "Cancelled", "again": "Cancelled", "later": "NotRun"}
+        assert "hangs stopped" in ran.task_runs["later"].state.message
+    else:
+        assert set(ran.states.values()) == {"Cancelled"}
+
+
+def test_cancelled_in_prefect_after_a_step_has_failed(lab: Lab, stoppable, tmp_path: Path) -> None:
+    """ZenML refuses to stop such a run; Prefect's cancel ends it all the same."""
+    from zenml.enums import ExecutionMode
+
+    under = Under(lab, tmp_path)
+    under.start(stoppable.limping, "process", "per_step", execution_mode=ExecutionMode.CONTINUE_ON_FAILURE)
+    under.until_steps({"hangs": "running", "bad": "failed"})
+    cancel(under.flow_run_id)
+    assert under.all_dead()
+    ran = under.join()
+    assert ended(ran) == ("failed", "Cancelled")
+    assert ran.steps == {"hangs": "stopped", "bad": "failed"}
+    assert ran.states == {"hangs": "Cancelled", "bad": "Failed", "later": "NotRun", "below_bad": "NotRun"}
+    assert "ValueError" in ran.flow_run.state.message
+
+
+def test_stopped_gracefully_in_zenml(lab: Lab, stoppable, tmp_path: Path) -> None:
+    """One step gives way to ZenML's own interruption, the other is killed when its 30 s are over."""
+    from zenml.utils import run_utils
+
+    under = Under(lab, tmp_path).start(stoppable.clinging, "modal", "per_step")
+    under.until_steps({"hangs": "running", "clings": "running"})
+    run_utils.stop_run(run=Client().get_pipeline_run(under.run_id), graceful=True)
+    interrupted = eventually(lambda: under.ran.traces("clings", "interrupted"), bool, 25)
+    assert interrupted
+    assert living(interrupted[0]["pid"])
+    assert under.all_dead(45)
+    ran = under.join()
+    assert ended(ran) == ("stopped", "Cancelled")
+    assert ran.steps == {"hangs": "stopped", "clings": "stopped"}
+    assert ran.states == {"hangs": "Cancelled", "clings": "Cancelled", "later": "NotRun"}
+    assert "stopped in ZenML" in ran.flow_run.state.message
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+def test_the_process_is_interrupted(lab: Lab, tmp_path: Path, number: signal.Signals) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import stoppable\n"
+        "from zenml.config import DockerSettings\n"
+        f"docker = DockerSettings(parent_image={IMAGE!r}, skip_build=True)\n"
+        f"stoppable.held.with_options(settings={{'docker': docker}})({str(tmp_path)!r})\n"
+    )
+    lab.activate(lab.stack("process"))
+    under = Under(lab, tmp_path)
+    with (tmp_path / "script.log").open("wb") as log:
+        environment = {**os.environ, "PYTHONPATH": f"{STACK_CODE}:{PROJECT}"}
+        process = subprocess.Popen([sys.executable, str(script)], cwd=PROJECT, env=environment, stdout=log, stderr=log)
+    try:
+        under.until_steps({"hangs": "running", "again": "retrying"})
+        process.send_signal(number)
+        assert under.all_dead()
+        code = process.wait(30)
+    finally:
+        process.kill()
+        process.wait()
+    said = (tmp_path / "script.log").read_text()
+    ran = under.join()
+    assert ended(ran) == ("stopped", "Cancelled"), said[-3000:]
+    assert ran.steps == {"hangs": "stopped", "again": "stopped"}
+    assert code != 0
+    assert "RunStopped: The run was stopped: the process in which its flow ran was interrupted." in said
+    assert "still executing" not in said
+
+
+@pytest.fixture
+def worker(lab: Lab, tmp_path: Path) -> Iterator[Callable[[UUID], UUID]]:
+    """A process worker in another folder; call it to run a snapshot in it, for the id of the flow run."""
+    from prefect.client.schemas.actions import WorkPoolCreate
+
+    from bridge import names
+    from bridge.flow import zenml_pipeline
+
+    pool = f"stopping-{tmp_path.name}"[:60]
+    with get_client(sync_client=True) as client:
+        client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
+        flow_id = client.create_flow(zenml_pipeline)
+        deployment = client.create_deployment(
+            flow_id,
+            pool,
+            entrypoint=names.FLOW_ENTRYPOINT,
+            work_pool_name=pool,
+            pull_steps=[],
+            enforce_parameter_schema=False,
+        )
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    log = (tmp_path / "worker.log").open("wb")
+    environment = {**os.environ, "PYTHONPATH": str(STACK_CODE), "PREFECT_WORKER_QUERY_SECONDS": "1"}
+    process = subprocess.Popen(
+        [str(servers.ROOT / ".venv/bin/prefect"), "worker", "start", "--pool", pool],
+        cwd=elsewhere,
+        env=environment,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+    )
+
+    def run(snapshot_id: UUID) -> UUID:
+        with get_client(sync_client=True) as client:
+            made = client.create_flow_run_from_deployment(deployment, parameters={"snapshot_id": str(snapshot_id)})
+        flow_run_id: UUID = made.id
+        return flow_run_id
+
+    yield run
+    process.terminate()
+    process.wait(30)
+    log.close()
+
+
+def test_a_workers_flow_is_cancelled(lab: Lab, stoppable, worker: Callable[[UUID], UUID], tmp_path: Path) -> None:
+    from zenml.config import DockerSettings
+    from zenml.utils import source_utils
+
+    source_utils.set_custom_source_root(str(PROJECT))
+    lab.activate(lab.stack("modal"))
+    docker = DockerSettings(parent_image=IMAGE, skip_build=True)
+    held = stoppable.held.with_options(settings={"docker": docker})
+    held.prepare(str(tmp_path))
+    under = Under(lab, tmp_path)
+    flow_run_id = worker(held.create_snapshot(name=f"stopped-{tmp_path.name}").id)
+    under.until_steps({"hangs": "running", "again": "retrying"})
+    cancel(flow_run_id)
+    assert under.all_dead()
+    ran = under.join()
+    deadline = time.monotonic() + 30
+    while not ran.flow_run.state.is_final() and time.monotonic() < deadline:
+        ran = under.join()
+    assert ended(ran) == ("stopped", "Cancelled"), (tmp_path / "worker.log").read_text()[-3000:]
+    assert ran.steps == {"hangs": "stopped", "again": "stopped"}
