@@ -6,33 +6,42 @@ Imported in every sandbox, since ZenML loads the active stack there: neither Mod
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import TYPE_CHECKING, cast
 from uuid import UUID
 
-from zenml.client import Client
 from zenml.config.build_configuration import BuildConfiguration
 from zenml.config.global_config import GlobalConfiguration
 from zenml.constants import ENV_ZENML_LOCAL_STORES_PATH, METADATA_ORCHESTRATOR_RUN_ID
-from zenml.enums import ExecutionMode
+from zenml.enums import ExecutionMode, ExecutionStatus
 from zenml.logger import get_logger
 from zenml.metadata.metadata_types import MetadataType, Uri
-from zenml.models import PipelineRunUpdate
 from zenml.orchestrators import ContainerizedOrchestrator, SubmissionResult
 from zenml.orchestrators.exceptions import PipelineSubmissionError
 from zenml.stack import Stack, StackValidator
 from zenml.utils import source_utils
 
 from bridge import names
-from bridge.errors import BridgeError, InvalidSettings
+from bridge.errors import BridgeError
 from bridge.plan import Plan
+from bridge.run_status import bind_run
 from bridge.settings import ModalPrefectOrchestratorConfig, ModalPrefectOrchestratorSettings
 from bridge.translate import NewSnapshot, Translation, dynamic_pipeline, translate
 from bridge.validation import check_stack, refuse_component, refuse_run
 
 if TYPE_CHECKING:
+    from prefect.client.schemas.objects import FlowRun
     from zenml.config.base_settings import BaseSettings
     from zenml.config.step_run_info import StepRunInfo
-    from zenml.models import PipelineRunResponse, PipelineSnapshotBase, PipelineSnapshotResponse
+    from zenml.models import (
+        PipelineRunResponse,
+        PipelineSnapshotBase,
+        PipelineSnapshotResponse,
+        ScheduleResponse,
+        ScheduleUpdate,
+    )
+
+    from bridge.submission import Pool
 
 logger = get_logger(__name__)
 
@@ -80,10 +89,13 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
 
     def plan(self, snapshot: PipelineSnapshotResponse) -> Plan:
         """Translate a snapshot. Raises ``InvalidSettings`` or ``NotTranslatable``; warns of what can't be honoured."""
+        return self._announced(snapshot).plan
+
+    def _announced(self, snapshot: PipelineSnapshotResponse) -> Translation:
         translation = self._translate(snapshot, snapshot.stack.name if snapshot.stack else "")
         for warning in translation.warnings:
             logger.warning("%s", warning)
-        return translation.plan
+        return translation
 
     def _translate(self, snapshot: PipelineSnapshotResponse | NewSnapshot, stack_name: str) -> Translation:
         # Only what the component sets, since its defaults aren't its wishes; and no token: reading one that is a
@@ -93,7 +105,7 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
         component["runner"] = self.config.runner
         translation = translate(snapshot, component=component, component_name=self.name, stack_name=stack_name)
         refuse_component(self.config, self.name)
-        refuse_run(translation.settings, translation.plan)
+        refuse_run(translation.settings, translation.plan, self.config.work_pool)
         return translation
 
     def submit_pipeline(
@@ -104,39 +116,127 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
         step_environments: dict[str, dict[str, str]],
         placeholder_run: PipelineRunResponse | None = None,
     ) -> SubmissionResult | None:
-        """Make the Prefect flow run of a ZenML run; waiting for it runs it in this process.
+        """Make the Prefect flow run of a ZenML run, or the Prefect schedule of a ZenML schedule.
 
-        Raises ``PipelineSubmissionError`` for whatever is wrong, before anything is started. The environments that
-        ZenML hands over are left alone: they hold tokens, and the flow mints its own where it runs.
+        Without a work pool, waiting for the run runs it in this process. The environments that ZenML hands over are
+        left alone: they hold tokens, and the flow mints its own where it runs.
+
+        Raises ``PipelineSubmissionError`` for whatever is wrong, before anything is started: only for this error does
+        ZenML take back a schedule.
         """
         del base_environment, step_environments
-        from bridge import submission
+        from bridge.prefect_api import prefect_settings
 
         try:
-            plan = self.plan(snapshot)
-            if placeholder_run is None:
-                raise InvalidSettings(
-                    "schedule",
-                    snapshot.schedule.name if snapshot.schedule else None,
-                    "a schedule needs a Prefect work pool whose worker runs it",
-                    "Set `work_pool` on the orchestrator",
-                )
-            with submission.prefect_settings(self.config):
-                submission.check_runner(self.config, stack, plan)
-                flow_run, url = submission.create_flow_run(snapshot, placeholder_run, plan)
-            Client().zen_store.update_run(placeholder_run.id, PipelineRunUpdate(orchestrator_run_id=str(flow_run.id)))
+            translation = self._announced(snapshot)
+            with prefect_settings(self.config):
+                if placeholder_run is None:
+                    return self._schedule(snapshot, translation)
+                return self._submit(snapshot, stack, placeholder_run, translation)
         except BridgeError as error:
             raise PipelineSubmissionError(str(error)) from error
+        except Exception as error:
+            raise PipelineSubmissionError(
+                f"The pipeline can't be submitted: {type(error).__name__}: {error}"
+            ) from error
 
-        def wait() -> None:
-            with submission.prefect_settings(self.config):
-                submission.run_here(flow_run, plan)
+    def _schedule(self, snapshot: PipelineSnapshotResponse, translation: Translation) -> SubmissionResult:
+        from bridge import submission
 
+        deployment_id, url = submission.submit_schedule(self._pool(translation), snapshot, translation.plan)
+        metadata: dict[str, MetadataType] = {names.METADATA_DEPLOYMENT_ID: str(deployment_id)}
+        if url is not None:
+            metadata[names.METADATA_ORCHESTRATOR_URL] = Uri(url)
+            logger.info("Prefect deployment with the schedule: %s", url)
+        return SubmissionResult(metadata=metadata)
+
+    def _submit(
+        self, snapshot: PipelineSnapshotResponse, stack: Stack, run: PipelineRunResponse, translation: Translation
+    ) -> SubmissionResult:
+        from bridge import submission
+
+        plan, work_pool = translation.plan, self.config.work_pool
+        if work_pool is None or self.config.token_id is not None:
+            # Else the worker has the account, and this machine needn't.
+            submission.check_runner(self.config, stack, plan)
+        if work_pool is None:
+            flow_run, url = submission.create_flow_run(snapshot, run, plan)
+        else:
+            flow_run, url = submission.submit_to_pool(self._pool(translation), snapshot, run, plan)
+        try:
+            bind_run(run, str(flow_run.id))
+        except Exception:
+            submission.withdraw(flow_run)
+            raise
         metadata: dict[str, MetadataType] = {METADATA_ORCHESTRATOR_RUN_ID: str(flow_run.id)}
         if url is not None:
             metadata[names.METADATA_ORCHESTRATOR_URL] = Uri(url)
             logger.info("Prefect flow run: %s", url)
+        wait = partial(self._wait, run, flow_run, plan) if translation.settings.synchronous else None
         return SubmissionResult(wait_for_completion=wait, metadata=metadata)
+
+    def _wait(self, run: PipelineRunResponse, flow_run: FlowRun, plan: Plan) -> None:
+        from bridge import submission
+        from bridge.prefect_api import prefect_settings
+        from bridge.waiting import Waiting
+
+        with prefect_settings(self.config):
+            if self.config.work_pool is None:
+                submission.run_here(flow_run, plan)
+            else:
+                Waiting(run, flow_run.id, self.config.work_pool, logger.info).until_done()
+
+    def _pool(self, translation: Translation) -> Pool:
+        from bridge.submission import Pool
+
+        environment = {}
+        if self.config.runner == "process":
+            # The worker's own folder isn't where the user's code is, which local processes import.
+            environment[names.ENV_SOURCE_ROOT] = source_utils.get_source_root()
+        return Pool(self.name, self.config, translation.settings, environment)
+
+    def fetch_status(
+        self, run: PipelineRunResponse, include_steps: bool = False
+    ) -> tuple[ExecutionStatus | None, dict[str, ExecutionStatus] | None]:
+        """What Prefect says of a run, with what follows from it for the steps that ZenML believes unfinished.
+
+        Raises ``PrefectUnavailable`` rather than guess.
+        """
+        from bridge import status
+        from bridge.prefect_api import prefect_settings
+
+        with prefect_settings(self.config):
+            return status.fetch(run, include_steps)
+
+    def _stop_run(self, run: PipelineRunResponse, graceful: bool = False) -> None:
+        """End a run that ZenML has made STOPPING; graceful leaves that to a flow that is at work, which sees it.
+
+        Raises ``PrefectUnavailable``, ``RunnerUnavailable``.
+        """
+        from bridge import stop_run
+        from bridge.prefect_api import prefect_settings
+
+        with prefect_settings(self.config):
+            stop_run.stop(run, self, graceful=graceful)
+
+    def update_schedule(self, schedule: ScheduleResponse, update: ScheduleUpdate) -> None:
+        """Change a schedule's cron expression, or whether it is active.
+
+        Raises ``InvalidSettings`` if Prefect can't or has no such schedule, ``PrefectUnavailable``.
+        """
+        from bridge import schedule_store
+        from bridge.prefect_api import prefect_api, prefect_settings
+
+        with prefect_settings(self.config), prefect_api() as client:
+            schedule_store.update_schedule(client, self.name, schedule, update)
+
+    def delete_schedule(self, schedule: ScheduleResponse) -> None:
+        """Delete a schedule in Prefect, if it is there. Raises ``PrefectUnavailable``."""
+        from bridge import schedule_store
+        from bridge.prefect_api import prefect_api, prefect_settings
+
+        with prefect_settings(self.config), prefect_api() as client:
+            schedule_store.delete_schedule(client, self.name, schedule)
 
     def local_environment(self) -> dict[str, str]:
         """What a sandbox on this machine needs besides: where local artifacts and the user's code are."""
@@ -144,7 +244,7 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
             return {}
         return {
             ENV_ZENML_LOCAL_STORES_PATH: GlobalConfiguration().local_stores_path,
-            names.ENV_SOURCE_ROOT: source_utils.get_source_root(),
+            names.ENV_SOURCE_ROOT: os.environ.get(names.ENV_SOURCE_ROOT) or source_utils.get_source_root(),
         }
 
     def get_orchestrator_run_id(self) -> str:

@@ -14,7 +14,6 @@ from prefect.settings import (
     PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
     temporary_settings,
 )
-from prefect.settings.legacy import Setting
 
 from bridge.errors import BridgeError, PrefectUnavailable
 from bridge.settings import ModalPrefectOrchestratorConfig
@@ -26,7 +25,7 @@ EPHEMERAL_STARTUP_SECONDS = 120
 @contextlib.contextmanager
 def prefect_settings(config: ModalPrefectOrchestratorConfig) -> Iterator[None]:
     """Use the Prefect API that the component names; where it names none, Prefect's own configuration."""
-    updates: dict[Setting, object] = {}
+    updates = {}
     if config.prefect_api_url is not None:
         updates[PREFECT_API_URL] = config.prefect_api_url
     if config.prefect_api_key is not None:
@@ -35,7 +34,7 @@ def prefect_settings(config: ModalPrefectOrchestratorConfig) -> Iterator[None]:
         # Prefect starts a server of its own then, and gives up after 20 s: too soon for a first run, which makes the
         # database, on a busy laptop.
         patience = PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS
-        updates[patience] = max(patience.value(), EPHEMERAL_STARTUP_SECONDS)
+        updates[patience] = str(max(patience.value(), EPHEMERAL_STARTUP_SECONDS))
     if not updates:
         yield
         return

@@ -15,10 +15,12 @@ from zenml.stack import Stack
 from zenml.utils.env_utils import get_runtime_environment
 
 from bridge import names
-from bridge.errors import RunNotPossible
-from bridge.plan import Plan, StepPlan
+from bridge.errors import BridgeError, RunNotPossible
+from bridge.plan import Plan, SandboxSpec, StepPlan
+from bridge.run_status import end_run
 from bridge.runners.base import SandboxRequest
 from bridge.settings import ModalPrefectOrchestratorConfig
+from bridge.versions import check_zenml
 
 if TYPE_CHECKING:
     from bridge.orchestrator import ModalPrefectOrchestrator
@@ -70,6 +72,18 @@ class Run:
             environment={**self.environment, names.ENV_TASK_RUN_ID: str(task_run_id)},
             secret_environment={**self.secret_environment, **get_runtime_environment(config, self.stack)},
             tags={**dict(step.sandbox.tags), **self.tags(step.name)},
+        )
+
+    def host_request(self, spec: SandboxSpec, host_command: tuple[str, ...], name: str) -> SandboxRequest:
+        """A sandbox in which steps take turns. What is one step's alone comes with the call that starts it."""
+        return SandboxRequest(
+            name=name,
+            app=names.app_name(self.plan.pipeline),
+            command=host_command,
+            spec=spec,
+            environment=self.environment,
+            secret_environment=self.secret_environment,
+            tags={**dict(spec.tags), **self.tags(None)},
         )
 
     def pipeline_request(self, host_command: tuple[str, ...], task_run_id: UUID, attempt: int) -> SandboxRequest:
@@ -171,6 +185,7 @@ def environment_of(run: PipelineRunResponse, snapshot: PipelineSnapshotResponse)
 def open_run(snapshot_id: UUID, run_id: UUID | None, flow_run_id: str) -> Run:
     """Open the ZenML run of a flow run. Raises ``RunNotPossible`` or ``InvalidSettings``; starts nothing."""
     snapshot = load_snapshot(snapshot_id)
+    check_zenml(snapshot)
     stack, orchestrator = load_stack(snapshot)
     plan = orchestrator.plan(snapshot)
     run = adopt_run(snapshot, run_id, flow_run_id)
@@ -189,6 +204,21 @@ def open_run(snapshot_id: UUID, run_id: UUID | None, flow_run_id: str) -> Run:
         },
         secret_environment=environment_of(run, snapshot),
     )
+
+
+def give_up(run_id: UUID | None, flow_run_id: str, error: BridgeError) -> None:
+    """End the ZenML run that was submitted together with a flow run which can't begin: nobody else would.
+
+    Leaves runs alone that aren't this flow run's.
+    """
+    if run_id is None:
+        return
+    try:
+        run = Client().get_pipeline_run(run_id)
+    except KeyError:
+        return
+    if run.orchestrator_run_id == flow_run_id:
+        end_run(run, failures={"": str(error)}, stopped=False)
 
 
 def registry_credentials(stack: Stack) -> tuple[str, str] | None:

@@ -1,43 +1,48 @@
-"""From ZenML's client to a Prefect flow run: made here, run in this process."""
+"""From ZenML's client to a Prefect flow run: made here, run in this process or by a worker."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+from dataclasses import dataclass
+from uuid import UUID
 
-import httpx
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import FlowRun, State
-from prefect.exceptions import PrefectException
-from prefect.settings import PREFECT_API_KEY, PREFECT_API_URL, temporary_settings
-from prefect.states import Pending
+from prefect.client.schemas.objects import FlowRun
+from prefect.states import Cancelled, Pending
 from prefect.utilities.urls import url_for
+from pydantic import JsonValue
 from zenml.models import PipelineRunResponse, PipelineSnapshotResponse
 from zenml.stack import Stack
 
 from bridge import names
-from bridge.errors import RunFailed, RunNotPossible, RunStopped
+from bridge.deployments import ensure_deployment
 from bridge.flow import make_runner, on_own_loop, zenml_pipeline
 from bridge.plan import Mode, Plan
+from bridge.prefect_api import prefect_api
 from bridge.runners.base import AsksAhead
-from bridge.settings import ModalPrefectOrchestratorConfig
+from bridge.schedule_store import create_schedule
+from bridge.settings import ModalPrefectOrchestratorConfig, ModalPrefectOrchestratorSettings
 from bridge.terminal import show_run
 from bridge.upstream_prefect import run_existing_flow_run
+from bridge.waiting import raise_for
+from bridge.work_pool import check_pool
 
 
-@contextlib.contextmanager
-def prefect_settings(config: ModalPrefectOrchestratorConfig) -> Iterator[None]:
-    """Use the Prefect API that the component names; where it names none, Prefect's own configuration."""
-    updates = {}
-    if config.prefect_api_url is not None:
-        updates[PREFECT_API_URL] = config.prefect_api_url
-    if config.prefect_api_key is not None:
-        updates[PREFECT_API_KEY] = config.prefect_api_key
-    if not updates:
-        yield
-        return
-    with temporary_settings(updates=updates):
-        yield
+@dataclass(frozen=True)
+class Pool:
+    """What a component and the settings of a run say of the work pool, and what its flow needs of this machine."""
+
+    component: str
+    config: ModalPrefectOrchestratorConfig
+    settings: ModalPrefectOrchestratorSettings
+    environment: dict[str, str]
+
+    @property
+    def job_variables(self) -> dict[str, JsonValue]:
+        """The job variables of the run, the flow's environment among them."""
+        variables = dict(self.settings.job_variables)
+        given = variables.get("env")
+        if self.environment:
+            variables["env"] = {**self.environment, **(given if isinstance(given, dict) else {})}
+        return variables
 
 
 def check_runner(config: ModalPrefectOrchestratorConfig, stack: Stack, plan: Plan) -> None:
@@ -61,25 +66,73 @@ def create_flow_run(
 ) -> tuple[FlowRun, str | None]:
     """Make the flow run of a ZenML run, not started yet; return it with its page in the UI, if there is one.
 
-    Raises ``RunNotPossible`` if Prefect's API doesn't answer.
+    Raises ``PrefectUnavailable``.
     """
     flow = zenml_pipeline.with_options(name=names.prefect_name(plan.pipeline))
-    try:
-        with get_client(sync_client=True) as client:
-            flow_run = client.create_flow_run(
-                flow,
-                parameters={"snapshot_id": str(snapshot.id), "run_id": str(run.id)},
-                name=names.prefect_name(run.name),
-                tags=names.flow_run_tags(str(run.id), plan.pipeline, plan.stack, run.user.name if run.user else None),
-                state=Pending(),
-            )
-    except (PrefectException, httpx.HTTPError, OSError, RuntimeError, ValueError) as error:
-        raise RunNotPossible(
-            f"Prefect's API at {PREFECT_API_URL.value() or 'a temporary local server'} can't be used "
-            f"({type(error).__name__}: {error}). Check `prefect config view`, or set `prefect_api_url` on the "
-            "orchestrator."
-        ) from error
+    with prefect_api() as client:
+        flow_run = client.create_flow_run(
+            flow,
+            parameters=_parameters(snapshot, run),
+            name=names.prefect_name(run.name),
+            tags=_tags(run, plan),
+            state=Pending(),
+        )
     return flow_run, url_for(flow_run)
+
+
+def submit_to_pool(
+    pool: Pool, snapshot: PipelineSnapshotResponse, run: PipelineRunResponse, plan: Plan
+) -> tuple[FlowRun, str | None]:
+    """Make the flow run of a ZenML run for a worker to pick up; return it with its page in the UI, if there is one.
+
+    Submitting a ZenML run twice gives the same flow run. Raises ``InvalidSettings`` where the pool can take no run,
+    ``PrefectUnavailable``.
+    """
+    with prefect_api() as client:
+        work_pool = check_pool(client, pool.config, pool.settings.work_queue)
+        deployment_id = ensure_deployment(client, plan.pipeline, pool.component, work_pool)
+        flow_run = client.create_flow_run_from_deployment(
+            deployment_id,
+            parameters=_parameters(snapshot, run),
+            name=names.prefect_name(run.name),
+            tags=_tags(run, plan),
+            idempotency_key=str(run.id),
+            work_queue_name=pool.settings.work_queue,
+            job_variables=pool.job_variables,
+        )
+    return flow_run, url_for(flow_run)
+
+
+def submit_schedule(pool: Pool, snapshot: PipelineSnapshotResponse, plan: Plan) -> tuple[UUID, str | None]:
+    """Schedule a snapshot that has a ZenML schedule; return its deployment's id and page in the UI, if there is one.
+
+    If it raises, no Prefect schedule is left. Raises ``InvalidSettings`` or ``PrefectUnavailable``.
+    """
+    with prefect_api() as client:
+        work_pool = check_pool(client, pool.config, pool.settings.work_queue)
+        deployment_id = ensure_deployment(client, plan.pipeline, pool.component, work_pool)
+        create_schedule(
+            client,
+            deployment_id,
+            snapshot,
+            work_queue=pool.settings.work_queue,
+            job_variables=pool.job_variables,
+        )
+    return deployment_id, url_for("deployment", obj_id=deployment_id)
+
+
+def withdraw(flow_run: FlowRun) -> None:
+    """Cancel a flow run whose submission failed after all. Raises ``PrefectUnavailable``."""
+    with prefect_api() as client:
+        client.set_flow_run_state(flow_run.id, Cancelled(message="Its submission failed."), force=True)
+
+
+def _parameters(snapshot: PipelineSnapshotResponse, run: PipelineRunResponse) -> dict[str, str]:
+    return {"snapshot_id": str(snapshot.id), "run_id": str(run.id)}
+
+
+def _tags(run: PipelineRunResponse, plan: Plan) -> list[str]:
+    return names.flow_run_tags(str(run.id), plan.pipeline, plan.stack, run.user.name if run.user else None)
 
 
 def run_here(flow_run: FlowRun, plan: Plan) -> None:
@@ -92,12 +145,3 @@ def run_here(flow_run: FlowRun, plan: Plan) -> None:
     with show_run():
         state = run_existing_flow_run(flow, flow_run, parameters)
     raise_for(state)
-
-
-def raise_for(state: State[object]) -> None:
-    """Raise the error that a final state of a flow run stands for; nothing for a completed one."""
-    if state.is_completed():
-        return
-    if state.is_cancelled() or state.is_cancelling():
-        raise RunStopped(state.message or "The run was stopped.")
-    raise RunFailed(state.message or f"The flow run ended as {state.name}.")

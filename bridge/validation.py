@@ -61,13 +61,6 @@ def check_stack(stack: Stack, config: ModalPrefectOrchestratorConfig) -> tuple[b
 def refuse_component(config: ModalPrefectOrchestratorConfig, name: str) -> None:
     """Raise ``InvalidSettings`` for what a later release will do for a component."""
     values = vars(config)  # attribute access would resolve references to secrets
-    if values["work_pool"] is not None:
-        raise InvalidSettings(
-            "work_pool",
-            values["work_pool"],
-            "submitting through a work pool comes with a later release",
-            f"Take work_pool off the orchestrator `{name}`; {_ON_A_WORKER}",
-        )
     if values["image_source"] == "modal":
         raise InvalidSettings(
             "image_source",
@@ -78,28 +71,21 @@ def refuse_component(config: ModalPrefectOrchestratorConfig, name: str) -> None:
         )
 
 
-def refuse_run(settings: ModalPrefectOrchestratorSettings, plan: Plan) -> None:
+def refuse_run(settings: ModalPrefectOrchestratorSettings, plan: Plan, work_pool: str | None) -> None:
     """Raise ``InvalidSettings`` for what the run asks for and a later release will do, or only a work pool can do."""
+    if work_pool is None:
+        _refuse_without_pool(settings)
+
+
+def _refuse_without_pool(settings: ModalPrefectOrchestratorSettings) -> None:
     if not settings.synchronous:
         raise InvalidSettings(
             "synchronous",
             False,
             "without a work pool the submitting process is the one that runs the flow, so it has to wait for it",
-            f"Set synchronous=True or leave it out; {_ON_A_WORKER}",
+            f"Set `work_pool` on the orchestrator, or synchronous=True; {_ON_A_WORKER}",
         )
     for field in ("work_queue", "job_variables"):
         if value := getattr(settings, field):
             fix = f"Leave {field} out; {_ON_A_WORKER}"
             raise InvalidSettings(field, value, "it says something of a work pool, and there is none", fix)
-    for where, limit in (("the pipeline", plan.concurrency_limit), *_limits_of_steps(plan)):
-        if limit is not None:
-            raise InvalidSettings(
-                f"concurrency_limit of {where}",
-                limit,
-                "limits across runs come with a later release",
-                "Leave concurrency_limit out; max_parallelism limits the steps of one run",
-            )
-
-
-def _limits_of_steps(plan: Plan) -> list[tuple[str, str | None]]:
-    return [(f"step {step.name}", step.concurrency_limit) for step in plan.steps]

@@ -133,9 +133,10 @@ class Lab:
         options: Mapping[str, Any] | None = None,
         image: str = IMAGE,
         into: Path | None = None,
+        begun: bool = True,
         **arguments: Any,
     ) -> Ran:
-        """Call a pipeline on a stack and read what both sides say of it."""
+        """Call a pipeline on a stack and read what both sides say of it; ``begun`` waits for Prefect's task runs."""
         from zenml.client import Client
         from zenml.config import DockerSettings
         from zenml.utils import source_utils
@@ -158,25 +159,27 @@ class Lab:
         runs = Client().list_pipeline_runs(size=100, sort_by="desc:created").items
         new = [run for run in runs if run.id not in known]
         if new:
-            self.read(ran, new[0].id)
+            self.read(ran, new[0].id, begun=begun)
         return ran
 
-    def read(self, ran: Ran, run_id: UUID) -> Ran:
+    def read(self, ran: Ran, run_id: UUID, *, begun: bool = True) -> Ran:
         """Read both sides."""
         from zenml.client import Client
 
         ran.run = Client().get_pipeline_run(run_id)
         if ran.run.orchestrator_run_id:
-            ran.flow_run, ran.task_runs = self.read_flow_run(UUID(ran.run.orchestrator_run_id))
+            ran.flow_run, ran.task_runs = self.read_flow_run(UUID(ran.run.orchestrator_run_id), begun=begun)
         return ran
 
-    def read_flow_run(self, flow_run_id: UUID) -> tuple[Any, dict[str, Any]]:
+    def read_flow_run(self, flow_run_id: UUID, *, begun: bool = True) -> tuple[Any, dict[str, Any]]:
         """The flow run and its newest task runs by name, once Prefect has recorded the end of all of them."""
         from prefect.client.orchestration import get_client
         from prefect.client.schemas.filters import FlowRunFilter
 
         with get_client(sync_client=True) as client:
             flow_run = client.read_flow_run(flow_run_id)
+            if not begun:
+                return flow_run, {}
 
             def read() -> list[Any]:
                 ours = FlowRunFilter(id={"any_": [flow_run_id]})  # type: ignore[arg-type]

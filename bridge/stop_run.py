@@ -1,0 +1,92 @@
+"""``zenml pipeline runs stop``: asks the flow that works on a run to end it, or ends it where no flow does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from prefect.client.schemas.objects import FlowRun
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Cancelled, Cancelling
+from zenml.models import PipelineRunResponse
+
+from bridge import names, step_runs
+from bridge.flow import make_runner, on_own_loop
+from bridge.prefect_api import prefect_api
+from bridge.run import load_snapshot, load_stack
+from bridge.run_status import end_run
+from bridge.status import read_flow_run
+
+if TYPE_CHECKING:
+    from bridge.orchestrator import ModalPrefectOrchestrator
+
+
+def stop(run: PipelineRunResponse, orchestrator: ModalPrefectOrchestrator, *, graceful: bool) -> None:
+    """Stop a run that ZenML has made STOPPING already.
+
+    A flow that is at work sees that by itself and drains; ``graceful`` leaves it at that, else its flow run is
+    cancelled, which it sees as well. Where the flow never began, has died or was deleted, what it left is ended here.
+
+    Raises ``PrefectUnavailable``; ``RunnerUnavailable`` if sandboxes may be left.
+    """
+    flow_run = read_flow_run(run)
+    if _at_work(flow_run):
+        if not graceful:
+            _cancel(flow_run)
+        return
+    # From here on a flow that is about to begin is refused by Prefect.
+    _cancel(flow_run)
+    if flow_run is None or flow_run.start_time is not None:
+        _end_sandboxes(run, orchestrator)
+    end_left_steps(run)
+    end_run(run, failures={}, stopped=True)
+
+
+def end_left_steps(run: PipelineRunResponse) -> None:
+    """End the step runs that nobody works on any more as stopped."""
+    for step in run.get_hydrated_version().steps.values():
+        if not step.status.is_finished:
+            step_runs.record_stopped(step.id)
+
+
+def _at_work(flow_run: FlowRun | None) -> bool:
+    """Whether a process carries out the flow, as far as Prefect knows."""
+    if flow_run is None or flow_run.state is None or flow_run.state.is_final():
+        return False
+    # A flow that waits to be retried in its process is Scheduled too, but it began.
+    return flow_run.start_time is not None or flow_run.state.is_running()
+
+
+def _cancel(flow_run: FlowRun | None) -> None:
+    if flow_run is None or flow_run.state is None:
+        return
+    state = flow_run.state
+    if state.is_completed() or state.is_cancelled() or state.is_cancelling() or state.is_failed():
+        return
+    reason = "It was stopped in ZenML."
+    with prefect_api() as client:
+        try:
+            if _at_work(flow_run):
+                client.set_flow_run_state(flow_run.id, Cancelling(message=reason))
+            else:
+                client.set_flow_run_state(flow_run.id, Cancelled(message=reason), force=True)
+        except ObjectNotFound:
+            return
+
+
+def _end_sandboxes(run: PipelineRunResponse, orchestrator: ModalPrefectOrchestrator) -> None:
+    if run.snapshot is None:
+        return
+    snapshot = load_snapshot(UUID(str(run.snapshot.id)))
+    stack, _ = load_stack(snapshot)
+    plan = orchestrator.plan(snapshot)
+    runner = make_runner(orchestrator.config, stack, plan)
+    environments = {plan.sandbox.modal_environment, *(step.sandbox.modal_environment for step in plan.steps)}
+
+    async def end() -> None:
+        async with runner:
+            for environment in environments:
+                for sandbox in await runner.running({names.TAG_RUN_ID: str(run.id)}, environment):
+                    await sandbox.terminate()
+
+    on_own_loop(end)

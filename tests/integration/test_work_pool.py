@@ -1,0 +1,250 @@
+"""Submitting through a work pool: the deployment, the flow run, the worker, and what is said when nobody works."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from tests.integration.lab import Lab, Ran
+from tests.integration.workers import Worker, make_pool
+
+PIPELINE_MODE = {"execution_mode": "pipeline"}
+
+
+@pytest.fixture(scope="module")
+def pool(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A pool with a worker, which the whole module shares: each start costs seconds."""
+    name = f"pool-{uuid4().hex[:6]}"
+    make_pool(name)
+    worker = Worker(name, tmp_path_factory.mktemp("worker")).start()
+    yield name
+    worker.stop()
+
+
+@pytest.fixture
+def idle_pool(lab: Lab) -> str:
+    """A pool without a worker."""
+    name = f"idle-{uuid4().hex[:6]}"
+    make_pool(name)
+    return name
+
+
+def client() -> Any:
+    from prefect.client.orchestration import get_client
+
+    return get_client(sync_client=True)
+
+
+def deployment(pipeline: str, component: str) -> Any:
+    with client() as api:
+        return api.read_deployment_by_name(f"{pipeline}/{component}")
+
+
+def component_of(stack: str) -> str:
+    return stack  # the lab gives both one name
+
+
+def test_a_run_through_a_worker(lab: Lab, pool: str) -> None:
+    import shapes
+
+    stack = lab.stack("process", work_pool=pool)
+    settings = {**PIPELINE_MODE, "job_variables": {"env": {"FROM_JOB": "yes"}}}
+    ran = lab.run(shapes.diamond, stack, settings=settings)
+    assert ran.error is None
+    assert (ran.status, ran.flow_run.state.name) == ("completed", "Completed")
+    assert ran.flow_run.name == ran.run.name
+    assert {"zenml", f"zenml_run_id:{ran.run.id}", "zenml_pipeline:diamond"} <= set(ran.flow_run.tags)
+    assert ran.flow_run.idempotency_key == str(ran.run.id)
+    assert ran.flow_run.parameters == {"snapshot_id": str(ran.run.snapshot.id), "run_id": str(ran.run.id)}
+    assert ran.flow_run.job_variables["env"]["FROM_JOB"] == "yes"
+    assert ran.run.run_metadata["orchestrator_url"].endswith(str(ran.flow_run.id))
+    found = deployment("diamond", component_of(stack))
+    assert ran.flow_run.deployment_id == found.id
+    assert (found.entrypoint, found.path, found.pull_steps) == ("bridge.flow.zenml_pipeline", None, [])
+    assert found.work_pool_name == pool
+    assert found.job_variables == {}
+    assert set(found.parameter_openapi_schema["properties"]) == {"snapshot_id", "run_id"}
+
+
+def test_a_failing_run_through_a_worker(lab: Lab, pool: str) -> None:
+    import shapes
+
+    ran = lab.run(shapes.failing, lab.stack("process", work_pool=pool), settings=PIPELINE_MODE)
+    assert "as told" in str(ran.error)
+    assert (ran.status, ran.flow_run.state.name) == ("failed", "Failed")
+
+
+def test_submitting_again_leaves_the_deployment_alone(lab: Lab, idle_pool: str) -> None:
+    """Also what others have put on it: schedules, tags, job variables."""
+    import shapes
+    from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate
+    from prefect.client.schemas.schedules import CronSchedule
+
+    stack = lab.stack("process", work_pool=idle_pool, synchronous=False)
+    first = lab.run(shapes.diamond, stack, begun=False)
+    assert (first.error, first.status) == (None, "provisioning")
+    before = deployment("diamond", component_of(stack))
+    with client() as api:
+        daily = DeploymentScheduleCreate(schedule=CronSchedule(cron="0 0 * * *"), slug="mine")
+        api.create_deployment_schedules(before.id, [daily])
+        changes = DeploymentUpdate(tags=[*before.tags, "mine"], job_variables={"env": {"MINE": "1"}})
+        api.update_deployment(before.id, changes)
+    touched = deployment("diamond", component_of(stack))
+    second = lab.run(shapes.diamond, stack, settings={"work_queue": "fast"}, begun=False)
+    after = deployment("diamond", component_of(stack))
+    assert after == touched
+    assert [schedule.slug for schedule in after.schedules] == ["mine"]
+    assert second.flow_run.deployment_id == first.flow_run.deployment_id
+    assert second.flow_run.id != first.flow_run.id
+    assert second.flow_run.work_queue_name == "fast"
+
+
+def test_a_deployment_that_is_behind_is_brought_up_to_date(lab: Lab, idle_pool: str) -> None:
+    import shapes
+    from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate
+    from prefect.client.schemas.schedules import CronSchedule
+
+    stack = lab.stack("process", work_pool=idle_pool, synchronous=False)
+    lab.run(shapes.chain, stack, length=1, begun=False)
+    before = deployment("chain", component_of(stack))
+    with client() as api:
+        daily = DeploymentScheduleCreate(schedule=CronSchedule(cron="0 0 * * *"), slug="mine")
+        api.create_deployment_schedules(before.id, [daily])
+        behind = DeploymentUpdate(version="0.0.1", entrypoint="old.module", tags=["mine"])
+        api.update_deployment(before.id, behind)
+    lab.run(shapes.chain, stack, length=1, begun=False)
+    after = deployment("chain", component_of(stack))
+    assert (after.id, after.version, after.entrypoint) == (before.id, before.version, before.entrypoint)
+    assert set(after.tags) == {"mine", *before.tags}
+    assert [schedule.slug for schedule in after.schedules] == ["mine"]
+
+
+def test_nobody_works_and_the_run_is_cancelled(lab: Lab, idle_pool: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The waiting process says so at once and again, and ends the ZenML run, which no flow ever saw."""
+    from zenml.client import Client
+
+    from bridge.errors import RunStopped
+    from bridge.waiting import REMIND_SECONDS, Waiting
+
+    flow_run, run = submit_only(lab, idle_pool)
+    clock = Clock()
+    said: list[str] = []
+
+    def sleep(seconds: float) -> None:
+        clock.time += seconds
+        if clock.time > 2.5 * REMIND_SECONDS:
+            cancel(flow_run)
+
+    with caplog.at_level(logging.WARNING, "bridge.waiting"), pytest.raises(RunStopped):
+        Waiting(run, UUID(flow_run), idle_pool, said.append, sleep, lambda: clock.time).until_done()
+    warnings = [record.message for record in caplog.records if "worker" in record.message]
+    assert len(warnings) == 3
+    assert f"prefect worker start --pool {idle_pool}" in warnings[0]
+    assert Client().get_pipeline_run(run.id).status.value == "stopped"
+
+
+class Clock:
+    time = 0.0
+
+
+def submit_only(lab: Lab, pool: str) -> tuple[str, Any]:
+    """Submit without waiting; return the flow run's id and the ZenML run."""
+    import shapes
+
+    ran = lab.run(shapes.diamond, lab.stack("process", work_pool=pool, synchronous=False), begun=False)
+    assert ran.error is None
+    return ran.run.orchestrator_run_id, ran.run
+
+
+def cancel(flow_run: str) -> None:
+    """As the UI does."""
+    from prefect.states import Cancelling
+
+    with client() as api:
+        api.set_flow_run_state(flow_run, Cancelling())
+
+
+def test_interrupting_the_wait_leaves_the_run_alone(lab: Lab, idle_pool: str) -> None:
+    from zenml.client import Client
+
+    from bridge.waiting import Waiting
+
+    flow_run, run = submit_only(lab, idle_pool)
+    said: list[str] = []
+
+    def interrupted(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Waiting(run, UUID(flow_run), idle_pool, said.append, interrupted).until_done()
+    assert f"zenml pipeline runs stop {run.id}" in said[-1]
+    assert f"prefect flow-run cancel {flow_run}" in said[-1]
+    assert Client().get_pipeline_run(run.id).status.value == "provisioning"
+    with client() as api:
+        assert api.read_flow_run(UUID(flow_run)).state.is_scheduled()
+
+
+def refused(lab: Lab, **configuration: Any) -> str:
+    """The message of a submission that is refused, after which nothing has begun."""
+    import shapes
+
+    settings = configuration.pop("settings", None)
+    with client() as api:
+        before = api.count_flow_runs()
+    ran: Ran = lab.run(shapes.diamond, lab.stack("process", **configuration), settings=settings, begun=False)
+    with client() as api:
+        assert api.count_flow_runs() == before
+    assert ran.status == "failed"
+    return str(ran.error)
+
+
+def test_a_pool_that_does_not_exist(lab: Lab) -> None:
+    message = refused(lab, work_pool="nowhere")
+    assert "work_pool='nowhere'" in message
+    assert "prefect work-pool create nowhere" in message
+
+
+def test_a_paused_pool_and_a_paused_queue(lab: Lab, idle_pool: str) -> None:
+    from prefect.client.schemas.actions import WorkPoolUpdate
+
+    with client() as api:
+        queue = api.create_work_queue("slow", work_pool_name=idle_pool)
+        api.update_work_queue(queue.id, is_paused=True)
+    message = refused(lab, work_pool=idle_pool, settings={"work_queue": "slow"})
+    assert "work_queue='slow'" in message
+    assert f"prefect work-queue resume slow --pool {idle_pool}" in message
+    with client() as api:
+        api.update_work_pool(idle_pool, WorkPoolUpdate(is_paused=True))
+    message = refused(lab, work_pool=idle_pool)
+    assert f"work_pool='{idle_pool}'" in message
+    assert f"prefect work-pool resume {idle_pool}" in message
+
+
+@pytest.mark.parametrize(("path", "hint"), [("/api", "can't be used"), ("", "It ends with /api")])
+def test_a_wrong_url(lab: Lab, idle_pool: str, path: str, hint: str) -> None:
+    url = "http://127.0.0.1:9/api" if path else lab.prefect.url
+    message = refused(lab, work_pool=idle_pool, prefect_api_url=url)
+    assert url in message
+    assert hint in message
+    assert "prefect config view" in message
+
+
+def test_a_worker_whose_environment_cannot_run_the_flow(lab: Lab, tmp_path: Path) -> None:
+    """Its ZenML isn't configured for this server: the snapshot is unknown there. Both sides say so."""
+    import shapes
+
+    name = f"stranger-{uuid4().hex[:6]}"
+    make_pool(name)
+    empty = {"ZENML_STORE_TYPE": "sql", "ZENML_STORE_URL": f"sqlite:///{tmp_path}/other.db"}
+    worker = Worker(name, tmp_path, {**empty, "ZENML_CONFIG_PATH": str(tmp_path / "zenml")}).start()
+    try:
+        ran = lab.run(shapes.diamond, lab.stack("process", work_pool=name), begun=False)
+    finally:
+        worker.stop()
+    assert "this ZenML server has no such snapshot" in str(ran.error)
+    assert (ran.status, ran.flow_run.state.name) == ("failed", "Failed")
