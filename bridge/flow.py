@@ -30,6 +30,7 @@ from zenml.stack import Stack
 
 from bridge import names, runners, step_runs
 from bridge.errors import BridgeError
+from bridge.limits import check_limits
 from bridge.logs import LogShipper
 from bridge.outcome import StepRecord
 from bridge.per_step import PerStep
@@ -69,6 +70,7 @@ def zenml_pipeline(snapshot_id: UUID, run_id: UUID | None = None) -> State[None]
     try:
         run = open_run(snapshot_id, run_id, str(flow_run.id))
         runner = make_runner(run.config, run.stack, run.plan)
+        check_limits(run.plan)
     except BridgeError as error:
         give_up(run_id, str(flow_run.id), error)
         return Failed(message=str(error))

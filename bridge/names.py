@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import uuid
 
 FLAVOR = "modal-prefect"
 DISTRIBUTION = "zenml-modal-prefect"
@@ -112,6 +113,11 @@ def sandbox_name(run_id: str, step: str | None, attempt: int, infrastructure_att
     """
     key = f"{run_id}\0{step if step is not None else ''}\0{step is None}\0{attempt}\0{infrastructure_attempt}"
     return "zenml-" + hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:40]
+
+
+def host_name() -> str:
+    """Return a name for a sandbox in which steps take turns; no two are equal."""
+    return f"zenml-host-{uuid.uuid4().hex}"
 
 
 def flow_run_tags(run_id: str, pipeline: str, stack: str, user: str | None) -> list[str]:

@@ -19,13 +19,15 @@ from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Completed, Failed
 
 from bridge import names
+from bridge.errors import InvalidSettings
+from bridge.limits import LimitMissing, Limits
 from bridge.logs import LogShipper
-from bridge.outcome import SUCCESSFUL, Cost, Outcome, Reported, StepRecord, Verdict
+from bridge.outcome import SUCCESSFUL, Cost, Diagnosis, Outcome, Reported, StepRecord, Verdict, refused
 from bridge.plan import StepPlan
 from bridge.ready import Fate, GraphRun, NotRun, Pass, Slots
 from bridge.run import Run
 from bridge.step import Attempts
-from bridge.step_runs import CacheLookup
+from bridge.step_runs import CacheLookup, record_failure
 from bridge.truth import ZenMLThread
 from bridge.upstream_prefect import report_task_run_state, run_task_after
 
@@ -52,6 +54,7 @@ class PerStep:
         self._thread = thread
         self._cache = CacheLookup(run.snapshot, run.run, run.stack)
         self.task_runs: dict[str, UUID] = {step.name: uuid4() for step in run.plan.steps}
+        self.limits = Limits()
         self.failures: dict[str, str] = {}
         """The failed steps, in the order in which they failed, with their diagnoses."""
         self.graph = GraphRun(
@@ -68,8 +71,21 @@ class PerStep:
             return None
         return await self._thread.call(lambda: self._cache.answer(step.name))
 
+    async def refuse(self, step: StepPlan, error: InvalidSettings) -> Outcome:
+        """Fail a step that was never to have a sandbox, for good."""
+        outcome = refused(str(error))
+        diagnosis = outcome.diagnosis or Diagnosis(str(error))
+        run = self.run
+        await self._thread.call(
+            lambda: record_failure(run.snapshot, run.run, run.stack, step.name, outcome.record, diagnosis)
+        )
+        return outcome
+
     async def _execute(self, name: str, permit: Pass) -> Fate:
-        return await _StepTask(self, self.run.plan.step(name), permit).run()
+        try:
+            return await _StepTask(self, self.run.plan.step(name), permit).run()
+        finally:
+            self.attempts.finish(name)
 
     async def _not_run(self, missing: NotRun) -> None:
         """Give a step that never starts a task run that says so; else the UI draws it as pending for ever."""
@@ -78,6 +94,7 @@ class PerStep:
             return Cancelled(name=names.STATE_NOT_RUN, message=f"Did not run: {missing.reason}.")
 
         step = self.run.plan.step(missing.step)
+        self.attempts.finish(step.name)
         await run_task_after(_task(not_run, step.name), self.task_runs[step.name], self.inputs_of(step))
 
     def inputs_of(self, step: StepPlan) -> list[UUID]:
@@ -138,8 +155,17 @@ class _StepTask:
             answer = await owner.answer_from_cache(step)
             if answer is not None:
                 return Outcome(Verdict.SUCCEEDED, Cost.NOTHING, StepRecord(answer))
-        log = owner.shipper.open(task_run_id, send=step.stream_logs)
-        return await owner.attempts.attempt_step(step, number, task_run_id, self._permit.kill, log, get_run_logger())
+        logger = get_run_logger()
+        try:
+            async with owner.limits.slot(step.concurrency_limit, self._permit, task_run_id, logger) as held:
+                if not held:
+                    stopped = Diagnosis("The step was stopped while it waited for its concurrency limit")
+                    before = self._outcome.record if self._outcome is not None else StepRecord()
+                    return Outcome(Verdict.STOPPED, Cost.NOTHING, before, stopped)
+                log = owner.shipper.open(task_run_id, send=step.stream_logs)
+                return await owner.attempts.attempt_step(step, number, task_run_id, self._permit.kill, log, logger)
+        except LimitMissing as error:
+            return await owner.refuse(step, error)
 
     def _retry_condition(self) -> Callable[[object, object, object], bool]:
         # Prefect takes a plain function here: anything else that can be called silently disables retries

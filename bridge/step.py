@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Coroutine
+from typing import Any
 from uuid import UUID
 
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
@@ -22,22 +23,23 @@ from bridge.run import Run
 from bridge.runners.base import Runner, Sandbox, SandboxRequest
 from bridge.terminal import echo
 from bridge.truth import Truth, ZenMLThread
+from bridge.warm import WarmSteps
 
 _asking = wait_exponential_jitter(initial=1, max=30)
 _between_sandboxes = wait_exponential_jitter(initial=1, max=60)
 
 Logger = logging.Logger | logging.LoggerAdapter[logging.Logger]
-MakeRequest = Callable[[int], SandboxRequest]
 
 
 class Attempts:
     """Makes attempts for one run. One instance a flow run; used from its event loop only."""
 
-    def __init__(self, run: Run, runner: Runner, thread: ZenMLThread, truth: Truth) -> None:
+    def __init__(self, run: Run, runner: Runner, thread: ZenMLThread, truth: Truth, warm: WarmSteps) -> None:
         self._run = run
         self._runner = runner
         self._thread = thread
         self._truth = truth
+        self._warm = warm
 
     async def attempt_step(
         self,
@@ -57,7 +59,7 @@ class Attempts:
         for sandbox in range(1, step.infrastructure_retries + 2):
             arguments = (*step.command, *(("--step-run-id", continued) if continued else ()))
             request = self._run.step_request(step, self._runner.host_command(*arguments), task_run_id, number, sandbox)
-            end = await self._sandbox(step.name, request, step.sandbox.timeout, kill, log, logger)
+            end = await self._turn(step, continued, request, kill, log, logger)
             if isinstance(end, Outcome):
                 outcome = end
                 break
@@ -74,6 +76,25 @@ class Attempts:
         outcome = _exhausted(outcome, step.infrastructure_retries)
         await self._report(step, outcome)
         return outcome
+
+    async def _turn(
+        self,
+        step: StepPlan,
+        step_run_id: str | None,
+        request: SandboxRequest,
+        kill: asyncio.Event,
+        log: StepLog,
+        logger: Logger,
+    ) -> SandboxEnd | Outcome:
+        try:
+            start = self._warm.start(step, step_run_id, request)
+            return await self._sandbox(step.name, start, step.sandbox.timeout, kill, log, logger)
+        finally:
+            self._warm.leave(step.name)
+
+    def finish(self, step: str) -> None:
+        """No more attempts at this step: what is kept for it may go. Idempotent."""
+        self._warm.finish(step)
 
     async def _report(self, step: StepPlan, outcome: Outcome) -> None:
         run = self._run
@@ -99,16 +120,21 @@ class Attempts:
         plan = self._run.plan
         command = self._runner.host_command(*plan.command, "--run-id", self._run.id)
         request = self._run.pipeline_request(command, task_run_id, number)
-        return await self._sandbox(plan.pipeline, request, plan.sandbox.timeout, kill, log, logger)
+        start = self._runner.start(request)
+        return await self._sandbox(plan.pipeline, start, plan.sandbox.timeout, kill, log, logger)
 
     async def _sandbox(
-        self, who: str, request: SandboxRequest, timeout: int, kill: asyncio.Event, log: StepLog, logger: Logger
+        self,
+        who: str,
+        start: Coroutine[Any, Any, Sandbox],
+        timeout: int,
+        kill: asyncio.Event,
+        log: StepLog,
+        logger: Logger,
     ) -> SandboxEnd | Outcome:
         """Make a sandbox and stay with it to its end; an ``Outcome`` where it was never to be had."""
-        if kill.is_set():
-            return SandboxEnd(End.TERMINATED, detail="stopped before it started")
         try:
-            sandbox = await self._start(request, kill)
+            sandbox = await _unless_killed(start, kill)
         except SandboxRefused as error:
             return refused(str(error))
         except CapacityUnavailable as error:
@@ -128,19 +154,6 @@ class Attempts:
             await output
             log.close()
 
-    async def _start(self, request: SandboxRequest, kill: asyncio.Event) -> Sandbox | None:
-        """Start a sandbox, which may wait long for a machine; None where it was killed meanwhile."""
-        started = asyncio.ensure_future(self._runner.start(request))
-        killed = asyncio.ensure_future(kill.wait())
-        try:
-            await asyncio.wait({started, killed}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            killed.cancel()
-            if not started.done():
-                started.cancel()  # which leaves no sandbox behind
-                await asyncio.wait({started})
-        return None if started.cancelled() else started.result()
-
     async def _stay(self, sandbox: Sandbox, timeout: int, kill: asyncio.Event) -> SandboxEnd:
         ended = asyncio.ensure_future(_wait_for_end(sandbox, timeout))
         killed = asyncio.ensure_future(kill.wait())
@@ -152,6 +165,23 @@ class Attempts:
         finally:
             ended.cancel()
             killed.cancel()
+
+
+async def _unless_killed(start: Coroutine[Any, Any, Sandbox], kill: asyncio.Event) -> Sandbox | None:
+    """Start a sandbox, which may wait long for a machine; None where it was killed meanwhile."""
+    if kill.is_set():
+        start.close()
+        return None
+    started = asyncio.ensure_future(start)
+    killed = asyncio.ensure_future(kill.wait())
+    try:
+        await asyncio.wait({started, killed}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        killed.cancel()
+        if not started.done():
+            started.cancel()  # which leaves no sandbox behind
+            await asyncio.wait({started})
+    return None if started.cancelled() else started.result()
 
 
 async def _wait_for_end(sandbox: Sandbox, timeout: int) -> SandboxEnd:

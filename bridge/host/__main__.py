@@ -8,6 +8,8 @@
     Exits with 0 where the step succeeded, else with 1 or the code it called ``sys.exit`` with.
 ``pipeline --snapshot-id S --run-id R [--max-parallelism N] [--cpu C --memory MIB --gpus G]``
     Runs the whole static pipeline in this sandbox (:mod:`bridge.host.pipeline`, which lists the exit codes).
+``serve --snapshot-id S --run-id R --socket NAME [--idle-timeout SECONDS]``
+    Runs steps of that run, one at a time, as it is asked to (:mod:`bridge.host.serve`).
 
 Only the standard library is imported until the command is known.
 """
@@ -35,6 +37,11 @@ def _parser() -> argparse.ArgumentParser:
     pipeline.add_argument("--cpu", type=float, help="cores of this sandbox; unlimited if not given")
     pipeline.add_argument("--memory", type=int, help="MiB of this sandbox; unlimited if not given")
     pipeline.add_argument("--gpus", type=int, help="GPUs of this sandbox; unlimited if not given")
+    serve = commands.add_parser("serve", help="run steps as they are asked for", allow_abbrev=False)
+    serve.add_argument("--snapshot-id", required=True)
+    serve.add_argument("--run-id", required=True)
+    serve.add_argument("--socket", required=True, help="name of the socket's file")
+    serve.add_argument("--idle-timeout", type=float, default=600.0, help="seconds without a step after which it ends")
     return parser
 
 
@@ -63,6 +70,10 @@ def main(argv: Sequence[str]) -> int:
             lifeline.hold(options.lifeline)
         arguments = entrypoint.arguments_for(options.snapshot_id, options.step, options.step_run_id)
         return entrypoint.run_attempt(arguments)
+    if options.command == "serve":
+        from bridge.host import serve
+
+        return serve.main(serve.Options(options.snapshot_id, options.run_id, options.socket, options.idle_timeout))
     from bridge.host import pipeline
 
     return pipeline.main(

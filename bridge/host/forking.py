@@ -31,10 +31,11 @@ class Link:
     pid: int
 
 
-def split() -> Link | Forked | None:
+def split(*private: socket.socket) -> Link | Forked | None:
     """Fork the zygote off. Returns the link to it; in its children what they run; None in the zygote at its end.
 
-    Call it with everything loaded that the children shall share, and no thread running. Raises ``NoFork``.
+    Call it with everything loaded that the children shall share, and no thread running. ``private`` sockets are
+    closed in the zygote. Raises ``NoFork``.
     """
     if not SUPPORTED:
         raise NoFork("this operating system's libraries don't survive a fork")
@@ -51,8 +52,8 @@ def split() -> Link | Forked | None:
         events_there.close()
         gc.unfreeze()
         return Link(commands, events, pid)
-    commands.close()
-    events.close()
+    for mine in (commands, events, *private):
+        mine.close()
     return Zygote(commands_there, events_there).serve()
 
 

@@ -13,6 +13,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Literal, Protocol, runtime_checkable
 
+from bridge.host.wire import Call
 from bridge.outcome import SandboxEnd
 from bridge.plan import SandboxSpec
 
@@ -132,4 +133,35 @@ class AsksAhead(Protocol):
         machines, which only a sandbox can find out. Call it inside ``async with runner:``.
 
         Raises ``SandboxRefused`` (with ``CredentialsRefused``), ``RunnerUnavailable``.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class HostCall:
+    """What is asked of a step host (:mod:`bridge.host.serve`): a step, and the variables that it alone gets.
+
+    ``socket`` is the name that the host was started with. ``secret_environment`` never appears anywhere, as in
+    :class:`SandboxRequest`.
+    """
+
+    socket: str
+    call: Call
+    environment: Mapping[str, str] = field(default_factory=dict)
+    secret_environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+@runtime_checkable
+class CallsHosts(Protocol):
+    """A runner whose sandboxes may run the step host, so that steps take turns in them. Not every runner can."""
+
+    @property
+    def can_call(self) -> bool:
+        """Whether it can here: a step host needs Linux."""
+
+    def call(self, sandbox: Sandbox, call: HostCall) -> AsyncIterator[bytes]:
+        """Ask the host in a sandbox of this runner; yields what it says (:mod:`bridge.host.wire`) until it has said
+        everything. The variables are added to those that the sandbox was made with.
+
+        Waits while the host isn't there yet and its sandbox runs. Leaving it early leaves the step running. Raises
+        ``RunnerUnavailable`` where the host can't be reached, or the connection breaks: the step may well be fine.
         """

@@ -6,14 +6,15 @@ Of this package only this module, its helpers ``modal_*`` and :mod:`bridge.upstr
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from types import TracebackType
 
 import modal
 
 from bridge import names, upstream_modal
 from bridge.plan import SandboxSpec
-from bridge.runners.base import SandboxRequest
+from bridge.runners.base import HostCall, Sandbox, SandboxRequest
+from bridge.runners.modal_call import talk
 from bridge.runners.modal_clients import Clients
 from bridge.runners.modal_create import Creator
 from bridge.runners.modal_errors import SDK_ERRORS, translated
@@ -99,6 +100,16 @@ class ModalRunner:
     async def start(self, request: SandboxRequest) -> ModalSandbox:
         """Make a sandbox, or find the running one of that name; see :class:`bridge.runners.base.Runner`."""
         return await self._creator.create(request)
+
+    @property
+    def can_call(self) -> bool:
+        """Always: Modal's sandboxes are Linux."""
+        return True
+
+    def call(self, sandbox: Sandbox, call: HostCall) -> AsyncIterator[bytes]:
+        """Ask the step host in a sandbox; see :class:`bridge.runners.base.CallsHosts`."""
+        assert isinstance(sandbox, ModalSandbox)
+        return talk(sandbox.handle, call)
 
     async def find(self, app: str, name: str, modal_environment: str | None = None) -> ModalSandbox | None:
         """Return the running sandbox of that name, or None. Raises ``RunnerUnavailable``."""

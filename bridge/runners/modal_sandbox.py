@@ -61,6 +61,11 @@ class ModalSandbox:
         return f"<ModalSandbox {self.id} {self.name}>"
 
     @property
+    def handle(self) -> modal.Sandbox:
+        """The SDK's object, of the main client."""
+        return self._handle
+
+    @property
     def id(self) -> str:
         """Modal's id."""
         return self._handle.object_id

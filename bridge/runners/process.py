@@ -24,8 +24,9 @@ from bridge.errors import RunnerUnavailable, SandboxRefused
 from bridge.outcome import SandboxEnd
 from bridge.plan import SandboxSpec
 from bridge.runners import environment, supervisor
-from bridge.runners.base import OutputLine, SandboxRequest
+from bridge.runners.base import HostCall, OutputLine, Sandbox, SandboxRequest
 from bridge.runners.local_folder import LocalFolder, StoredRequest, is_closed
+from bridge.runners.local_host import talk
 from bridge.runners.local_state import LocalState
 from bridge.runners.once import Once
 from bridge.runners.spool import SpoolReader
@@ -246,6 +247,18 @@ class ProcessRunner:
         sandbox, _ = await self._once.make((request.app, request.name), lambda: self._make(request))
         return sandbox
 
+    @property
+    def can_call(self) -> bool:
+        """On Linux."""
+        return sys.platform == "linux"
+
+    async def call(self, sandbox: Sandbox, call: HostCall) -> AsyncIterator[bytes]:
+        """Ask the step host in a sandbox, through its socket: no program is started for it."""
+        assert isinstance(sandbox, ProcessSandbox)
+        variables = self._environment(sandbox.folder, call.environment, call.secret_environment)
+        async for data in talk(sandbox.folder.work, call.socket, call.call.line(variables), sandbox.wait):
+            yield data
+
     async def find(self, app: str, name: str, modal_environment: str | None = None) -> ProcessSandbox | None:
         """Return the running sandbox of that name, whoever started it. There are no environments."""
         with self._state.locked():
@@ -302,7 +315,7 @@ class ProcessRunner:
                 # Isolated and without site: neither the user's packages nor PYTHONPATH have a say in it.
                 [sys.executable, "-I", "-S", supervisor.__file__, str(folder.path), str(control)],
                 cwd=folder.path,
-                env=self._environment(folder, request),
+                env=self._environment(folder, request.environment, request.secret_environment),
                 stdin=subprocess.DEVNULL,
                 stdout=errors,
                 stderr=errors,
@@ -310,14 +323,14 @@ class ProcessRunner:
                 start_new_session=True,
             )
 
-    def _environment(self, folder: LocalFolder, request: SandboxRequest) -> dict[str, str]:
+    def _environment(self, folder: LocalFolder, plain: Mapping[str, str], secret: Mapping[str, str]) -> dict[str, str]:
         own = {
             "PYTHONUNBUFFERED": "1",
             "ZENML_CONFIG_PATH": str(folder.work / ".zenml"),
             names.ENV_WORK_DIR: str(folder.work),
         }
         base = environment.inherited(os.environ, everything=self._inherit)
-        asked = {**own, **request.environment, **request.secret_environment}
+        asked = {**own, **plain, **secret}
         result = {**base, **asked, names.ENV_MODAL_SANDBOX_ID: folder.id}
         return environment.with_package(result, Path(bridge.__file__).parent.parent)
 

@@ -42,15 +42,18 @@ class TestPerStep:
         metadata = ran.run.steps["one"].run_metadata
         assert metadata["prefect_task_run_id"] == str(ran.task_runs["one"].id)
         if place == "modal":
-            boxes = {box.tags["zenml_step"]: box for box in lab.sandboxes(ran)}
-            assert metadata["modal_sandbox_id"] == boxes["one"].id
-            assert {box.app for box in boxes.values()} == {"zenml-diamond"}
-            assert lab.sandboxes_by_step(ran) == dict.fromkeys(["one", "left", "right", "bottom"], 1)
+            boxes = lab.sandboxes(ran)
+            assert metadata["modal_sandbox_id"] in {box.id for box in boxes}
+            assert {box.app for box in boxes} == {"zenml-diamond"}
+            assert len(boxes) == 2, "one for each branch: the other steps take turns in them"
 
     def test_a_fan_out_never_exceeds_its_limit(self, lab: Lab, shapes, place: str) -> None:
         ran = lab.run(shapes.fan_out, lab.stack(place), settings={**PER_STEP, "max_parallelism": 2}, width=4)
         check_both(ran, "completed", "Completed")
-        assert most_at_once(ran, [f"wide_{number}" for number in range(4)]) == 2
+        # Two hosts that start at different speeds needn't ever be busy at the same time.
+        assert most_at_once(ran, [f"wide_{number}" for number in range(4)]) <= 2
+        if place == "modal":
+            assert len(lab.sandboxes(ran)) == 2
 
     def test_a_failure_spares_the_other_branch(self, lab: Lab, shapes, place: str) -> None:
         ran = lab.run(shapes.failing, lab.stack(place), settings=PER_STEP)

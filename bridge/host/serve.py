@@ -1,0 +1,110 @@
+"""``python -m bridge.host serve``: the step host. ZenML opened once, then a process for each step that it is asked for.
+
+Listens on a Unix socket before it loads anything, so whoever calls early waits in line; speaks
+:mod:`bridge.host.wire`. One step at a time: each has what its sandbox has. A step is a fork of this program with
+everything loaded (:mod:`bridge.host.forking`), or, where that isn't possible, a process of its own; one log line
+says so. Nothing of the user's code is imported here, and CUDA is never touched.
+
+Ends with 0 on SIGTERM (its step gets it first), after :attr:`Options.idle_timeout` seconds in which nobody wanted
+anything, and when what forks has died.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import tempfile
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bridge.host import wire
+
+if TYPE_CHECKING:
+    from bridge.host.attempt import StepHost
+    from bridge.host.forking import Link
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The command line. ``socket`` is the name of the socket's file; ``idle_timeout`` is in seconds."""
+
+    snapshot_id: str
+    run_id: str
+    socket: str
+    idle_timeout: float
+
+
+def main(options: Options) -> int:
+    """Serve, and return the exit code. Never returns in a forked child, nor in the process that forks."""
+    logging.getLogger("bridge").setLevel(logging.INFO)
+    listener = listen(options.socket)
+    try:
+        link = _split(options, listener)
+        return asyncio.run(_serve(options, listener, link))
+    finally:
+        folder, name = wire.socket_path(options.socket)
+        path = os.path.join(folder, name)
+        if os.path.exists(path):
+            os.unlink(path)
+
+
+def listen(name: str) -> socket.socket:
+    """Make the socket, for this user alone."""
+    folder, file = wire.socket_path(name)
+    os.makedirs(folder, exist_ok=True)
+    listener = socket.socket(socket.AF_UNIX)
+    before = os.umask(0o177)
+    try:
+        wire.in_folder(folder, "bind", listener, file)
+    finally:
+        os.umask(before)
+    listener.listen()
+    return listener
+
+
+def _split(options: Options, listener: socket.socket) -> Link | None:
+    """Load ZenML and fork the process that forks; None where steps need processes of their own."""
+    from bridge.host import child, forking, preload
+    from bridge.host.zygote import Forked
+
+    try:
+        loaded = preload.load(options.snapshot_id, options.run_id)
+        if loaded.stack is None:
+            raise forking.NoFork("the stack can't be loaded before the user's code")
+        preload.disconnect()
+        link = forking.split(listener)
+    except Exception as error:
+        # Whatever it is: a step in a process of its own meets it again, and then it is that step's failure.
+        _logger.warning("Each step gets a process of its own: %s.", error or type(error).__name__)
+        return None
+    if isinstance(link, Forked):
+        child.run(link.attempt, loaded)
+    if link is None:
+        os._exit(0)  # the process that forks, at its end: what is left to flush and close is the host's
+    return link
+
+
+async def _serve(options: Options, listener: socket.socket, link: Link | None) -> int:
+    from bridge.host.forking import ForkHost
+    from bridge.host.spawning import SpawnHost
+    from bridge.host.turns import Turns
+
+    host: StepHost = ForkHost(link) if link is not None else SpawnHost()
+    folder = tempfile.mkdtemp(prefix="steps-", dir=wire.socket_path(options.socket)[0])
+    turns = Turns(options.snapshot_id, host, folder, options.idle_timeout)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, turns.stop)
+    server = await asyncio.start_unix_server(turns.answer, sock=listener, limit=wire.MOST_CALL_BYTES)
+    _logger.info("The step host is ready.")
+    try:
+        await turns.over()
+    finally:
+        server.close()
+        await turns.close()
+    return 0

@@ -1,0 +1,203 @@
+"""Steps that take turns in one sandbox: the step host's answers to its callers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+from bridge.host import wire
+from bridge.host.attempt import Attempt, StepHost, StepProcess
+from bridge.host.ends import encode
+from bridge.host.journal import Journal
+from bridge.outcome import End, SandboxEnd
+from bridge.runners.supervisor import oom_kills
+
+GRACE_SECONDS = 4.0
+"""Between SIGTERM and SIGKILL of a step; less than what the process runner gives a sandbox."""
+DRAIN_SECONDS = 2.0
+"""How long a daemon that a step left behind may hold its output open."""
+_CHUNK = 1 << 16
+
+
+class _Turn:
+    """One attempt, from its start to its end, and what is kept of it."""
+
+    def __init__(self, call: wire.Call, folder: Path) -> None:
+        self.call = call
+        self.journal = Journal(folder / "journal")
+        self.work_dir = folder / "work"
+        self.process: StepProcess | None = None
+        self._pipes: list[_Pipe] = []
+
+    async def run(self, host: StepHost, snapshot_id: str, environment: dict[str, str]) -> None:
+        """Run it to its end. Raises nothing: whatever happens is its end."""
+        kills = oom_kills()
+        try:
+            self.process = await self._start(host, snapshot_id, environment)
+            end = await self._to_its_end(self.process, kills)
+        except Exception as error:
+            end = SandboxEnd(End.NEVER_STARTED, detail=f"the step host couldn't start it: {error}")
+        for pipe in self._pipes:
+            await pipe.drain()
+        shutil.rmtree(self.work_dir, ignore_errors=True)
+        if self.journal.lost:
+            end = SandboxEnd(end.end, end.exit_code, f"{self.journal.lost} bytes of its output are lost: no room")
+        self.journal.end(encode(end))
+
+    async def _start(self, host: StepHost, snapshot_id: str, environment: dict[str, str]) -> StepProcess:
+        self._pipes = [_Pipe(self.journal, kind) for kind in (wire.STDOUT, wire.STDERR)]
+        call = self.call
+        attempt = Attempt(snapshot_id, call.step, str(self.work_dir), call.step_run_id, environment)
+        try:
+            return await host.start(attempt, self._pipes[0].writer, self._pipes[1].writer)
+        finally:
+            for pipe in self._pipes:
+                os.close(pipe.writer)
+
+    async def _to_its_end(self, process: StepProcess, kills: int) -> SandboxEnd:
+        ended = asyncio.ensure_future(process.wait())
+        await asyncio.wait({ended}, timeout=self.call.timeout)
+        if not ended.done():
+            process.signal(signal.SIGTERM)
+            await asyncio.wait({ended}, timeout=GRACE_SECONDS)
+            process.signal(signal.SIGKILL)
+            return SandboxEnd(End.TIMED_OUT, await ended, f"after {self.call.timeout:g} s")
+        code = ended.result()
+        if code == -signal.SIGKILL and oom_kills() > kills:
+            return SandboxEnd(End.OUT_OF_MEMORY, code, "the kernel killed it for want of memory")
+        return SandboxEnd(End.EXITED, code if code >= 0 else 128 - code)
+
+
+class _Pipe:
+    """One stream of a step on its way into the journal."""
+
+    def __init__(self, journal: Journal, kind: int) -> None:
+        self._journal = journal
+        self._kind = kind
+        self._reader, self.writer = os.pipe()
+        os.set_blocking(self._reader, False)
+        self._closed = asyncio.Event()
+        asyncio.get_running_loop().add_reader(self._reader, self._read)
+
+    def _read(self) -> None:
+        try:
+            data = os.read(self._reader, _CHUNK)
+        except BlockingIOError:
+            return
+        if data:
+            self._journal.write(self._kind, data)
+        else:
+            self._close()
+
+    def _close(self) -> None:
+        if not self._closed.is_set():
+            self._closed.set()
+            asyncio.get_running_loop().remove_reader(self._reader)
+            os.close(self._reader)
+
+    async def drain(self) -> None:
+        """Read what is left, for a bounded time."""
+        try:
+            await asyncio.wait_for(self._closed.wait(), DRAIN_SECONDS)
+        except asyncio.TimeoutError:
+            self._close()
+
+
+class Turns:
+    """All attempts of one host. One event loop.
+
+    Args:
+        snapshot_id: The snapshot that its steps belong to.
+        host: Where a step's process comes from.
+        folder: A folder of its own.
+        idle_timeout: Seconds without a step and without a caller after which it is over.
+    """
+
+    def __init__(self, snapshot_id: str, host: StepHost, folder: str, idle_timeout: float) -> None:
+        self._snapshot_id = snapshot_id
+        self._host = host
+        self._folder = Path(folder)
+        self._idle_timeout = idle_timeout
+        self._turns: dict[str, _Turn] = {}
+        self._running: asyncio.Task[None] | None = None
+        self._over = asyncio.Event()
+        self._callers = 0
+        self._idle: asyncio.TimerHandle | None = None
+        self._rest()
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer one caller. A caller that goes away leaves its step running."""
+        self._callers += 1
+        try:
+            line = await reader.readline()
+            if line.endswith(b"\n"):
+                await self._obey(*wire.Call.of_line(line), writer)
+        except ConnectionError:
+            return
+        finally:
+            self._callers -= 1
+            writer.close()
+            self._rest()
+
+    async def _obey(self, call: wire.Call, environment: dict[str, str], writer: asyncio.StreamWriter) -> None:
+        turn = self._turns.get(call.key)
+        if turn is None:
+            if self._over.is_set() or (self._running is not None and not self._running.done()):
+                why = "it is ending" if self._over.is_set() else "another step is running in this sandbox"
+                writer.write(_frame(wire.REFUSED, why.encode()))
+                await writer.drain()
+                return
+            turn = self._begin(call, environment)
+        writer.write(_frame(wire.ACCEPTED, b""))
+        async for data in turn.journal.follow(call.position):
+            writer.write(data)
+            await writer.drain()
+
+    def _begin(self, call: wire.Call, environment: dict[str, str]) -> _Turn:
+        # What earlier steps wrote was read, or its reader will find it gone: one journal's room is the limit.
+        for turn in self._turns.values():
+            turn.journal.shrink()
+        turn = self._turns[call.key] = _Turn(call, self._folder / str(len(self._turns)))
+        self._running = asyncio.ensure_future(turn.run(self._host, self._snapshot_id, environment))
+        self._running.add_done_callback(lambda _: self._rest())
+        return turn
+
+    def _rest(self) -> None:
+        """Begin to count the seconds in which nobody wants anything."""
+        if self._idle is not None:
+            self._idle.cancel()
+        busy = self._callers or (self._running is not None and not self._running.done())
+        loop = asyncio.get_running_loop()
+        self._idle = None if busy else loop.call_later(self._idle_timeout, self._over.set)
+
+    def stop(self) -> None:
+        """End the running step, then this."""
+        self._over.set()
+
+    async def over(self) -> None:
+        """Wait until it is over."""
+        await self._over.wait()
+
+    async def close(self) -> None:
+        """End the running step and its processes, and forget everything."""
+        running = self._running
+        if running is not None and not running.done():
+            self._signal(signal.SIGTERM)
+            await asyncio.wait({running}, timeout=GRACE_SECONDS)
+            self._signal(signal.SIGKILL)
+            await running
+        await self._host.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _signal(self, number: int) -> None:
+        for turn in self._turns.values():
+            if turn.process is not None:
+                turn.process.signal(number)
+
+
+def _frame(kind: int, body: bytes) -> bytes:
+    return wire.HEAD.pack(kind, time.time(), 0, len(body)) + body

@@ -1,0 +1,130 @@
+"""Which sandbox a step enters, and which sandboxes a run still needs. Standard library only; no clock, no I/O.
+
+The plan is known, so nothing here guesses: a sandbox is kept as long as a step of its kind may still come, and
+started early only where it would be used if all running steps succeed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Hashable, Mapping
+from typing import Generic, TypeVar
+
+Kind = TypeVar("Kind", bound=Hashable)
+"""What steps that may share a sandbox have in common."""
+Host = TypeVar("Host")
+
+
+class Pool(Generic[Kind, Host]):
+    """The idle sandboxes of one run, and who is in the others.
+
+    Args:
+        kinds: The kind of each step.
+        upstream: The upstream steps of each step.
+        limit: Most sandboxes at once, idle ones included; None for any number.
+        early: The steps for which a sandbox may be started before they are ready.
+    """
+
+    def __init__(
+        self,
+        kinds: Mapping[str, Kind],
+        upstream: Mapping[str, Collection[str]],
+        limit: int | None = None,
+        early: Collection[str] = (),
+    ) -> None:
+        self._kinds = dict(kinds)
+        self._early = frozenset(early)
+        self._limit = limit
+        self._idle: dict[Kind, list[Host]] = {}
+        self._inside: set[str] = set()
+        self._finished: set[str] = set()
+        self._to_come = Counter(self._kinds.values())
+        self._missing = {step: len(set(upstream[step])) for step in self._kinds}
+        self._downstream: dict[str, list[str]] = {step: [] for step in self._kinds}
+        for step in self._kinds:
+            for other in set(upstream[step]):
+                self._downstream[other].append(step)
+
+    @property
+    def idle(self) -> list[Host]:
+        """The sandboxes that nobody is in."""
+        return [host for hosts in self._idle.values() for host in hosts]
+
+    def enter(self, step: str, fits: Callable[[Host], bool]) -> Host | None:
+        """``step`` goes into the idle sandbox that this returns, or into a new one: see :meth:`in_the_way`.
+
+        The last one that was left goes first, so that those which aren't needed stay idle.
+        """
+        hosts = self._idle.get(self._kinds[step], [])
+        found = next((host for host in reversed(hosts) if fits(host)), None)
+        if found is not None:
+            hosts.remove(found)
+        self._inside.add(step)
+        self._to_come[self._kinds[step]] -= 1
+        return found
+
+    def in_the_way(self) -> Host | None:
+        """Take out the idle sandbox that has to go before there may be one more; None if there is room.
+
+        Call it after :meth:`enter` for the step that needs the new one, until it returns None.
+        """
+        if self._limit is None or len(self._inside) + len(self.idle) <= self._limit:
+            return None
+        kind = min((kind for kind, hosts in self._idle.items() if hosts), key=lambda kind: self._to_come[kind])
+        return self._idle[kind].pop(0)
+
+    def leave(self, step: str, host: Host | None) -> None:
+        """``step`` has left its sandbox, which is idle now; None if the sandbox is no longer to be used."""
+        self._inside.discard(step)
+        self._to_come[self._kinds[step]] += 1
+        if host is not None:
+            self.add(self._kinds[step], host)
+
+    def add(self, kind: Kind, host: Host) -> None:
+        """A sandbox that nobody is in."""
+        self._idle.setdefault(kind, []).append(host)
+
+    def remove(self, host: Host) -> bool:
+        """An idle sandbox has gone; whether it was one."""
+        for hosts in self._idle.values():
+            if host in hosts:
+                hosts.remove(host)
+                return True
+        return False
+
+    def finish(self, step: str) -> None:
+        """``step`` will never enter a sandbox again. Idempotent."""
+        if step not in self._finished:
+            self._finished.add(step)
+            self._to_come[self._kinds[step]] -= 1
+            for below in self._downstream[step]:
+                self._missing[below] -= 1
+
+    def superfluous(self) -> list[Host]:
+        """Take out the idle sandboxes that no later step can use, the longest idle first."""
+        found = []
+        for kind, hosts in self._idle.items():
+            while len(hosts) > max(0, self._to_come[kind]):
+                found.append(hosts.pop(0))
+        return found
+
+    def wanted(self) -> list[Kind]:
+        """The kinds of which a sandbox should be started now, one entry for each.
+
+        Those that the steps will need which become ready when all running ones succeed, beyond the ones that
+        are idle and that those steps themselves leave.
+        """
+        need = Counter(self._kinds[step] for step in self._soon())
+        have = Counter({kind: len(hosts) for kind, hosts in self._idle.items()})
+        have.update(self._kinds[step] for step in self._inside)
+        room = len(self._kinds) if self._limit is None else self._limit - len(self._inside) - len(self.idle)
+        missing = [kind for kind in need for _ in range(need[kind] - have[kind])]
+        return missing[: max(0, room)]
+
+    def _soon(self) -> list[str]:
+        found: Counter[str] = Counter(below for step in self._inside for below in self._downstream[step])
+        return [
+            step
+            for step, running in found.items()
+            if step in self._early and running >= self._missing[step] and step not in self._inside | self._finished
+        ]

@@ -1,0 +1,172 @@
+"""Warm sandboxes: steps of one run that ask for the same take turns in one sandbox, one step at a time.
+
+:mod:`bridge.pool` decides who goes where; here sandboxes are started and ended. A step in a warm sandbox is a
+:class:`bridge.runners.base.Sandbox` to whoever started it (:mod:`bridge.warm_step`): it has an end, output, and can
+be terminated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Coroutine
+from dataclasses import replace
+from typing import Any
+
+from bridge import names
+from bridge.host.wire import Call
+from bridge.plan import SandboxSpec, StepPlan
+from bridge.pool import Pool
+from bridge.run import Run
+from bridge.runners.base import CallsHosts, HostCall, Runner, Sandbox, SandboxRequest
+from bridge.warm_step import LIFETIME_SECONDS, WarmHost, WarmStep
+
+MARGIN_SECONDS = 60
+"""How much longer than its flow an idle host waits before it ends by itself: then there is no flow any more."""
+
+_logger = logging.getLogger(__name__)
+
+
+def kind_of(spec: SandboxSpec) -> SandboxSpec:
+    """What steps that may share a sandbox have in common: all of the spec but how long they may take or wait."""
+    return replace(spec, timeout=LIFETIME_SECONDS, capacity_timeout=SandboxSpec().capacity_timeout)
+
+
+class WarmSteps:
+    """Starts the steps of one run, in warm sandboxes where they can share one. Use as ``async with``.
+
+    A step whose spec no other step has gets a sandbox of its own; so does one with volumes, whose contents
+    would be stale in a sandbox that lives on.
+
+    Args:
+        run: The run.
+        runner: Where sandboxes come from.
+        limit: Most sandboxes at once; None for any number.
+    """
+
+    def __init__(self, run: Run, runner: Runner, limit: int | None) -> None:
+        self._run = run
+        self._runner = runner
+        self._calls = runner if run.plan.warm and isinstance(runner, CallsHosts) and runner.can_call else None
+        steps = run.plan.steps
+        kinds = {step.name: kind_of(step.sandbox) for step in steps}
+        shared = {kind for kind, number in Counter(kinds.values()).items() if number > 1 and not kind.volumes}
+        self._warm = {name for name, kind in kinds.items() if self._calls is not None and kind in shared}
+        early = [step.name for step in steps if step.name in self._warm and _may_start_early(step)]
+        self._pool: Pool[SandboxSpec, WarmHost] = Pool(kinds, run.plan.upstream, limit, early)
+        self._inside: dict[str, WarmHost | None] = {}
+        self._turns: dict[str, WarmStep] = {}
+        self._timers: dict[WarmHost, asyncio.TimerHandle] = {}
+        self._ending: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> WarmSteps:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """End every sandbox that is idle."""
+        for host in self._pool.idle:
+            self._pool.remove(host)
+            self._end(host)
+        while self._ending:
+            await asyncio.wait(self._ending)
+
+    async def start(self, step: StepPlan, step_run_id: str | None, request: SandboxRequest) -> Sandbox:
+        """Start an attempt, ``request`` being the sandbox of its own that it would have; then call :meth:`leave`.
+
+        Raises what ``Runner.start`` raises.
+        """
+        timeout = step.sandbox.timeout
+        host = self._inside[step.name] = self._pool.enter(step.name, lambda host: host.has_time_for(timeout))
+        if host is None:
+            await self._make_room()
+        calls = self._calls
+        if calls is None or step.name not in self._warm:
+            return await self._runner.start(request)
+        if host is None:
+            host = self._inside[step.name] = self._new(kind_of(step.sandbox), step.sandbox.capacity_timeout)
+        self._stop_counting(host)
+        self._start_early()
+        sandbox = await asyncio.shield(host.made)
+        limit = None if timeout >= LIFETIME_SECONDS else timeout
+        call = Call(request.name, step.name, step_run_id, limit)
+        asked = HostCall(host.socket, call, request.environment, request.secret_environment)
+        turn = self._turns[step.name] = WarmStep(calls, host, sandbox, asked)
+        return turn
+
+    def leave(self, step: str) -> None:
+        """An attempt is over, or wasn't started after all. Its sandbox is kept if it is fit for another step."""
+        if step not in self._inside:
+            return
+        host = self._inside.pop(step)
+        turn = self._turns.pop(step, None)
+        fit = host is not None and (turn.leaves_it_fit if turn is not None else not host.failed)
+        self._pool.leave(step, host if fit else None)
+        if host is not None:
+            if fit:
+                self._count(host)
+            else:
+                self._end(host)
+
+    def finish(self, step: str) -> None:
+        """A step has ended for good, or never runs: what was kept for it alone goes. Idempotent."""
+        self._pool.finish(step)
+        for host in self._pool.superfluous():
+            self._end(host)
+        self._start_early()
+
+    async def _make_room(self) -> None:
+        while (host := self._pool.in_the_way()) is not None:
+            self._end(host)
+            await host.gone()
+
+    def _new(self, kind: SandboxSpec, capacity_timeout: int) -> WarmHost:
+        name = names.host_name()
+        socket = f"{name}.sock"
+        idle = self._run.plan.warm_idle_timeout + MARGIN_SECONDS
+        command = self._runner.host_command(
+            "serve",
+            *("--snapshot-id", self._run.plan.snapshot_id, "--run-id", self._run.id),
+            *("--socket", socket, "--idle-timeout", str(idle)),
+        )
+        spec = replace(kind, capacity_timeout=capacity_timeout)
+        host = WarmHost(self._runner, self._run.host_request(spec, command, name), socket)
+        host.when_ended(lambda: self._lost(host))
+        return host
+
+    def _lost(self, host: WarmHost) -> None:
+        self._stop_counting(host)
+        self._pool.remove(host)
+
+    def _start_early(self) -> None:
+        for kind in self._pool.wanted():
+            host = self._new(kind, kind.capacity_timeout)
+            self._pool.add(kind, host)
+            self._count(host)
+
+    def _count(self, host: WarmHost) -> None:
+        """An idle sandbox costs: it goes when nobody has come for it in time."""
+        loop = asyncio.get_running_loop()
+        self._timers[host] = loop.call_later(self._run.plan.warm_idle_timeout, self._idle_for_too_long, host)
+
+    def _stop_counting(self, host: WarmHost) -> None:
+        if (timer := self._timers.pop(host, None)) is not None:
+            timer.cancel()
+
+    def _idle_for_too_long(self, host: WarmHost) -> None:
+        if self._pool.remove(host):
+            self._end(host)
+
+    def _end(self, host: WarmHost) -> None:
+        self._stop_counting(host)
+        self._in_background(host.end())
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+
+def _may_start_early(step: StepPlan) -> bool:
+    # A step that ZenML may answer from its cache needs no sandbox; a GPU costs too much to wait with.
+    return not step.caching and step.sandbox.resources.gpu is None

@@ -1,0 +1,238 @@
+"""One step in a warm sandbox, and that sandbox."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from datetime import datetime, timezone
+
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
+
+from bridge.errors import RunnerError, RunnerUnavailable
+from bridge.host import wire
+from bridge.host.ends import decode
+from bridge.outcome import End, SandboxEnd
+from bridge.runners.base import CallsHosts, HostCall, OutputLine, Runner, Sandbox, SandboxRequest
+from bridge.runners.lines import LineAssembler
+
+LIFETIME_SECONDS = 86400
+"""How long a warm sandbox may live: Modal's limit. As a step's timeout it means as long as the sandbox lives."""
+OUTAGE_SECONDS = 600.0
+"""How long a host in a running sandbox may be out of reach before its step counts as lost."""
+DRAIN_SECONDS = 5.0
+"""How long a host that has ended may still be speaking."""
+_BATCHES = 64
+"""Most pieces of output held in memory."""
+_LAST_WORDS = 3
+
+_asking = wait_exponential_jitter(initial=1, max=30)
+_logger = logging.getLogger(__name__)
+
+
+class WarmHost:
+    """A sandbox that runs the step host; it is being made from here on. One event loop."""
+
+    def __init__(self, runner: Runner, request: SandboxRequest, socket: str) -> None:
+        self.socket = socket
+        self.made: asyncio.Task[Sandbox] = asyncio.ensure_future(runner.start(request))
+        self.ended: asyncio.Task[SandboxEnd] = asyncio.ensure_future(self._until_end())
+        self.ended.add_done_callback(_retrieve)
+        self._since = time.monotonic()
+
+    @property
+    def failed(self) -> bool:
+        """Whether it couldn't be made, or has ended."""
+        unmade = self.made.done() and (self.made.cancelled() or self.made.exception() is not None)
+        return unmade or self.ended.done()
+
+    def when_ended(self, callback: Callable[[], None]) -> None:
+        """Call back when it has ended, or couldn't be made."""
+        self.ended.add_done_callback(lambda _: callback())
+
+    def has_time_for(self, timeout: int) -> bool:
+        """Whether it lives long enough for a step of that timeout, in seconds."""
+        left = LIFETIME_SECONDS - (time.monotonic() - self._since)
+        return not self.failed and (timeout >= LIFETIME_SECONDS or left >= timeout)
+
+    async def _until_end(self) -> SandboxEnd:
+        sandbox = await asyncio.shield(self.made)
+        async for attempt in AsyncRetrying(
+            retry=retry_if_exception_type(RunnerUnavailable),
+            wait=_asking,
+            stop=stop_after_delay(LIFETIME_SECONDS + OUTAGE_SECONDS),
+            reraise=True,
+        ):
+            with attempt:
+                return await sandbox.wait()
+        raise AssertionError("unreachable: tenacity returns or raises")
+
+    async def end(self) -> None:
+        """End it, also while it is being made. Raises nothing: what can't be ended now ends by itself when idle."""
+        self.made.cancel()  # which leaves no sandbox behind, and does nothing where there is one
+        await asyncio.wait({self.made})
+        if self.made.cancelled() or self.made.exception() is not None:
+            return
+        try:
+            await self.made.result().terminate()
+        except RunnerError as error:
+            _logger.warning("A warm sandbox could not be ended: %s", error)
+
+    async def gone(self) -> None:
+        """Wait for its end."""
+        await asyncio.wait({self.ended})
+
+
+def _retrieve(task: asyncio.Task[SandboxEnd]) -> None:
+    # Else asyncio complains about an error that whoever waits for `made` has got already.
+    if not task.cancelled():
+        task.exception()
+
+
+class WarmStep:
+    """An attempt of a step in a warm sandbox, as a :class:`bridge.runners.base.Sandbox`. Its output has to be read.
+
+    Args:
+        calls: The runner.
+        host: The sandbox, which is this step's until its end.
+        sandbox: The same, as its runner has it.
+        call: What to ask.
+    """
+
+    def __init__(self, calls: CallsHosts, host: WarmHost, sandbox: Sandbox, call: HostCall) -> None:
+        self._calls = calls
+        self._host = host
+        self._sandbox = sandbox
+        self._call = call
+        self._lines: asyncio.Queue[list[OutputLine] | None] = asyncio.Queue(_BATCHES)
+        self._assemblers = {wire.STDOUT: LineAssembler("stdout"), wire.STDERR: LineAssembler("stderr")}
+        self._position = 0
+        self._following = asyncio.ensure_future(self._follow())
+
+    @property
+    def id(self) -> str:
+        """The sandbox's id."""
+        return self._sandbox.id
+
+    @property
+    def name(self) -> str:
+        """The name of the attempt."""
+        return self._call.call.key
+
+    @property
+    def url(self) -> str | None:
+        """The sandbox's page."""
+        return self._sandbox.url
+
+    async def wait(self) -> SandboxEnd:
+        """Wait for the step's end."""
+        return await asyncio.shield(self._following)
+
+    async def poll(self) -> SandboxEnd | None:
+        """Return the step's end, or None while it runs."""
+        return self._following.result() if self._following.done() else None
+
+    async def output(self) -> AsyncIterator[OutputLine]:
+        """Yield the step's output. To be read once."""
+        while (lines := await self._lines.get()) is not None:
+            for line in lines:
+                yield line
+
+    async def terminate(self) -> None:
+        """End the step, and its sandbox with it: steps are killed only when the run is over."""
+        await self._sandbox.terminate()
+        await asyncio.wait({self._following})
+
+    @property
+    def leaves_it_fit(self) -> bool:
+        """Whether the step has ended and another one may use its sandbox: not after a timeout, a kill or worse."""
+        following = self._following
+        if self._host.failed or not following.done() or following.cancelled() or following.exception() is not None:
+            return False
+        end = following.result()
+        return end.end is End.EXITED and end.exit_code is not None and 0 <= end.exit_code < 128
+
+    async def _follow(self) -> SandboxEnd:
+        try:
+            return await self._until_end()
+        finally:
+            for assembler in self._assemblers.values():
+                await self._lines.put(assembler.finish())
+            await self._lines.put(None)
+
+    async def _until_end(self) -> SandboxEnd:
+        trouble = ""
+        since = time.monotonic()
+        while True:
+            before = self._position
+            try:
+                end = await self._ask()
+                if end is not None:
+                    return end
+            except RunnerError as error:
+                trouble = str(error)
+            if self._host.failed:
+                return await self._without_sandbox()
+            if self._position > before:
+                since = time.monotonic()
+            if time.monotonic() - since > OUTAGE_SECONDS:
+                return SandboxEnd(End.LOST, detail=f"its step host can't be reached: {trouble}")
+            await asyncio.wait({self._host.ended}, timeout=1.0)
+
+    async def _ask(self) -> SandboxEnd | None:
+        """Read what the host says; the end of the step, or None where the connection broke off."""
+        reading = asyncio.ensure_future(self._read())
+        try:
+            await asyncio.wait({reading, self._host.ended}, return_when=asyncio.FIRST_COMPLETED)
+            if not reading.done():
+                await asyncio.wait({reading}, timeout=DRAIN_SECONDS)
+            return reading.result() if reading.done() else None
+        finally:
+            reading.cancel()
+
+    async def _read(self) -> SandboxEnd | None:
+        frames = wire.FrameReader()
+        call = replace(self._call, call=replace(self._call.call, position=self._position))
+        async for data in self._calls.call(self._sandbox, call):
+            for frame in frames.feed(data):
+                if frame.kind == wire.END:
+                    return decode(frame.body)
+                if frame.kind == wire.REFUSED:
+                    return SandboxEnd(End.LOST, detail=f"its step host refused it: {frame.body.decode()}")
+                if frame.kind != wire.ACCEPTED:
+                    await self._take(frame)
+        return None
+
+    async def _take(self, frame: wire.Frame) -> None:
+        lines: list[OutputLine] = []
+        missing = frame.position - wire.HEAD.size - len(frame.body) - self._position
+        if missing:
+            for assembler in self._assemblers.values():
+                lines += assembler.finish()
+            lines += LineAssembler("stderr").feed(f"[{missing >> 20} MiB of output are left out here]\n")
+        written = datetime.fromtimestamp(frame.seconds, timezone.utc)
+        lines += self._assemblers[frame.kind].feed(frame.body, written)
+        self._position = frame.position
+        if lines:
+            await self._lines.put(lines)
+
+    async def _without_sandbox(self) -> SandboxEnd:
+        """The sandbox has ended under the step."""
+        end = self._host.ended.result()
+        if end.end is not End.EXITED or (end.exit_code is not None and not 0 <= end.exit_code < 128):
+            return end
+        # Nothing killed it, so it is the host's own failure, and not the step's.
+        words = await self._last_words()
+        return SandboxEnd(End.LOST, detail=f"its step host ended with exit code {end.exit_code}{words}")
+
+    async def _last_words(self) -> str:
+        last: deque[str] = deque(maxlen=_LAST_WORDS)
+        try:
+            async for line in self._sandbox.output():
+                last.append(line.text.strip())
+        except RunnerError as error:
+            return f" (its output can't be read: {error})"
+        return f": {' / '.join(last)}" if last else ""
