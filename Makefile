@@ -31,8 +31,14 @@ help:  ## this list
 	$(UV) --python .venv-sandbox/bin/python --group sandbox
 	@touch $@
 
+# What the tests of deployments/ take from images, and their linters.
+.venv-deployments/.done: .venv/.demo pyproject.toml
+	$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python .venv-deployments
+	$(UV) --python .venv-deployments/bin/python --group deployments
+	@touch $@
+
 setup: .venv/.demo
-setup-tests: .venv/.dev .venv-zenml-server/.done .venv-sandbox/.done  ## all environments that the tests use
+setup-tests: .venv/.dev .venv-zenml-server/.done .venv-sandbox/.done .venv-deployments/.done  ## all environments that the tests use
 
 demo: setup  ## a real ML pipeline through Prefect, sandboxes as local processes
 	$(BIN)/python examples/quickstart/demo.py
@@ -74,4 +80,4 @@ check: .venv/.dev  ## ruff and mypy
 	$(BIN)/mypy
 
 clean:  ## everything that make made
-	rm -rf .venv .venv-zenml-server .venv-sandbox .venv-floor .demo .test dist build
+	rm -rf .venv .venv-zenml-server .venv-sandbox .venv-deployments .venv-floor .demo .test dist build
