@@ -299,8 +299,8 @@ class ModalPrefectOrchestratorConfig(RunnerConfig, BaseOrchestratorConfig, Modal
                 "work_pool",
                 None,
                 "a schedule needs a Prefect work pool whose worker runs it",
-                "Take the schedule off the pipeline; deploy the flow with `prefect deploy --all`, which can have a "
-                "schedule, with the snapshot's id as its parameter",
+                "Set `work_pool` on the orchestrator, or give the schedule to a deployment of the flow, made with "
+                "`prefect deploy --all`, whose parameter is the snapshot's id",
             )
         return True
 

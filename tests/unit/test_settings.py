@@ -150,7 +150,8 @@ def test_where_it_runs(values: dict[str, str], remote: bool, local: bool) -> Non
 def test_capabilities() -> None:
     config = ModalPrefectOrchestratorConfig()
     assert config.is_synchronous
-    assert not config.is_schedulable
+    with pytest.raises(InvalidSettings, match=r"work_pool=None: a schedule needs .* Set `work_pool`"):
+        assert config.is_schedulable
     assert config.handles_step_retries
     assert not config.supports_client_side_caching
     assert ModalPrefectOrchestratorConfig(work_pool="pool").is_schedulable
