@@ -6,7 +6,6 @@ from zenml.stack import Stack
 
 from bridge import names
 from bridge.errors import InvalidSettings
-from bridge.plan import Plan
 from bridge.settings import ModalPrefectOrchestratorConfig, ModalPrefectOrchestratorSettings
 
 _ON_A_WORKER = (
@@ -71,13 +70,10 @@ def refuse_component(config: ModalPrefectOrchestratorConfig, name: str) -> None:
         )
 
 
-def refuse_run(settings: ModalPrefectOrchestratorSettings, plan: Plan, work_pool: str | None) -> None:
-    """Raise ``InvalidSettings`` for what the run asks for and a later release will do, or only a work pool can do."""
-    if work_pool is None:
-        _refuse_without_pool(settings)
-
-
-def _refuse_without_pool(settings: ModalPrefectOrchestratorSettings) -> None:
+def refuse_run(settings: ModalPrefectOrchestratorSettings, work_pool: str | None) -> None:
+    """Raise ``InvalidSettings`` for what the run asks for and only a work pool can do."""
+    if work_pool is not None:
+        return
     if not settings.synchronous:
         raise InvalidSettings(
             "synchronous",

@@ -18,8 +18,9 @@ from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Completed, Failed
 
 from bridge import names, step_runs
+from bridge.limits import LimitMissing, Limits
 from bridge.logs import LogShipper
-from bridge.outcome import SUCCESSFUL, Diagnosis, End, Outcome, Reported, SandboxEnd, StepRecord, judge
+from bridge.outcome import SUCCESSFUL, Diagnosis, End, Outcome, Reported, SandboxEnd, StepRecord, judge, refused
 from bridge.run import Run
 from bridge.step import Attempts
 from bridge.truth import ZenMLThread
@@ -40,6 +41,7 @@ class WholePipeline:
         self._attempts = attempts
         self._shipper = shipper
         self._thread = thread
+        self._limits = Limits()
         self._lost = 0
         self._again = False
 
@@ -79,9 +81,7 @@ class WholePipeline:
         if context is None:
             raise RuntimeError("An attempt runs inside its Prefect task run")
         self._again = False
-        number = context.task_run.run_count
-        log = self._shipper.open(self.task_run_id, send=self.run.plan.stream_logs)
-        end = await self._attempts.attempt_pipeline(number, self.task_run_id, self.kill, log, get_run_logger())
+        end = await self._sandbox(context.task_run.run_count)
         if isinstance(end, Outcome):
             return await self._refused(end)
         records = await self._records()
@@ -92,6 +92,19 @@ class WholePipeline:
             await self._settle(records, end)
             return Cancelled(message="The pipeline was stopped.")
         return await self._judge(end, records)
+
+    async def _sandbox(self, number: int) -> SandboxEnd | Outcome:
+        """Run the sandbox of attempt ``number`` to its end; it holds one slot of the concurrency limit."""
+        plan, logger = self.run.plan, get_run_logger()
+        try:
+            async with self._limits.slot(plan.concurrency_limit, self, self.task_run_id, logger) as held:
+                if not held:
+                    self.kill.set()
+                    return SandboxEnd(End.TERMINATED, detail="stopped while it waited for its concurrency limit")
+                log = self._shipper.open(self.task_run_id, send=plan.stream_logs)
+                return await self._attempts.attempt_pipeline(number, self.task_run_id, self.kill, log, logger)
+        except LimitMissing as error:
+            return refused(str(error))
 
     async def _judge(self, end: SandboxEnd, records: dict[str, StepRecord]) -> State[None]:
         if end.end in (End.LOST, End.EVICTED, End.NEVER_STARTED):

@@ -116,8 +116,8 @@ def test_a_component_is_not_updated_to_nonsense(lab: Lab) -> None:
 
 
 @dataclass(frozen=True)
-class Later:
-    """What a later release will do. ``says`` names field, value and fix."""
+class Unserved:
+    """What is a good value and still can't be done: not yet, or not as Prefect is. ``says`` names field, value, fix."""
 
     id: str
     says: tuple[str, ...]
@@ -127,45 +127,49 @@ class Later:
 
 
 ON_A_WORKER = "`prefect deploy --all`"
-LATER = [
-    Later("work_pool", ("work_pool='pool'", "later release", ON_A_WORKER), component={"work_pool": "pool"}),
-    Later(
+UNSERVED = [
+    Unserved(
+        "work_pool unknown",
+        ("work_pool='nowhere'", "no such work pool", "`prefect work-pool"),
+        component={"work_pool": "nowhere"},
+    ),
+    Unserved(
         "images by Modal",
         ("image_source='modal'", "later release", "image_source='registry'"),
         component={"image_source": "modal"},
     ),
-    Later(
+    Unserved(
         "concurrency_limit of a component",
-        ("concurrency_limit", "'gpus'", "later release", "max_parallelism"),
+        ("concurrency_limit='gpus'", "no global concurrency limit", "prefect gcl create gpus"),
         component={"concurrency_limit": "gpus"},
     ),
-    Later(
+    Unserved(
         "concurrency_limit of a pipeline",
-        ("concurrency_limit of the pipeline='gpus'", "later release", "max_parallelism"),
+        ("concurrency_limit='gpus'", "no global concurrency limit", "prefect gcl create gpus"),
         settings={"concurrency_limit": "gpus"},
     ),
-    Later(
+    Unserved(
         "concurrency_limit of a step",
-        ("concurrency_limit of step train='gpus'", "later release", "max_parallelism"),
+        ("concurrency_limit='gpus'", "no global concurrency limit", "prefect gcl create gpus"),
         settings=PER_STEP,
         step={"concurrency_limit": "gpus"},
     ),
-    Later(
+    Unserved(
         "synchronous=False without a work pool",
         ("synchronous=False", "work pool", "synchronous=True", ON_A_WORKER),
         settings={"synchronous": False},
     ),
-    Later(
+    Unserved(
         "synchronous=False of a component without a work pool",
         ("synchronous=False", "work pool", "synchronous=True", ON_A_WORKER),
         component={"synchronous": False},
     ),
-    Later(
+    Unserved(
         "a work queue without a work pool",
         ("work_queue='fast'", "work pool", "Leave work_queue out"),
         settings={"work_queue": "fast"},
     ),
-    Later(
+    Unserved(
         "job variables without a work pool",
         ("job_variables={'image': 'x'}", "work pool", "Leave job_variables out"),
         settings={"job_variables": {"image": "x"}},
@@ -174,8 +178,8 @@ LATER = [
 
 
 @pytest.mark.parametrize("place", ["modal", "process"])
-@pytest.mark.parametrize("case", LATER, ids=lambda case: case.id)
-def test_what_comes_later_is_refused_now(lab: Lab, case: Later, place: str) -> None:
+@pytest.mark.parametrize("case", UNSERVED, ids=lambda case: case.id)
+def test_what_can_not_be_done_is_refused(lab: Lab, case: Unserved, place: str) -> None:
     import inputs
 
     options = {"steps": {"train": {"settings": {"orchestrator": dict(case.step)}}}} if case.step else {}
@@ -193,7 +197,7 @@ def test_a_schedule_without_a_work_pool(lab: Lab) -> None:
     with nothing_begins(lab):
         daily = {"schedule": Schedule(cron_expression="0 0 * * *")}
         message = message_of(lab.run(inputs.given, lab.stack("process"), options=daily, names=["train"]))
-    names_all(message, "work_pool=None", "schedule", ON_A_WORKER)
+    names_all(message, "work_pool=None", "schedule", "Set `work_pool`", ON_A_WORKER)
 
 
 PIPELINES = [

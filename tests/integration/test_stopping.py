@@ -6,22 +6,20 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.states import Cancelling
 from zenml.client import Client
 
 from tests import servers
 from tests.integration.lab import IMAGE, PROJECT, STACK_CODE, Lab, Ran, eventually
+from tests.integration.under import Under, cancel, living
 
-ALIVE_SECONDS = 10.0
+PER_STEP = {"execution_mode": "per_step"}
 
 
 @pytest.fixture
@@ -31,102 +29,13 @@ def stoppable(lab: Lab):  # type: ignore[no-untyped-def]
     return stoppable
 
 
-class Under:
-    """A run that goes on in a thread, or elsewhere, while the test does something to it."""
-
-    def __init__(self, lab: Lab, folder: Path) -> None:
-        self.lab = lab
-        self.folder = folder
-        self.ran = Ran(folder)
-        self._known = {run.id for run in Client().list_pipeline_runs(size=100, sort_by="desc:created").items}
-        self._thread: threading.Thread | None = None
-
-    def start(self, pipeline: Any, place: str, mode: str, **options: Any) -> Under:
-        def work() -> None:
-            self.ran = self.lab.run(
-                pipeline, stack, settings={"execution_mode": mode}, into=self.folder, options=options or None
-            )
-
-        stack = self.lab.stack(place)
-        self._thread = threading.Thread(target=work)
-        self._thread.start()
-        return self
-
-    @property
-    def run_id(self) -> UUID:
-        def read() -> list[Any]:
-            runs = Client().list_pipeline_runs(size=100, sort_by="desc:created").items
-            return [run for run in runs if run.id not in self._known and run.orchestrator_run_id]
-
-        found = eventually(read, lambda found: found or self.ran.error, 60)
-        assert found, f"no run came of it: {self.ran.error!r}"
-        run_id: UUID = found[0].id
-        return run_id
-
-    @property
-    def flow_run_id(self) -> UUID:
-        return UUID(Client().get_pipeline_run(self.run_id).orchestrator_run_id)
-
-    def until_steps(self, expected: dict[str, str], seconds: float = 90) -> Under:
-        """Wait until ZenML says this of the steps and their own code is under way."""
-
-        def read() -> dict[str, str]:
-            steps = Client().get_pipeline_run(self.run_id).steps
-            return {name: step.status.value for name, step in steps.items()}
-
-        found = eventually(read, lambda found: found == expected, seconds)
-        assert found == expected
-        running = [name for name, status in expected.items() if status == "running"]
-        assert eventually(lambda: all(self.ran.traces(name) for name in running), bool, 30)
-        return self
-
-    def pids(self) -> set[int]:
-        """The processes in which this run's steps ran."""
-        return {trace["pid"] for path in self.folder.glob("*.jsonl") for trace in self.ran.traces(path.stem)}
-
-    def all_dead(self, seconds: float = ALIVE_SECONDS) -> bool:
-        """Whether nothing of the run's sandboxes is alive, at the latest after ``seconds``."""
-        run_id = str(self.run_id)
-
-        def alive() -> list[Any]:
-            boxes = [box for box in self.lab.modal.sandboxes() if box.tags.get("zenml_run_id") == run_id]
-            return [box for box in boxes if box.status == "running"] + [pid for pid in self.pids() if living(pid)]
-
-        return eventually(alive, lambda found: not found, seconds) == []
-
-    def join(self, seconds: float = 60) -> Ran:
-        """Wait for the end of the call and read both sides."""
-        if self._thread is not None:
-            self._thread.join(seconds)
-            assert not self._thread.is_alive()
-        eventually(lambda: Client().get_pipeline_run(self.run_id), lambda run: run.status.is_finished, 30)
-        error = self.ran.error
-        self.ran = self.lab.read(Ran(self.folder), self.run_id)
-        self.ran.error = error
-        return self.ran
-
-
-def living(pid: int) -> bool:
-    """Whether a process is there, and not just waiting to be reaped."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def cancel(flow_run_id: UUID) -> None:
-    """What the cancel button of Prefect's UI does."""
-    with get_client(sync_client=True) as client:
-        client.set_flow_run_state(flow_run_id, Cancelling())
-
-
 def ended(ran: Ran) -> tuple[str, str]:
     return ran.status, ran.flow_run.state.name
 
 
 @pytest.mark.parametrize(("place", "mode"), [("modal", "per_step"), ("process", "pipeline")])
 def test_cancelled_in_prefect(lab: Lab, stoppable, tmp_path: Path, place: str, mode: str) -> None:
-    under = Under(lab, tmp_path).start(stoppable.held, place, mode)
+    under = Under(lab, tmp_path).start(stoppable.held, place, {"execution_mode": mode})
     under.until_steps({"hangs": "running", "again": "retrying"})
     cancel(under.flow_run_id)
     assert under.all_dead()
@@ -146,7 +55,7 @@ def test_cancelled_in_prefect_after_a_step_has_failed(lab: Lab, stoppable, tmp_p
     from zenml.enums import ExecutionMode
 
     under = Under(lab, tmp_path)
-    under.start(stoppable.limping, "process", "per_step", execution_mode=ExecutionMode.CONTINUE_ON_FAILURE)
+    under.start(stoppable.limping, "process", PER_STEP, {"execution_mode": ExecutionMode.CONTINUE_ON_FAILURE})
     under.until_steps({"hangs": "running", "bad": "failed"})
     cancel(under.flow_run_id)
     assert under.all_dead()
@@ -161,7 +70,7 @@ def test_stopped_gracefully_in_zenml(lab: Lab, stoppable, tmp_path: Path) -> Non
     """One step gives way to ZenML's own interruption, the other is killed when its 30 s are over."""
     from zenml.utils import run_utils
 
-    under = Under(lab, tmp_path).start(stoppable.clinging, "modal", "per_step")
+    under = Under(lab, tmp_path).start(stoppable.clinging, "modal", PER_STEP)
     under.until_steps({"hangs": "running", "clings": "running"})
     run_utils.stop_run(run=Client().get_pipeline_run(under.run_id), graceful=True)
     interrupted = eventually(lambda: under.ran.traces("clings", "interrupted"), bool, 25)
@@ -173,6 +82,18 @@ def test_stopped_gracefully_in_zenml(lab: Lab, stoppable, tmp_path: Path) -> Non
     assert ran.steps == {"hangs": "stopped", "clings": "stopped"}
     assert ran.states == {"hangs": "Cancelled", "clings": "Cancelled", "later": "NotRun"}
     assert "stopped in ZenML" in ran.flow_run.state.message
+
+
+def test_stopped_by_force_in_zenml(lab: Lab, stoppable, tmp_path: Path) -> None:
+    from zenml.utils import run_utils
+
+    under = Under(lab, tmp_path).start(stoppable.held, "process", {"execution_mode": "pipeline"})
+    under.until_steps({"hangs": "running", "again": "retrying"})
+    run_utils.stop_run(run=Client().get_pipeline_run(under.run_id), graceful=False)
+    assert under.all_dead()
+    ran = under.join()
+    assert ended(ran) == ("stopped", "Cancelled")
+    assert ran.steps == {"hangs": "stopped", "again": "stopped"}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])

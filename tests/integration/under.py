@@ -1,0 +1,119 @@
+"""A run that goes on while a test does something to it."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import LogFilter
+from prefect.states import Cancelling
+from zenml.client import Client
+
+from tests.integration.lab import Lab, Ran, eventually
+
+ALIVE_SECONDS = 10.0
+
+
+class Under:
+    """A run that goes on in a thread, or elsewhere, while the test does something to it."""
+
+    def __init__(self, lab: Lab, folder: Path) -> None:
+        self.lab = lab
+        self.folder = folder
+        self.ran = Ran(folder)
+        self._known = {run.id for run in Client().list_pipeline_runs(size=100, sort_by="desc:created").items}
+        self._thread: threading.Thread | None = None
+
+    def start(
+        self, pipeline: Any, place: str, settings: dict[str, Any], options: Any = None, **arguments: Any
+    ) -> Under:
+        """Call the pipeline in a thread."""
+
+        def work() -> None:
+            self.ran = self.lab.run(pipeline, stack, settings=settings, into=self.folder, options=options, **arguments)
+
+        stack = self.lab.stack(place)
+        self._thread = threading.Thread(target=work)
+        self._thread.start()
+        return self
+
+    @property
+    def run_id(self) -> UUID:
+        def read() -> list[Any]:
+            runs = Client().list_pipeline_runs(size=100, sort_by="desc:created").items
+            return [run for run in runs if run.id not in self._known and run.orchestrator_run_id]
+
+        found = eventually(read, lambda found: found or self.ran.error, 60)
+        assert found, f"no run came of it: {self.ran.error!r}"
+        run_id: UUID = found[0].id
+        return run_id
+
+    @property
+    def flow_run_id(self) -> UUID:
+        return UUID(Client().get_pipeline_run(self.run_id).orchestrator_run_id)
+
+    def until_steps(self, expected: dict[str, str], seconds: float = 90) -> Under:
+        """Wait until ZenML says this of the steps and their own code is under way."""
+
+        def read() -> dict[str, str]:
+            steps = Client().get_pipeline_run(self.run_id).steps
+            return {name: step.status.value for name, step in steps.items()}
+
+        found = eventually(read, lambda found: found == expected, seconds)
+        assert found == expected
+        running = [name for name, status in expected.items() if status == "running"]
+        assert eventually(lambda: all(self.ran.traces(name) for name in running), bool, 30)
+        return self
+
+    def pids(self) -> set[int]:
+        """The processes in which this run's steps ran."""
+        return {trace["pid"] for path in self.folder.glob("*.jsonl") for trace in self.ran.traces(path.stem)}
+
+    def until_logged(self, text: str, seconds: float = 60) -> Under:
+        """Wait until a line with this text is in the logs of the flow run."""
+        chosen = LogFilter(flow_run_id={"any_": [self.flow_run_id]})  # type: ignore[arg-type]
+        with get_client(sync_client=True) as client:
+
+            def read() -> list[str]:
+                return [log.message for log in client.read_logs(chosen, limit=200) if text in log.message]
+
+            assert eventually(read, bool, seconds)
+        return self
+
+    def all_dead(self, seconds: float = ALIVE_SECONDS) -> bool:
+        """Whether nothing of the run's sandboxes is alive, at the latest after ``seconds``."""
+        run_id = str(self.run_id)
+
+        def alive() -> list[Any]:
+            boxes = [box for box in self.lab.modal.sandboxes() if box.tags.get("zenml_run_id") == run_id]
+            return [box for box in boxes if box.status == "running"] + [pid for pid in self.pids() if living(pid)]
+
+        return eventually(alive, lambda found: not found, seconds) == []
+
+    def join(self, seconds: float = 60) -> Ran:
+        """Wait for the end of the call and read both sides."""
+        if self._thread is not None:
+            self._thread.join(seconds)
+            assert not self._thread.is_alive()
+        eventually(lambda: Client().get_pipeline_run(self.run_id), lambda run: run.status.is_finished, 30)
+        error = self.ran.error
+        self.ran = self.lab.read(Ran(self.folder), self.run_id)
+        self.ran.error = error
+        return self.ran
+
+
+def living(pid: int) -> bool:
+    """Whether a process is there, and not just waiting to be reaped."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def cancel(flow_run_id: UUID) -> None:
+    """What the cancel button of Prefect's UI does."""
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(flow_run_id, Cancelling())
