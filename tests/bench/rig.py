@@ -107,14 +107,12 @@ def processor_seconds(server: servers.Server) -> float:
 def light_zenml_server(folder: Path) -> servers.Server:
     """A ZenML server that is as little of a bottleneck as its own options allow.
 
-    Requests aren't looked up among those already answered, and few threads, since SQLite lets one write at a time
-    and the others poll for their turn.
+    Requests aren't looked up among those already answered: that is several writes of SQLite for each.
     """
     server = servers.zenml_server(folder)
     server.environment = {
         **server.environment,
         "ZENML_SERVER_REQUEST_DEDUPLICATION": "false",
-        "ZENML_SERVER_THREAD_POOL_SIZE": "4",
         "ZENML_SERVER_JWT_SECRET_KEY": secrets.token_hex(32),  # else each worker makes up its own
     }
     return server
