@@ -74,6 +74,6 @@ def _refusal(response: httpx.Response) -> str:
             f"refuses this client: it {said}. Set `prefect_api_key` on the orchestrator, or for a server with a "
             "password PREFECT_API_AUTH_STRING, or the headers that your proxy wants in PREFECT_CLIENT_CUSTOM_HEADERS."
         )
-    if response.status_code == 404:
+    if response.status_code in (404, 405):
         return f"can't be used: it {said}. Is the URL right? It ends with /api: check `prefect config view`."
     return f"can't be used: it {said} ({response.text[:500]}). Check the server's log, and that it isn't too old."

@@ -59,10 +59,10 @@ def create_schedule(
     )
     try:
         client.create_deployment_schedules(deployment_id, [wanted])
-    except httpx.TransportError:
-        # Prefect may have made it, and only its answer was lost.
-        _remove(client, deployment_id, schedule.id)
-        raise
+    except httpx.HTTPError:
+        # Prefect may have made it, and only its answer was lost: then asking again is answered by a conflict.
+        if _of_deployment(client, deployment_id, schedule.id) is None:
+            raise
 
 
 def update_schedule(
@@ -121,9 +121,3 @@ def _of_deployment(client: SyncPrefectClient, deployment_id: UUID, schedule_id: 
     except ObjectNotFound:
         return None
     return next((schedule for schedule in schedules if schedule.slug == str(schedule_id)), None)
-
-
-def _remove(client: SyncPrefectClient, deployment_id: UUID, schedule_id: UUID) -> None:
-    found = _of_deployment(client, deployment_id, schedule_id)
-    if found is not None:
-        client.delete_deployment_schedule(deployment_id, found.id)

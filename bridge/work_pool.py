@@ -24,12 +24,13 @@ def check_pool(client: SyncPrefectClient, config: ModalPrefectOrchestratorConfig
     try:
         pool = client.read_work_pool(name)
     except ObjectNotFound:
+        # Under a wrong URL there is nothing at all, which this call tells apart by raising.
+        others = ", ".join(sorted(found.name for found in client.read_work_pools(limit=10)))
         raise InvalidSettings(
             "work_pool",
             name,
-            "Prefect has no such work pool",
-            f"Create it with `prefect work-pool create {shlex.quote(name)} --type process`, or choose one that "
-            "`prefect work-pool ls` shows",
+            f"Prefect has no such work pool (it has {others or 'none'})",
+            f"Create it with `prefect work-pool create {shlex.quote(name)} --type process`, or choose another",
         ) from None
     if pool.is_paused:
         fix = f"Resume it with `prefect work-pool resume {shlex.quote(name)}`"

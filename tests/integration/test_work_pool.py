@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 
+from tests.integration.forwarder import Forwarder
 from tests.integration.lab import Lab, Ran
 from tests.integration.workers import Worker, make_pool
 
@@ -240,11 +243,41 @@ def test_a_worker_whose_environment_cannot_run_the_flow(lab: Lab, tmp_path: Path
 
     name = f"stranger-{uuid4().hex[:6]}"
     make_pool(name)
-    empty = {"ZENML_STORE_TYPE": "sql", "ZENML_STORE_URL": f"sqlite:///{tmp_path}/other.db"}
-    worker = Worker(name, tmp_path, {**empty, "ZENML_CONFIG_PATH": str(tmp_path / "zenml")}).start()
+    elsewhere = dict.fromkeys(variable for variable in os.environ if variable.startswith("ZENML_STORE"))
+    worker = Worker(name, tmp_path, {**elsewhere, "ZENML_CONFIG_PATH": str(tmp_path / "zenml")}).start()
     try:
         ran = lab.run(shapes.diamond, lab.stack("process", work_pool=name), begun=False)
     finally:
         worker.stop()
     assert "this ZenML server has no such snapshot" in str(ran.error)
     assert (ran.status, ran.flow_run.state.name) == ("failed", "Failed")
+
+
+def test_a_password_and_a_header_in_front_of_prefect(lab: Lab, idle_pool: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import shapes
+
+    wanted = {"Authorization": "Basic YWRtaW46cGFzcw==", "X-Team": "blue"}
+    with Forwarder(lab.prefect.url, required=wanted) as proxy:
+        configuration = {"work_pool": idle_pool, "prefect_api_url": f"{proxy.url}/api", "synchronous": False}
+        message = refused(lab, **configuration)
+        assert "401" in message
+        assert "PREFECT_API_AUTH_STRING" in message
+        monkeypatch.setenv("PREFECT_API_AUTH_STRING", "admin:pass")
+        monkeypatch.setenv("PREFECT_CLIENT_CUSTOM_HEADERS", '{"X-Team": "blue"}')
+        with prefect_reads_its_environment_again():
+            ran = lab.run(shapes.diamond, lab.stack("process", **configuration), begun=False)
+    assert ran.error is None
+    assert ran.status == "provisioning"
+
+
+@contextmanager
+def prefect_reads_its_environment_again() -> Iterator[None]:
+    """Prefect reads it when it is imported."""
+    from prefect.context import SettingsContext
+    from prefect.settings import Settings, get_current_settings
+
+    profile = SettingsContext.get()
+    assert profile is not None
+    assert get_current_settings().api.auth_string is None
+    with SettingsContext(profile=profile.profile, settings=Settings()):
+        yield

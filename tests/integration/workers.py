@@ -26,11 +26,11 @@ def make_pool(name: str) -> None:
 
 @dataclass
 class Worker:
-    """A process worker."""
+    """A process worker. A variable of ``environment`` that is None is taken away from it."""
 
     pool: str
     folder: Path
-    environment: dict[str, str] = field(default_factory=dict)
+    environment: dict[str, str | None] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -41,12 +41,13 @@ class Worker:
         """Start it, and wait until Prefect knows that it is online."""
         self.folder.mkdir(parents=True, exist_ok=True)
         # The flavour of the test stack's artifact store, which an installed integration would bring.
-        environment = {**os.environ, "PYTHONPATH": str(STACK_CODE), "PREFECT_WORKER_QUERY_SECONDS": "1"}
+        ours = {"PYTHONPATH": str(STACK_CODE), "PREFECT_WORKER_QUERY_SECONDS": "1"}
+        environment = {**os.environ, **ours, **self.environment}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [str(BIN / "prefect"), "worker", "start", "--pool", self.pool],
                 cwd=self.folder,
-                env={**environment, **self.environment},
+                env={name: value for name, value in environment.items() if value is not None},
                 stdout=log,
                 stderr=log,
                 start_new_session=True,

@@ -1,0 +1,82 @@
+"""Stands in front of a real server: asks for a password, refuses, or breaks off after the server has acted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
+import httpx
+
+HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "content-encoding", "host"}
+
+
+@dataclass
+class Forwarder:
+    """Hands requests on to ``target``. Use as a context manager.
+
+    ``required`` are headers without which it answers 401; ``refuses`` says which requests it answers by 400; ``cuts``
+    for which one, once, the connection breaks after the server has done what it was asked.
+    """
+
+    target: str
+    required: Mapping[str, str] = field(default_factory=dict)
+    refuses: Callable[[str, str], bool] = lambda method, path: False
+    cuts: Callable[[str, str], bool] = lambda method, path: False
+    cut: bool = False
+    refused: int = 0
+
+    def __enter__(self) -> Forwarder:
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def handle_any(self) -> None:
+                outer.handle(self)
+
+            do_GET = do_POST = do_PATCH = do_DELETE = do_PUT = handle_any
+
+            def log_message(self, format: str, *args: object) -> None:
+                """Says nothing."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._thread = Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def handle(self, request: BaseHTTPRequestHandler) -> None:
+        body = request.rfile.read(int(request.headers.get("content-length") or 0))
+        if any(request.headers.get(name) != value for name, value in self.required.items()):
+            self.refused += 1
+            self._answer(request, httpx.Response(401, json={"exception_message": "Unauthorized"}))
+            return
+        if self.refuses(request.command, request.path):
+            self.refused += 1
+            self._answer(request, httpx.Response(400, json={"exception_message": "not today"}))
+            return
+        headers = {name: value for name, value in request.headers.items() if name.lower() not in HOP_BY_HOP}
+        answer = httpx.request(request.command, self.target + request.path, content=body, headers=headers, timeout=30)
+        if not self.cut and self.cuts(request.command, request.path):
+            self.cut = True
+            request.connection.close()
+            return
+        self._answer(request, answer)
+
+    def _answer(self, request: BaseHTTPRequestHandler, answer: httpx.Response) -> None:
+        request.send_response(answer.status_code)
+        for name, value in answer.headers.items():
+            if name.lower() not in HOP_BY_HOP:
+                request.send_header(name, value)
+        request.send_header("content-length", str(len(answer.content)))
+        request.end_headers()
+        request.wfile.write(answer.content)

@@ -1,0 +1,223 @@
+"""ZenML schedules in Prefect: one fires, runs, is paused, changed, deleted; a submission that fails leaves none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from tests.integration.forwarder import Forwarder
+from tests.integration.lab import Lab, eventually
+from tests.integration.workers import Worker, make_pool
+
+
+@pytest.fixture(scope="module")
+def idle_pool(lab: Lab) -> str:
+    name = f"idle-{uuid4().hex[:6]}"
+    make_pool(name)
+    return name
+
+
+@pytest.fixture
+def pool(lab: Lab, tmp_path: Path) -> Iterator[str]:
+    name = f"pool-{uuid4().hex[:6]}"
+    make_pool(name)
+    worker = Worker(name, tmp_path / "worker").start()
+    yield name
+    worker.stop()
+
+
+def client() -> Any:
+    from prefect.client.orchestration import get_client
+
+    return get_client(sync_client=True)
+
+
+def schedule_it(lab: Lab, pool: str, into: Path | None = None, **schedule: Any) -> tuple[Any, BaseException | None]:
+    """Run a pipeline with a schedule; return ZenML's schedule, if it kept one."""
+    import shapes
+    from zenml.client import Client
+    from zenml.config.schedule import Schedule
+
+    name = f"schedule-{uuid4().hex[:8]}"
+    ran = lab.run(
+        shapes.chain,
+        lab.stack("process", work_pool=pool),
+        settings={"execution_mode": "pipeline"},
+        options={"schedule": Schedule(name=name, **schedule)},
+        into=into,
+        begun=False,
+        length=1,
+    )
+    found = Client().list_schedules(name=name, hydrate=True).items
+    return (found[0] if found else None), ran.error
+
+
+def in_prefect(zenml_schedule: Any) -> Any:
+    """The Prefect schedule with the deployment it belongs to, None if there is none."""
+    deployment_id = UUID(zenml_schedule.run_metadata["prefect_deployment_id"])
+    with client() as api:
+        schedules = api.read_deployment_schedules(deployment_id)
+    return next((schedule for schedule in schedules if schedule.slug == str(zenml_schedule.id)), None)
+
+
+def planned(zenml_schedule: Any) -> list[Any]:
+    """The flow runs that Prefect has planned for it."""
+    from prefect.client.schemas.filters import DeploymentFilter, FlowRunFilter, FlowRunFilterState
+
+    deployment_id = UUID(zenml_schedule.run_metadata["prefect_deployment_id"])
+    with client() as api:
+        found = api.read_flow_runs(
+            deployment_filter=DeploymentFilter(id={"any_": [deployment_id]}),
+            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type={"any_": ["SCHEDULED"]})),
+        )
+    return [run for run in found if run.auto_scheduled]
+
+
+def test_a_schedule_fires_and_each_run_is_a_zenml_run_of_its_own(lab: Lab, pool: str, tmp_path: Path) -> None:
+    from zenml.client import Client
+
+    start = datetime.now(timezone.utc) + timedelta(seconds=20)
+    every = timedelta(seconds=12)
+    schedule, error = schedule_it(lab, pool, tmp_path, start_time=start, interval_second=every)
+    assert (error, schedule is not None) == (None, True)
+
+    def ended() -> list[Any]:
+        runs = Client().list_pipeline_runs(schedule_id=schedule.id, hydrate=True, sort_by="asc:created").items
+        return [run for run in runs if run.status.is_finished]
+
+    runs = eventually(ended, lambda found: len(found) >= 2, 120)
+    Client().delete_schedule(schedule.id)
+    assert len(runs) >= 2
+    assert {run.status.value for run in runs} == {"completed"}
+    assert len({run.orchestrator_run_id for run in runs}) == len(runs)
+    with client() as api:
+        first, second = (api.read_flow_run(UUID(run.orchestrator_run_id)) for run in runs[:2])
+    times = [round(run.expected_start_time.timestamp() - start.timestamp()) for run in (first, second)]
+    assert 0 <= times[0] < times[1]
+    assert {time % every.seconds for time in times} == {0}
+    assert [first.name, second.name] == [run.name for run in runs[:2]]
+    assert set(first.parameters) == {"snapshot_id", "run_id"}
+    assert f"zenml_run_id:{runs[0].id}" in first.tags
+    assert in_prefect(schedule) is None
+    assert planned(schedule) == []
+
+
+def test_a_schedule_is_paused_changed_and_deleted(lab: Lab, idle_pool: str) -> None:
+    from zenml.client import Client
+
+    schedule, error = schedule_it(lab, idle_pool, cron_expression="CRON_TZ=Europe/Berlin 0 9 * * *")
+    assert error is None
+    made = in_prefect(schedule)
+    assert (made.schedule.cron, made.schedule.timezone, made.active) == ("0 9 * * *", "Europe/Berlin", True)
+    assert set(made.parameters) == {"snapshot_id"}
+    assert eventually(lambda: planned(schedule), bool, 30), "Prefect's scheduler hasn't seen it"
+
+    Client().update_schedule(schedule.id, active=False)
+    assert not in_prefect(schedule).active
+    Client().update_schedule(schedule.id, active=True, cron_expression="30 10 * * 1")
+    changed = in_prefect(schedule)
+    assert (changed.schedule.cron, changed.schedule.timezone, changed.active) == ("30 10 * * 1", "UTC", True)
+    monday = eventually(lambda: planned(schedule), lambda runs: runs and is_monday(runs), 30)
+    assert is_monday(monday)
+
+    Client().delete_schedule(schedule.id)
+    assert in_prefect(schedule) is None
+    assert planned(schedule) == []
+
+
+def is_monday(runs: list[Any]) -> bool:
+    times = {(run.expected_start_time.weekday(), run.expected_start_time.strftime("%H:%M")) for run in runs}
+    return times == {(0, "10:30")}
+
+
+def test_a_second_schedule_and_a_run_by_hand_leave_the_first(lab: Lab, idle_pool: str) -> None:
+    first, _ = schedule_it(lab, idle_pool, cron_expression="0 1 * * *")
+    second, _ = schedule_it(
+        lab, idle_pool, cron_expression="0 2 * * *", end_time=datetime(2099, 1, 1, tzinfo=timezone.utc)
+    )
+    assert in_prefect(first).schedule.cron == "0 1 * * *"
+    assert "UNTIL=20990101T000000" in in_prefect(second).schedule.rrule
+
+
+def test_a_schedule_that_was_deleted_in_prefect(lab: Lab, idle_pool: str) -> None:
+    from zenml.client import Client
+
+    from bridge.errors import InvalidSettings
+
+    schedule, _ = schedule_it(lab, idle_pool, cron_expression="0 3 * * *")
+    found = in_prefect(schedule)
+    with client() as api:
+        api.delete_deployment_schedule(found.deployment_id, found.id)
+    with pytest.raises(InvalidSettings, match="Prefect has no such schedule any more"):
+        Client().update_schedule(schedule.id, cron_expression="0 4 * * *")
+    Client().delete_schedule(schedule.id)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "says"),
+    [
+        ({"cron_expression": "0 9 * * *", "catchup": True}, ("catchup=True", "Take catchup=True off")),
+        ({"cron_expression": "0 9 * *"}, ("cron_expression='0 9 * *'", "five fields")),
+    ],
+)
+def test_a_refused_schedule_leaves_nothing(
+    lab: Lab, idle_pool: str, schedule: dict[str, Any], says: tuple[str, ...]
+) -> None:
+    kept, error = schedule_it(lab, idle_pool, **schedule)
+    assert kept is None
+    assert all(fragment in str(error) for fragment in says), error
+    assert all_slugs(lab) <= zenml_ids()
+
+
+def all_slugs(lab: Lab) -> set[str]:
+    with client() as api:
+        return {schedule.slug for found in api.read_deployments() for schedule in found.schedules} - {None, "mine"}
+
+
+def zenml_ids() -> set[str]:
+    from zenml.client import Client
+
+    return {str(schedule.id) for schedule in Client().list_schedules(size=1000).items}
+
+
+def makes_a_schedule(method: str, path: str) -> bool:
+    return method == "POST" and path.endswith("/schedules")
+
+
+def schedule_through(lab: Lab, pool: str, proxy: Forwarder) -> tuple[list[Any], BaseException | None]:
+    """Run a pipeline with a schedule, Prefect being behind ``proxy``; return ZenML's schedules of it."""
+    import shapes
+    from zenml.client import Client
+    from zenml.config.schedule import Schedule
+
+    name = f"through-{uuid4().hex[:8]}"
+    stack = lab.stack("process", work_pool=pool, prefect_api_url=f"{proxy.url}/api")
+    daily = {"schedule": Schedule(name=name, cron_expression="0 5 * * *")}
+    ran = lab.run(shapes.chain, stack, options=daily, begun=False, length=1)
+    return Client().list_schedules(name=name, hydrate=True).items, ran.error
+
+
+def test_a_schedule_that_prefect_refuses_leaves_nothing(lab: Lab, idle_pool: str) -> None:
+    before = all_slugs(lab)
+    with Forwarder(lab.prefect.url, refuses=makes_a_schedule) as proxy:
+        kept, error = schedule_through(lab, idle_pool, proxy)
+    assert proxy.refused == 1
+    assert "not today" in str(error)
+    assert kept == []
+    assert all_slugs(lab) == before
+
+
+def test_a_schedule_whose_answer_is_lost_is_made_once(lab: Lab, idle_pool: str) -> None:
+    """Prefect makes it, the connection breaks before it can say so, and the client asks again."""
+    before = all_slugs(lab)
+    with Forwarder(lab.prefect.url, cuts=makes_a_schedule) as proxy:
+        kept, error = schedule_through(lab, idle_pool, proxy)
+    assert proxy.cut
+    assert error is None
+    assert all_slugs(lab) - before == {str(schedule.id) for schedule in kept}
+    assert len(kept) == 1
