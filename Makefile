@@ -56,9 +56,10 @@ zenml-ui: .venv-zenml-server/.done  ## ZenML's dashboard with the demo's runs, o
 test: setup-tests  ## all tests, small graphs
 	$(BIN)/python -m pytest -m "not slow and not modal_account"
 
-# The oldest Prefect and Modal that pyproject.toml admits.
+# The oldest Python (where pyenv has it), Prefect and Modal that pyproject.toml admits.
+FLOOR_PYTHON ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.10.*/bin/python) $(BIN)/python)
 .venv-floor/.done: .venv/.demo pyproject.toml
-	$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python .venv-floor
+	$(BIN)/uv venv --quiet --allow-existing --python $(FLOOR_PYTHON) .venv-floor
 	$(UV) --python .venv-floor/bin/python -e ".[local]" --group dev "prefect==3.7.7" "modal==1.4.3"
 	@touch $@
 

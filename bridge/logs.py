@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections import deque
 from datetime import datetime, timedelta
+from typing import TypeAlias
 from uuid import UUID
 
 import httpx
@@ -30,6 +31,9 @@ LAST_LINES = 500
 WAITING_LINES = 50_000
 """Lines of all steps that may wait while Prefect's API can't be reached."""
 FLUSH_SECONDS = 0.5
+
+Logger: TypeAlias = "logging.Logger | logging.LoggerAdapter[logging.Logger]"
+"""What Prefect hands out as a run's logger; as text, since Python 3.10 can't subscript the adapter."""
 
 _logger = logging.getLogger(__name__)
 _PASSING = (httpx.TransportError, PrefectHTTPStatusError)

@@ -7,7 +7,6 @@ tried again after a failure is decided by the flow.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Coroutine
 from typing import Any
 from uuid import UUID
@@ -16,7 +15,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, w
 
 from bridge import step_runs
 from bridge.errors import CapacityUnavailable, RunnerUnavailable, SandboxRefused
-from bridge.logs import StepLog
+from bridge.logs import Logger, StepLog
 from bridge.outcome import Cost, Diagnosis, End, Outcome, SandboxEnd, StepRecord, Verdict, judge, refused
 from bridge.plan import StepPlan
 from bridge.run import Run
@@ -27,8 +26,6 @@ from bridge.warm import WarmSteps
 
 _asking = wait_exponential_jitter(initial=1, max=30)
 _between_sandboxes = wait_exponential_jitter(initial=1, max=60)
-
-Logger = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
 
 class Attempts:
