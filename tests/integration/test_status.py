@@ -1,0 +1,236 @@
+"""`refresh` and `stop` from ZenML, for flows that a worker runs, that nobody runs, and that are gone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import psutil
+import pytest
+
+from tests.integration.lab import Lab, eventually
+from tests.integration.workers import Worker, make_pool
+
+PIPELINE_MODE = {"execution_mode": "pipeline"}
+
+
+@pytest.fixture(scope="module")
+def pool(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    name = f"pool-{uuid4().hex[:6]}"
+    make_pool(name)
+    worker = Worker(name, tmp_path_factory.mktemp("worker")).start()
+    yield name
+    worker.stop()
+
+
+@pytest.fixture(scope="module")
+def idle_pool(lab: Lab) -> str:
+    name = f"idle-{uuid4().hex[:6]}"
+    make_pool(name)
+    return name
+
+
+def client() -> Any:
+    from prefect.client.orchestration import get_client
+
+    return get_client(sync_client=True)
+
+
+def submitted(lab: Lab, pool: str, pipeline: Any, folder: Path | None = None) -> Any:
+    """Submit without waiting; return the ZenML run."""
+    stack = lab.stack("process", work_pool=pool, synchronous=False)
+    ran = lab.run(pipeline, stack, settings=PIPELINE_MODE, into=folder, begun=False)
+    assert ran.error is None
+    return ran.run
+
+
+def zenml_run(run: Any) -> Any:
+    from zenml.client import Client
+
+    return Client().get_pipeline_run(run.id)
+
+
+def flow_run(run: Any) -> Any:
+    with client() as api:
+        return api.read_flow_run(UUID(run.orchestrator_run_id))
+
+
+def statuses(run: Any) -> tuple[str, dict[str, str]]:
+    run = zenml_run(run)
+    return run.status.value, {name: step.status.value for name, step in run.steps.items()}
+
+
+def fetched(run: Any) -> tuple[str, dict[str, str]]:
+    """What the orchestrator says, without what ZenML makes of it."""
+    from zenml.enums import StackComponentType
+    from zenml.stack import StackComponent
+
+    run = zenml_run(run)
+    orchestrator: Any = StackComponent.from_model(run.stack.components[StackComponentType.ORCHESTRATOR][0])
+    status, steps = orchestrator.fetch_status(run, include_steps=True)
+    return status.value, {name: step.value for name, step in steps.items()}
+
+
+def refresh(run: Any) -> tuple[str, dict[str, str]]:
+    """`zenml pipeline runs refresh`."""
+    from zenml.utils.run_utils import refresh_run_status
+
+    refresh_run_status(zenml_run(run), include_step_updates=True)
+    return statuses(run)
+
+
+def stop(run: Any, graceful: bool = False) -> None:
+    """`zenml pipeline runs stop`."""
+    from zenml.utils.run_utils import stop_run
+
+    stop_run(zenml_run(run), graceful=graceful)
+
+
+def set_state(run: Any, state: Any, force: bool = False) -> None:
+    with client() as api:
+        api.set_flow_run_state(UUID(run.orchestrator_run_id), state, force=force)
+
+
+def under_way(run: Any, folder: Path, step: str = "hung") -> None:
+    """Wait until the step's own code runs."""
+    assert eventually(lambda: (folder / f"{step}.jsonl").exists(), bool, 90), flow_run(run).state
+
+
+def pids(folder: Path) -> set[int]:
+    lines = [json.loads(line) for path in folder.glob("*.jsonl") for line in path.read_text().splitlines()]
+    return {line["pid"] for line in lines}
+
+
+def all_dead(folder: Path) -> bool:
+    def alive() -> set[int]:
+        return {pid for pid in pids(folder) if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"}
+
+    return eventually(alive, lambda found: not found, 10) == set()
+
+
+def test_a_live_run_and_its_forced_stop(lab: Lab, pool: str, tmp_path: Path) -> None:
+    import shapes
+
+    run = submitted(lab, pool, shapes.telling, tmp_path)
+    assert fetched(run) == ("provisioning", {})
+    under_way(run, tmp_path)
+    assert fetched(run) == ("running", {"hung": "running"})
+    assert refresh(run) == ("running", {"hung": "running"})
+    stop(run)
+    assert all_dead(tmp_path)
+    assert eventually(lambda: statuses(run), lambda found: found[0] == "stopped") == ("stopped", {"hung": "stopped"})
+    state = eventually(lambda: flow_run(run).state, lambda state: state.is_final(), 30)
+    assert state.is_cancelled()
+    assert fetched(run) == ("stopped", {"hung": "stopped"})
+
+
+def test_a_graceful_stop_is_left_to_the_flow(lab: Lab, pool: str, tmp_path: Path) -> None:
+    import shapes
+
+    run = submitted(lab, pool, shapes.telling, tmp_path)
+    under_way(run, tmp_path)
+    stop(run, graceful=True)
+    assert not flow_run(run).state.is_cancelling()
+    assert eventually(lambda: statuses(run), lambda found: found[0] == "stopped", 60) == (
+        "stopped",
+        {"hung": "stopped"},
+    )
+    assert eventually(lambda: flow_run(run).state, lambda state: state.is_final(), 30).is_cancelled()
+
+
+def test_a_crashed_run_stays_running_until_it_is_stopped(lab: Lab, pool: str, tmp_path: Path) -> None:
+    """The flow's process is killed, its sandbox lives on: stopping ends that too."""
+    import shapes
+
+    run = submitted(lab, pool, shapes.telling, tmp_path)
+    under_way(run, tmp_path)
+    kill_flow(run)
+    assert eventually(lambda: flow_run(run).state, lambda state: state.is_final(), 30).is_crashed()
+    assert fetched(run) == ("running", {"hung": "running"})
+    assert refresh(run) == ("running", {"hung": "running"})
+    stop(run)
+    assert all_dead(tmp_path)
+    assert statuses(run) == ("stopped", {"hung": "stopped"})
+    assert flow_run(run).state.is_cancelled()
+
+
+def kill_flow(run: Any) -> None:
+    """SIGKILL to the process in which the worker runs the flow."""
+    for process in psutil.process_iter():
+        try:
+            mine = process.environ().get("PREFECT__FLOW_RUN_ID") == run.orchestrator_run_id
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+        if mine and "prefect" in " ".join(process.cmdline()) and "host" not in process.cmdline():
+            os.kill(process.pid, signal.SIGKILL)
+            return
+    raise AssertionError("no process of the flow")
+
+
+def test_cancelled_before_a_worker_saw_it(lab: Lab, idle_pool: str) -> None:
+    import shapes
+    from prefect.states import Cancelling
+
+    run = submitted(lab, idle_pool, shapes.chain)
+    set_state(run, Cancelling())
+    assert fetched(run)[0] == "stopping"
+    assert refresh(run) == ("stopped", {})
+
+
+@pytest.mark.parametrize("graceful", [False, True])
+def test_stopped_before_a_worker_saw_it(lab: Lab, idle_pool: str, graceful: bool) -> None:
+    import shapes
+
+    run = submitted(lab, idle_pool, shapes.chain)
+    stop(run, graceful)
+    assert statuses(run) == ("stopped", {})
+    assert flow_run(run).state.is_cancelled()
+
+
+def test_a_deleted_flow_run(lab: Lab, idle_pool: str) -> None:
+    import shapes
+
+    run = submitted(lab, idle_pool, shapes.chain)
+    with client() as api:
+        api.delete_flow_run(UUID(run.orchestrator_run_id))
+    assert fetched(run)[0] == "stopping"
+    stop(run)
+    assert statuses(run) == ("stopped", {})
+
+
+def test_a_failed_flow_run_whose_zenml_run_never_began(lab: Lab, idle_pool: str) -> None:
+    import shapes
+    from prefect.states import Failed
+
+    run = submitted(lab, idle_pool, shapes.chain)
+    set_state(run, Failed(message="the worker couldn't"), force=True)
+    assert refresh(run) == ("failed", {})
+
+
+def test_a_finished_run(lab: Lab, pool: str) -> None:
+    import shapes
+
+    ran = lab.run(shapes.chain, lab.stack("process", work_pool=pool), settings=PIPELINE_MODE, begun=False, length=1)
+    assert ran.error is None
+    assert fetched(ran.run) == ("completed", {"one": "completed"})
+
+
+def test_prefect_that_does_not_answer_is_no_answer(lab: Lab, idle_pool: str) -> None:
+    import shapes
+    from zenml.client import Client
+    from zenml.enums import StackComponentType
+
+    from bridge.errors import PrefectUnavailable
+
+    stack = lab.stack("process", work_pool=idle_pool, synchronous=False, tags={"test": "away"})
+    run = lab.run(shapes.chain, stack, begun=False).run
+    nowhere = {"prefect_api_url": "http://127.0.0.1:9/api"}
+    Client().update_stack_component(stack, StackComponentType.ORCHESTRATOR, configuration=nowhere)
+    with pytest.raises(PrefectUnavailable, match=r"127\.0\.0\.1:9"):
+        fetched(run)
+    assert statuses(run)[0] == "provisioning"
