@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
-import pytest
+import psutil
 
 from bridge import names
 from bridge.host import client, wire
@@ -36,11 +34,11 @@ class Host:
     async def say(self, call: wire.Call, **more: str) -> AsyncIterator[wire.Frame]:
         frames = wire.FrameReader()
 
-        async def never() -> SandboxEnd:
-            await asyncio.Event().wait()
-            raise AssertionError
+        async def end() -> SandboxEnd:
+            code = await asyncio.to_thread(self.process.wait)
+            return SandboxEnd(End.EXITED, code)
 
-        async for data in talk(self.folder, SOCKET, call.line({**self.environment, **more}), never):
+        async for data in talk(self.folder, SOCKET, call.line({**self.environment, **more}), end):
             for frame in frames.feed(data):
                 yield frame
 
@@ -56,33 +54,145 @@ class Host:
 
 
 @contextmanager
-def serving(job: Job, **environment: str | None) -> Iterator[Host]:
-    variables = {**job.environment(), **environment}
-    work = Path(str(variables[names.ENV_WORK_DIR]))
-    process = job.start("serve", "--snapshot-id", job.snapshot, "--run-id", job.run, "--socket", SOCKET, **variables)
+def serving(job: Job, *more: str, run: str | None = None) -> Iterator[Host]:
+    variables = job.environment()
+    work = Path(variables[names.ENV_WORK_DIR])
+    arguments = ("--snapshot-id", job.snapshot, "--run-id", run or job.run, "--socket", SOCKET, *more)
+    process = job.start("serve", *arguments, **variables)
     try:
-        yield Host(process, work, {name: value for name, value in variables.items() if value is not None})
+        yield Host(process, work, variables)
     finally:
         process.terminate()
         output, _ = process.communicate(timeout=TIMEOUT)
         print(output)
 
 
+OK = SandboxEnd(End.EXITED, 0)
+
+
 async def test_a_chain_in_one_host(zen: Zen, tmp_path: Path) -> None:
     job = zen.submit("chain", tmp_path, length=3)
     with serving(job) as host:
-        first, output = await host.run(wire.Call("a", "one"))
-        assert first == SandboxEnd(End.EXITED, 0), output
-        assert "value 1" in output
-        took = []
-        for step in ("add_1", "add_2"):
-            began = time.monotonic()
+        for step in ("one", "add_1", "add_2"):
             end, output = await host.run(wire.Call(step, step))
-            took.append(time.monotonic() - began)
-            assert end == SandboxEnd(End.EXITED, 0), output
-        print(took)
+            assert end == OK, output
+            assert ("value 1" in output) == (step == "one")
         # Asked again, it tells again, and nothing runs twice.
-        assert (await host.run(wire.Call("a", "one")))[0] == first
+        assert (await host.run(wire.Call("one", "one")))[0] == OK
     assert job.statuses() == ("completed", {"one": ["completed"], "add_1": ["completed"], "add_2": ["completed"]})
     assert len(job.trace("one")) == 2
     assert host.process.returncode == 0
+    assert not (host.folder / SOCKET).exists()
+
+
+async def test_no_end_of_a_step_harms_the_host(zen: Zen, tmp_path: Path) -> None:
+    job = zen.submit("ends", tmp_path, options={"execution_mode": "continue_on_failure"})
+    with serving(job) as host:
+        ends = {}
+        for key, step in (
+            ("raises", "raises_once"),
+            ("killed", "killed_once"),
+            ("exits", "exits_0"),
+            ("again", "raises_once"),
+            ("killed again", "killed_once"),
+        ):
+            ends[key], _ = await host.run(wire.Call(key, step))
+    codes = {"raises": 1, "killed": 137, "exits": 0, "again": 0, "killed again": 0}
+    assert ends == {key: SandboxEnd(End.EXITED, code) for key, code in codes.items()}
+    assert job.statuses()[1]["raises_once"] == ["retried", "completed"]
+
+
+async def test_a_caller_that_comes_back_reads_on_where_it_stopped(zen: Zen, tmp_path: Path) -> None:
+    job = zen.submit("telling", tmp_path)
+    with serving(job) as host:
+        before, position = b"", 0
+        async for frame in host.say(wire.Call("k", "hung")):
+            before += frame.body
+            position = max(position, frame.position)
+            if b"it hangs now" in before:
+                break
+        async for frame in host.say(wire.Call("other", "hung")):
+            assert (frame.kind, frame.body) == (wire.REFUSED, b"another step is running in this sandbox")
+        (tmp_path / "go").touch()
+        end, after = await host.run(wire.Call("k", "hung", position=position))
+        assert (end, len(job.trace("hung"))) == (OK, 1)
+        assert "it hangs now" not in after
+        _, everything = await host.run(wire.Call("k", "hung"))
+    assert everything.encode() == before + after.encode()
+
+
+async def test_a_step_that_takes_too_long_is_killed_with_its_group_and_the_host_goes_on(
+    zen: Zen, tmp_path: Path
+) -> None:
+    job = zen.submit("hanging", tmp_path)
+    with serving(job) as host:
+        end, _ = await host.run(wire.Call("k", "hung", timeout=15))
+        assert (end.end, end.detail) == (End.TIMED_OUT, "after 15 s")
+        assert not psutil.pid_exists(job.trace("hung")[0]["pid"])
+        assert (await host.run(wire.Call("one", "one")))[0] == OK
+
+
+async def test_a_killed_host_takes_its_step_along(zen: Zen, tmp_path: Path) -> None:
+    job = zen.submit("telling", tmp_path)
+    with serving(job) as host:
+        pid = await begun(job, host)
+        step = psutil.Process(pid)
+        host.process.kill()
+        assert psutil.wait_procs([step], timeout=TIMEOUT)[1] == []
+
+
+async def test_sigterm_reaches_the_step_first(zen: Zen, tmp_path: Path) -> None:
+    job = zen.submit("telling", tmp_path)
+    with serving(job) as host:
+        step = psutil.Process(await begun(job, host))
+        host.process.terminate()
+        assert psutil.wait_procs([step], timeout=TIMEOUT)[1] == []
+        assert host.process.wait(TIMEOUT) == 0
+
+
+async def begun(job: Job, host: Host) -> int:
+    """Start the step that hangs, and return its process id."""
+    async for frame in host.say(wire.Call("k", "hung")):
+        if b"it hangs now" in frame.body:
+            break
+    return int(job.trace("hung")[0]["pid"])
+
+
+async def test_a_step_that_kills_what_forks(zen: Zen, tmp_path: Path) -> None:
+    """The step dies with it, and the next one is told that this host is of no use any more."""
+    job = zen.submit("retried", tmp_path, how="kill parent")
+    with serving(job) as host:
+        assert (await host.run(wire.Call("k", "fail_first")))[0] == SandboxEnd(End.EXITED, 137)
+        end, _ = await host.run(wire.Call("again", "fail_first"))
+        assert end.end is End.NEVER_STARTED
+
+
+def test_an_idle_host_ends_by_itself(zen: Zen, tmp_path: Path) -> None:
+    job = zen.submit("chain", tmp_path)
+    with serving(job, "--idle-timeout", "0.5") as host:
+        assert host.process.wait(TIMEOUT) == 0
+
+
+async def test_where_nothing_can_be_loaded_a_step_gets_a_process_of_its_own(zen: Zen, tmp_path: Path) -> None:
+    job = zen.submit("chain", tmp_path, length=1)
+    with serving(job, run=str(uuid4())) as host:
+        assert (await host.run(wire.Call("one", "one")))[0] == OK
+        host.process.terminate()
+        output, _ = host.process.communicate(timeout=TIMEOUT)
+    assert output.count("Each step gets a process of its own") == 1
+
+
+def test_the_client_asks_with_its_own_environment(zen: Zen, tmp_path: Path) -> None:
+    job = zen.submit("chain", tmp_path, length=1)
+    with serving(job) as host:
+        asked = subprocess.run(
+            [sys.executable, "-I", "-S", client.__file__, SOCKET, wire.Call("one", "one").text()],
+            env={**host.environment, "USER_VARIABLE": "of the exec"},
+            stdout=subprocess.PIPE,
+            timeout=TIMEOUT,
+            check=True,
+        )
+        frames = list(wire.FrameReader().feed(asked.stdout))
+    assert frames[0].kind == wire.ACCEPTED
+    assert decode(frames[-1].body) == OK
+    assert job.trace("one")[0]["environment"]["USER_VARIABLE"] == "of the exec"

@@ -5,8 +5,10 @@ All ends strike at once, in one run, each a step of its own: what one of them co
 
 from __future__ import annotations
 
+import json
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -18,21 +20,21 @@ class Row:
     """What an end costs in ``per_step`` mode, and what the two sides show of it.
 
     ``version`` counts ZenML's step runs: two where an own retry was used, one where the same step run went on.
-    ``task_runs`` is Prefect's run count, likewise.
+    ``run_count`` is Prefect's, likewise. ``fresh`` says that the sandbox of the first attempt was used no more;
+    None where it doesn't matter.
     """
 
     attempts: int
     version: int
-    sandboxes: int
     run_count: int
-    diagnosis: str = ""
+    fresh: bool | None = True
 
 
-OWN_RETRY = {"attempts": 2, "version": 2, "sandboxes": 2, "run_count": 2}
-INFRASTRUCTURE = {"attempts": 2, "version": 1, "sandboxes": 2, "run_count": 1}
+OWN_RETRY = {"attempts": 2, "version": 2, "run_count": 2}
+INFRASTRUCTURE = {"attempts": 2, "version": 1, "run_count": 1}
 TABLE = {
-    "exception": Row(**OWN_RETRY),
-    "exit": Row(**OWN_RETRY),
+    "exception": Row(**OWN_RETRY, fresh=None),
+    "exit": Row(**OWN_RETRY, fresh=None),
     "kill": Row(**OWN_RETRY),
     "oom": Row(**OWN_RETRY),
     "timeout": Row(**OWN_RETRY),
@@ -68,16 +70,18 @@ def test_what_each_end_costs_per_step(
     )
     for thread in strikes:
         thread.join()
+    sandboxes = {end: [line["sandbox"] for line in ran.traces(end)] for end in TABLE}
     found = {
         end: Row(
             attempts=len(ran.traces(end)),
             version=ran.run.steps[end].version,
-            sandboxes=lab.sandboxes_by_step(ran)[end],
             run_count=ran.task_runs[end].run_count,
+            fresh=None if TABLE[end].fresh is None else sandboxes[end][0] not in later_ones(sandboxes),
         )
         for end in TABLE
     }
     assert found == TABLE
+    assert len({first for first, *_ in sandboxes.values()}) == len(TABLE), "side by side, each has its own sandbox"
     assert (ran.status, ran.flow_run.state.name) == ("completed", "Completed")
     assert set(ran.steps.values()) == {"completed"}
 
@@ -109,7 +113,7 @@ def test_infrastructure_retries_are_used_up(lab: Lab, shapes) -> None:
 )
 def test_what_an_end_costs_in_pipeline_mode(lab: Lab, shapes, tmp_path, end: str, version: int, run_count: int) -> None:
     """The sandbox dies under a step: another one takes what is done as done and goes on."""
-    striker = threading.Thread(target=strike, args=(lab, tmp_path, end, None))
+    striker = threading.Thread(target=strike, args=(lab, tmp_path, end))
     striker.start()
     ran = lab.run(shapes.struck, lab.stack("modal"), settings={"execution_mode": "pipeline"}, into=tmp_path, ends=[end])
     striker.join()
@@ -139,17 +143,13 @@ def test_a_step_without_retries_that_is_killed(lab: Lab, shapes, tmp_path) -> No
     assert "ran out of memory" in ran.run.steps["oom"].exception_info.traceback
 
 
-def strike(lab: Lab, folder, end: str, step: str | None = "") -> None:
+def later_ones(sandboxes: dict[str, list[str]]) -> set[str]:
+    """The sandboxes of all attempts but the first ones."""
+    return {sandbox for _, *later in sandboxes.values() for sandbox in later}
+
+
+def strike(lab: Lab, folder: Path, end: str) -> None:
     """Wait until the step's own code is under way, then strike the sandbox that it runs in."""
-    eventually(lambda: (folder / f"{end}.jsonl").exists(), bool, 120)
-
-    def find():  # type: ignore[no-untyped-def]
-        wanted = None if step is None else end
-        return [
-            box
-            for box in lab.modal.sandboxes()
-            if box.status == "running" and box.tags.get("zenml_step") == wanted and box.app == "zenml-struck"
-        ]
-
-    box = eventually(find, bool)[-1]
-    getattr(lab.modal, end)(box.id)
+    trace = folder / f"{end}.jsonl"
+    lines = eventually(lambda: trace.read_text() if trace.exists() else "", lambda text: "\n" in text, 120)
+    getattr(lab.modal, end)(json.loads(lines.splitlines()[0])["sandbox"])

@@ -39,7 +39,8 @@ def await_file(path: str, seconds: float = 60) -> None:
 
 @step(enable_cache=False)
 def one(folder: str, value: int = 1) -> int:
-    trace(folder, "begin", cuda=os.environ.get("CUDA_VISIBLE_DEVICES"), cwd=os.getcwd(), store=store.__file__)
+    environment = {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "USER_VARIABLE")}
+    trace(folder, "begin", environment=environment, cwd=os.getcwd(), store=store.__file__)
     print(f"value {value}")
     trace(folder, "end")
     return value
@@ -277,8 +278,8 @@ def printer(folder: str, lines: int) -> None:
 
 @step(enable_cache=False)
 def tell_and_hang(folder: str) -> None:
-    print("it hangs now")
     trace(folder, "begin")
+    print("it hangs now")
     await_file(f"{folder}/go")
 
 

@@ -18,6 +18,7 @@ def trace(folder: str, what: str, **more: object) -> int:
     """Append a line to the trace of this step; return how many attempts began so far."""
     name = get_step_context().step_run.name
     line = {"step": name, "what": what, "time": time.time(), "pid": os.getpid(), **more}
+    line["sandbox"] = os.environ.get("MODAL_SANDBOX_ID")
     path = Path(folder) / f"{name}.jsonl"
     with path.open("a") as file:
         file.write(json.dumps(line) + "\n")

@@ -1,0 +1,163 @@
+"""Who goes into which sandbox: the pool alone, with numbers for sandboxes."""
+
+from __future__ import annotations
+
+import random
+from itertools import count
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge.pool import Pool
+
+
+def anything(_: int) -> bool:
+    return True
+
+
+def chain(length: int, kind: str = "cpu") -> Pool[str, int]:
+    names = [f"s{number}" for number in range(length)]
+    return Pool(dict.fromkeys(names, kind), {name: names[at - 1 : at] if at else [] for at, name in enumerate(names)})
+
+
+def diamond(**options) -> Pool[str, int]:  # type: ignore[no-untyped-def]
+    upstream = {"one": [], "left": ["one"], "right": ["one"], "bottom": ["left", "right"]}
+    return Pool(dict.fromkeys(upstream, "cpu"), upstream, **{"early": list(upstream), **options})
+
+
+def test_a_chain_takes_one_sandbox() -> None:
+    pool = chain(5)
+    assert pool.enter("s0", anything) is None
+    pool.leave("s0", 1)
+    pool.finish("s0")
+    assert pool.superfluous() == []
+    for number in range(1, 5):
+        assert pool.enter(f"s{number}", anything) == 1
+        pool.leave(f"s{number}", 1)
+        pool.finish(f"s{number}")
+    assert pool.superfluous() == [1]
+
+
+def test_a_sandbox_is_kept_while_its_step_may_be_tried_again() -> None:
+    pool = chain(1)
+    pool.enter("s0", anything)
+    pool.leave("s0", 1)
+    assert pool.superfluous() == []
+    assert pool.enter("s0", anything) == 1
+
+
+def test_a_sandbox_that_does_not_fit_stays_where_it_is() -> None:
+    pool = chain(3)
+    pool.enter("s0", anything)
+    pool.leave("s0", 1)
+    assert pool.enter("s1", lambda host: host != 1) is None
+    assert pool.idle == [1]
+
+
+def test_kinds_do_not_mix() -> None:
+    pool: Pool[str, int] = Pool({"cpu": "cpu", "gpu": "gpu"}, {"cpu": [], "gpu": []})
+    pool.enter("cpu", anything)
+    pool.leave("cpu", 1)
+    assert pool.enter("gpu", anything) is None
+
+
+def test_an_idle_sandbox_of_another_kind_makes_room() -> None:
+    pool: Pool[str, int] = Pool({"cpu": "cpu", "later": "cpu", "gpu": "gpu"}, {"cpu": [], "later": [], "gpu": []}, 1)
+    pool.enter("cpu", anything)
+    pool.leave("cpu", 1)
+    assert pool.in_the_way() is None
+    pool.enter("gpu", anything)
+    assert pool.in_the_way() == 1
+    assert pool.in_the_way() is None
+    assert pool.idle == []
+
+
+def test_the_last_that_was_left_is_taken_first() -> None:
+    pool: Pool[str, int] = Pool(dict.fromkeys("abc", "cpu"), dict.fromkeys("abc", ()))
+    for name, host in (("a", 1), ("b", 2)):
+        pool.enter(name, anything)
+    for name, host in (("a", 1), ("b", 2)):
+        pool.leave(name, host)
+    assert pool.enter("c", anything) == 2
+
+
+def test_steps_that_never_run_need_no_sandbox() -> None:
+    pool = chain(3)
+    pool.enter("s0", anything)
+    pool.leave("s0", 1)
+    for number in range(3):
+        pool.finish(f"s{number}")
+        pool.finish(f"s{number}")
+    assert pool.superfluous() == [1]
+
+
+def test_the_second_branch_of_a_diamond_is_started_while_its_upstream_runs() -> None:
+    pool = diamond()
+    pool.enter("one", anything)
+    assert pool.wanted() == ["cpu"], "one for a branch; the other takes what `one` leaves"
+    pool.add("cpu", 2)
+    assert pool.wanted() == []
+
+
+@pytest.mark.parametrize(
+    ("options", "why"), [({"limit": 1}, "no room for it"), ({"early": ()}, "it may be cached, or costs too much")]
+)
+def test_nothing_is_started_early_where(options, why: str) -> None:  # type: ignore[no-untyped-def]
+    pool = diamond(**options)
+    pool.enter("one", anything)
+    assert pool.wanted() == [], why
+
+
+def test_what_waits_for_more_than_the_running_steps_is_not_started_early() -> None:
+    upstream = {"one": [], "slow": [], "both": ["one", "slow"], "alone": ["one"], "more": ["one"]}
+    kinds = {**dict.fromkeys(upstream, "cpu"), "both": "big"}
+    pool: Pool[str, int] = Pool(kinds, upstream, early=list(upstream))
+    pool.enter("one", anything)
+    assert pool.wanted() == ["cpu"]
+    pool.enter("slow", anything)
+    assert pool.wanted() == ["big"]
+
+
+@given(st.integers(0, 10_000), st.integers(1, 5), st.integers(1, 25))
+def test_a_run_never_has_more_sandboxes_than_it_may_and_leaves_none(seed: int, limit: int, steps: int) -> None:
+    """Any graph, any kinds, any order, some steps failing for good: the bookkeeping of a whole run."""
+    chance = random.Random(seed)
+    names = [f"s{number}" for number in range(steps)]
+    upstream = {name: chance.sample(names[:at], min(at, chance.randint(0, 2))) for at, name in enumerate(names)}
+    pool: Pool[str, int] = Pool(
+        {name: chance.choice(["cpu", "gpu"]) for name in names}, upstream, limit, chance.sample(names, steps // 2)
+    )
+    hosts = count()
+    alive: set[int] = set()
+    inside: dict[str, int] = {}
+    done: set[str] = set()
+    while len(done) < steps:
+        ready = [name for name in names if name not in done | set(inside) and set(upstream[name]) <= done]
+        if ready and len(inside) < limit and chance.random() < 0.6:
+            name = chance.choice(ready)
+            host = pool.enter(name, anything)
+            while (gone := pool.in_the_way()) is not None:
+                alive.remove(gone)
+            if host is None:
+                host = next(hosts)
+                alive.add(host)
+            inside[name] = host
+            for kind in pool.wanted():
+                early = next(hosts)
+                alive.add(early)
+                pool.add(kind, early)
+        elif inside:
+            name = chance.choice(list(inside))
+            host = inside.pop(name)
+            fit = chance.random() < 0.8
+            pool.leave(name, host if fit else None)
+            if not fit:
+                alive.remove(host)
+            if chance.random() < 0.8:
+                done.add(name)
+                pool.finish(name)
+                alive -= set(pool.superfluous())
+        assert len(alive) <= limit
+        assert set(pool.idle) | set(inside.values()) == alive
+    assert not alive
