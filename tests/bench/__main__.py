@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import platform
 import tempfile
@@ -69,6 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("only", nargs="*", choices=[*everything, []], help="all of them if none is named")
     chosen = parser.parse_args().only or list(everything)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # ZenML shows its line for every request
     found: dict[str, Any] = {}
     for name in chosen:
         before = machine()
