@@ -106,11 +106,9 @@ def pids(folder: Path) -> set[int]:
     return {line["pid"] for line in lines}
 
 
-def all_dead(folder: Path) -> bool:
-    def alive() -> set[int]:
-        return {pid for pid in pids(folder) if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"}
-
-    return eventually(alive, lambda found: not found, 10) == set()
+def alive(folder: Path) -> set[int]:
+    """The processes of the run's steps that are still there."""
+    return {pid for pid in pids(folder) if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"}
 
 
 def test_a_live_run_and_its_forced_stop(lab: Lab, pool: str, tmp_path: Path) -> None:
@@ -122,7 +120,7 @@ def test_a_live_run_and_its_forced_stop(lab: Lab, pool: str, tmp_path: Path) -> 
     assert fetched(run) == ("running", {"hung": "running"})
     assert refresh(run) == ("running", {"hung": "running"})
     stop(run)
-    assert all_dead(tmp_path)
+    assert eventually(lambda: alive(tmp_path), lambda found: not found, 10) == set()
     assert eventually(lambda: statuses(run), lambda found: found[0] == "stopped") == ("stopped", {"hung": "stopped"})
     state = eventually(lambda: flow_run(run).state, lambda state: state.is_final(), 30)
     assert state.is_cancelled()
@@ -153,8 +151,9 @@ def test_a_crashed_run_stays_running_until_it_is_stopped(lab: Lab, pool: str, tm
     assert eventually(lambda: flow_run(run).state, lambda state: state.is_final(), 30).is_crashed()
     assert fetched(run) == ("running", {"hung": "running"})
     assert refresh(run) == ("running", {"hung": "running"})
+    assert alive(tmp_path)
     stop(run)
-    assert all_dead(tmp_path)
+    assert not alive(tmp_path)
     assert statuses(run) == ("stopped", {"hung": "stopped"})
     assert flow_run(run).state.is_cancelled()
 

@@ -8,7 +8,6 @@ from bridge.errors import RunNotPossible
 from bridge.versions import check_zenml, other_bridge
 from tests.unit.snapshots import StepInput, snapshot
 
-
 GIVEN = snapshot({"train": StepInput()})
 """Made by ZenML 0.98.0."""
 
