@@ -4,7 +4,8 @@
 #
 #   docker build -f deployments/zenml-server.Dockerfile -t zenml-modal-prefect-server .
 #
-# The server finds Prefect by PREFECT_API_URL, as every other process does; it needs no Modal token.
+# The server finds Prefect by PREFECT_API_URL, as every other process does. It needs a Modal token (MODAL_TOKEN_ID and
+# MODAL_TOKEN_SECRET, or on the component) only to end sandboxes of a run whose flow has died.
 ARG ZENML_VERSION=0.98.0
 
 FROM python:3.12-slim AS build
