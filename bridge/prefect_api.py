@@ -59,7 +59,7 @@ def prefect_api() -> Iterator[SyncPrefectClient]:
     except (PrefectException, httpx.HTTPError, OSError, RuntimeError, ValueError) as error:
         raise PrefectUnavailable(
             f"{_where()} can't be used ({type(error).__name__}: {error}). Check `prefect config view`, or set "
-            "`prefect_api_url` on the orchestrator."
+            "`prefect_api_url` on the orchestrator; the URL ends with /api."
         ) from error
 
 
@@ -75,5 +75,5 @@ def _refusal(response: httpx.Response) -> str:
             "password PREFECT_API_AUTH_STRING, or the headers that your proxy wants in PREFECT_CLIENT_CUSTOM_HEADERS."
         )
     if response.status_code in (404, 405):
-        return f"can't be used: it {said}. Is the URL right? It ends with /api: check `prefect config view`."
+        return f"can't be used: it {said}. Is the URL right? Check `prefect config view`, or `prefect_api_url` on the orchestrator; the URL ends with /api."
     return f"can't be used: it {said} ({response.text[:500]}). Check the server's log, and that it isn't too old."

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from uuid import UUID
 
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelled, Pending
 from prefect.utilities.urls import url_for
@@ -23,7 +25,9 @@ from bridge.settings import ModalPrefectOrchestratorConfig, ModalPrefectOrchestr
 from bridge.terminal import show_run
 from bridge.upstream_prefect import run_existing_flow_run
 from bridge.waiting import raise_for
-from bridge.work_pool import check_pool
+from bridge.work_pool import check_pool, nobody_works
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,8 @@ def submit_to_pool(
             work_queue_name=pool.settings.work_queue,
             job_variables=pool.job_variables,
         )
+        if not pool.settings.synchronous:  # who waits is told while waiting
+            _warn_if_nobody_works(client, work_pool)
     return flow_run, url_for(flow_run)
 
 
@@ -110,6 +116,7 @@ def submit_schedule(pool: Pool, snapshot: PipelineSnapshotResponse, plan: Plan) 
     """
     with prefect_api() as client:
         work_pool = check_pool(client, pool.config, pool.settings.work_queue)
+        _warn_if_nobody_works(client, work_pool)
         deployment_id = ensure_deployment(client, plan.pipeline, pool.component, work_pool)
         create_schedule(
             client,
@@ -119,6 +126,11 @@ def submit_schedule(pool: Pool, snapshot: PipelineSnapshotResponse, plan: Plan) 
             job_variables=pool.job_variables,
         )
     return deployment_id, url_for("deployment", obj_id=deployment_id)
+
+
+def _warn_if_nobody_works(client: SyncPrefectClient, work_pool: str) -> None:
+    if warning := nobody_works(client, work_pool):
+        _logger.warning("%s", warning)
 
 
 def withdraw(flow_run: FlowRun) -> None:

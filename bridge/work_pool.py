@@ -52,13 +52,17 @@ def _check_queue(client: SyncPrefectClient, pool: str, queue: str) -> None:
 
 def nobody_works(client: SyncPrefectClient, pool: str) -> str | None:
     """Return what to do where no worker is online for the pool; None if one is, or the pool needs none."""
-    found = client.read_work_pool(pool)
+    name = shlex.quote(pool)
+    try:
+        found = client.read_work_pool(pool)
+    except ObjectNotFound:
+        return f"The work pool {name} was deleted, so nothing picks up the run. Cancel it, and submit it anew."
     if found.is_push_pool or found.is_managed_pool:
         return None
     workers = client.read_workers_for_work_pool(pool)
     if any(worker.status == WorkerStatus.ONLINE for worker in workers):
         return None
     return (
-        f"No worker is online for the work pool {pool!r}, so nothing picks up the run. Start one where this package "
-        f"is installed: prefect worker start --pool {shlex.quote(pool)}"
+        f"No worker is online for the work pool {name}, so nothing picks up the run. Start one where this package is "
+        f"installed: prefect worker start --pool {name}"
     )

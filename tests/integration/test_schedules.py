@@ -101,7 +101,7 @@ def test_a_schedule_fires_and_each_run_is_a_zenml_run_of_its_own(lab: Lab, pool:
     assert 0 <= times[0] < times[1]
     assert {time % every.seconds for time in times} == {0}
     assert [first.name, second.name] == [run.name for run in runs[:2]]
-    assert set(first.parameters) == {"snapshot_id", "run_id"}
+    assert first.parameters == {"snapshot_id": str(runs[0].snapshot.id)}
     assert f"zenml_run_id:{runs[0].id}" in first.tags
     assert in_prefect(schedule) is None
     assert planned(schedule) == []

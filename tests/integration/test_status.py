@@ -211,14 +211,6 @@ def test_a_failed_flow_run_whose_zenml_run_never_began(lab: Lab, idle_pool: str)
     assert refresh(run) == ("failed", {})
 
 
-def test_a_finished_run(lab: Lab, pool: str) -> None:
-    import shapes
-
-    ran = lab.run(shapes.chain, lab.stack("process", work_pool=pool), settings=PIPELINE_MODE, begun=False, length=1)
-    assert ran.error is None
-    assert fetched(ran.run) == ("completed", {"one": "completed"})
-
-
 def test_prefect_that_does_not_answer_is_no_answer(lab: Lab, idle_pool: str) -> None:
     import shapes
     from zenml.client import Client

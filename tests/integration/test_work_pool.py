@@ -52,6 +52,16 @@ def component_of(stack: str) -> str:
     return stack  # the lab gives both one name
 
 
+def status_of(run: Any) -> tuple[str, dict[str, str]]:
+    """What the orchestrator says when ZenML refreshes a run."""
+    from zenml.enums import StackComponentType
+    from zenml.stack import StackComponent
+
+    orchestrator: Any = StackComponent.from_model(run.stack.components[StackComponentType.ORCHESTRATOR][0])
+    status, steps = orchestrator.fetch_status(run, include_steps=True)
+    return status.value, {name: step.value for name, step in steps.items()}
+
+
 @pytest.mark.parametrize("where", ["process", "modal"])
 def test_a_run_through_a_worker(lab: Lab, pool: str, where: str) -> None:
     import shapes
@@ -66,6 +76,7 @@ def test_a_run_through_a_worker(lab: Lab, pool: str, where: str) -> None:
     assert ran.flow_run.idempotency_key == str(ran.run.id)
     assert ran.flow_run.parameters == {"snapshot_id": str(ran.run.snapshot.id), "run_id": str(ran.run.id)}
     assert ran.flow_run.job_variables["env"]["FROM_JOB"] == "yes"
+    assert status_of(ran.run) == ("completed", dict.fromkeys(["one", "left", "right", "bottom"], "completed"))
     assert ran.run.run_metadata["orchestrator_url"].endswith(str(ran.flow_run.id))
     found = deployment("diamond", component_of(stack))
     assert ran.flow_run.deployment_id == found.id
@@ -106,6 +117,14 @@ def test_submitting_again_leaves_the_deployment_alone(lab: Lab, idle_pool: str) 
     assert second.flow_run.deployment_id == first.flow_run.deployment_id
     assert second.flow_run.id != first.flow_run.id
     assert second.flow_run.work_queue_name == "fast"
+
+
+def test_submitting_without_waiting_says_that_nobody_works(
+    lab: Lab, idle_pool: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "bridge.submission"):
+        submit_only(lab, idle_pool)
+    assert f"prefect worker start --pool {idle_pool}" in caplog.text
 
 
 def test_a_deployment_that_is_behind_is_brought_up_to_date(lab: Lab, idle_pool: str) -> None:
@@ -230,7 +249,7 @@ def test_a_paused_pool_and_a_paused_queue(lab: Lab, idle_pool: str) -> None:
     assert f"prefect work-pool resume {idle_pool}" in message
 
 
-@pytest.mark.parametrize(("path", "hint"), [("/api", "can't be used"), ("", "It ends with /api")])
+@pytest.mark.parametrize(("path", "hint"), [("/api", "can't be used"), ("", "the URL ends with /api")])
 def test_a_wrong_url(lab: Lab, idle_pool: str, path: str, hint: str) -> None:
     url = "http://127.0.0.1:9/api" if path else lab.prefect.url
     message = refused(lab, work_pool=idle_pool, prefect_api_url=url)
@@ -253,6 +272,33 @@ def test_a_worker_whose_environment_cannot_run_the_flow(lab: Lab, tmp_path: Path
         worker.stop()
     assert "this ZenML server has no such snapshot" in str(ran.error)
     assert (ran.status, ran.flow_run.state.name) == ("failed", "Failed")
+
+
+def test_a_flow_that_cannot_begin_ends_its_zenml_run(lab: Lab, idle_pool: str) -> None:
+    """Nobody waits for it, so nobody else would."""
+    import shapes
+    from zenml.client import Client
+
+    from bridge.flow import zenml_pipeline
+    from bridge.upstream_prefect import run_existing_flow_run
+
+    stack = lab.stack("process", work_pool=idle_pool, synchronous=False, tags={"test": "deleted"})
+    ran = lab.run(shapes.diamond, stack, begun=False)
+    lab.activate("default")
+    Client().delete_stack(stack)
+    state = run_existing_flow_run(zenml_pipeline, ran.flow_run, ran.flow_run.parameters)  # as a worker does
+    assert state.is_failed()
+    assert "its stack was deleted" in str(state.message)
+    assert Client().get_pipeline_run(ran.run.id).status.value == "failed"
+
+
+def test_a_pool_that_is_deleted_meanwhile(lab: Lab, idle_pool: str) -> None:
+    from bridge.work_pool import nobody_works
+
+    with client() as api:
+        assert f"--pool {idle_pool}" in str(nobody_works(api, idle_pool))
+        api.delete_work_pool(idle_pool)
+        assert f"{idle_pool} was deleted" in str(nobody_works(api, idle_pool))
 
 
 def test_a_password_and_a_header_in_front_of_prefect(lab: Lab, idle_pool: str, monkeypatch: pytest.MonkeyPatch) -> None:
