@@ -3,6 +3,10 @@ PYTHON ?= python3
 BIN    := .venv/bin
 UV     := $(BIN)/uv pip install --quiet
 
+# Trust what the machine trusts: behind a company's proxy uv's own certificates don't do.
+export UV_NATIVE_TLS := 1
+export UV_SYSTEM_CERTS := 1
+
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-tests demo prefect-ui zenml-ui test test-all test-floor test-modal bench check clean
 
