@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import threading
 from collections.abc import Iterator
 
 import httpx
@@ -50,7 +52,7 @@ def prefect_api() -> Iterator[SyncPrefectClient]:
     ``PrefectUnavailable``.
     """
     try:
-        with get_client(sync_client=True) as client:
+        with _quietly(), get_client(sync_client=True) as client:
             yield client
     except BridgeError:
         raise
@@ -61,6 +63,22 @@ def prefect_api() -> Iterator[SyncPrefectClient]:
             f"{_where()} can't be used ({type(error).__name__}: {error}). Check `prefect config view`, or set "
             "`prefect_api_url` on the orchestrator; the URL ends with /api."
         ) from error
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep from the terminal what httpx tells of every request of this thread: waiting makes one every two seconds."""
+    here = threading.get_ident()
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return record.thread != here or record.levelno >= logging.WARNING
+
+    logger = logging.getLogger("httpx")
+    logger.addFilter(wanted)
+    try:
+        yield
+    finally:
+        logger.removeFilter(wanted)
 
 
 def _where() -> str:
@@ -75,5 +93,6 @@ def _refusal(response: httpx.Response) -> str:
             "password PREFECT_API_AUTH_STRING, or the headers that your proxy wants in PREFECT_CLIENT_CUSTOM_HEADERS."
         )
     if response.status_code in (404, 405):
-        return f"can't be used: it {said}. Is the URL right? Check `prefect config view`, or `prefect_api_url` on the orchestrator; the URL ends with /api."
+        fix = "Check `prefect config view`, or `prefect_api_url` on the orchestrator; the URL ends with /api."
+        return f"can't be used: it {said}. Is the URL right? {fix}"
     return f"can't be used: it {said} ({response.text[:500]}). Check the server's log, and that it isn't too old."

@@ -150,6 +150,9 @@ def _once(moment: datetime, now: datetime) -> PrefectSchedule:
 def _rrule(rules: list[str], start: datetime, end: datetime | None, zone: ZoneInfo) -> PrefectSchedule:
     from prefect.client.schemas.schedules import RRuleSchedule
 
+    if start.microsecond:
+        # A rule has whole seconds, and nothing runs before its start.
+        start = start.replace(microsecond=0) + timedelta(seconds=1)
     # Prefect reads both times as local ones of the schedule's time zone (RRuleSchedule.to_rrule).
     begin = f"DTSTART:{start.astimezone(zone):%Y%m%dT%H%M%S}"
     until = f";UNTIL={end.astimezone(zone):%Y%m%dT%H%M%S}" if end is not None else ""

@@ -81,7 +81,7 @@ def planned(zenml_schedule: Any) -> list[Any]:
 def test_a_schedule_fires_and_each_run_is_a_zenml_run_of_its_own(lab: Lab, pool: str, tmp_path: Path) -> None:
     from zenml.client import Client
 
-    start = datetime.now(timezone.utc) + timedelta(seconds=20)
+    start = datetime.now(timezone.utc).replace(microsecond=0) + timedelta(seconds=20)
     every = timedelta(seconds=12)
     schedule, error = schedule_it(lab, pool, tmp_path, start_time=start, interval_second=every)
     assert (error, schedule is not None) == (None, True)

@@ -110,6 +110,12 @@ async def test_an_interval_counts_from_its_start(start: datetime, end: datetime 
     assert end is None or found[-1] <= end.replace(tzinfo=UTC)
 
 
+async def test_nothing_runs_a_moment_before_its_start() -> None:
+    moment = datetime(2026, 7, 1, 8, 30, 15, 700_000)
+    [found] = await dates(prefect_schedule(Given(run_once_start_time=moment), NOW))
+    assert timedelta() <= found - moment.replace(tzinfo=UTC) < timedelta(seconds=1)
+
+
 async def test_once() -> None:
     moment = datetime(2026, 7, 1, 8, 30, 15)
     schedule = prefect_schedule(Given(run_once_start_time=moment), NOW)
