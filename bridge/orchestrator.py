@@ -105,7 +105,7 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
         component["runner"] = self.config.runner
         translation = translate(snapshot, component=component, component_name=self.name, stack_name=stack_name)
         refuse_component(self.config, self.name)
-        refuse_run(translation.settings, translation.plan, self.config.work_pool)
+        refuse_run(translation.settings, self.config.work_pool)
         return translation
 
     def submit_pipeline(
@@ -125,11 +125,13 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
         ZenML take back a schedule.
         """
         del base_environment, step_environments
+        from bridge.limits import check_limits
         from bridge.prefect_api import prefect_settings
 
         try:
             translation = self._announced(snapshot)
             with prefect_settings(self.config):
+                check_limits(translation.plan)
                 if placeholder_run is None:
                     return self._schedule(snapshot, translation)
                 return self._submit(snapshot, stack, placeholder_run, translation)
