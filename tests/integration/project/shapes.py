@@ -224,3 +224,25 @@ def struck(folder: str, ends: list[str], timeout: int = 300, retries: int = 1) -
         if end == "timeout":
             made = made.with_options(settings={"orchestrator": {"timeout": timeout}})
         made(folder, end, id=end)
+
+
+@pipeline
+def mixed(folder: str) -> None:
+    """A chain whose third step asks for more memory."""
+    more = {"resources": ResourceSettings(memory="2GiB")}
+    value = add(folder, 1, id="first")
+    value = add(folder, value, id="second")
+    value = add.with_options(settings=more)(folder, value, id="big")
+    add(folder, value, id="last")
+
+
+@step(enable_cache=False)
+def tell_variable(folder: str, before: int = 0) -> int:
+    trace(folder, "begin", variable=os.environ.get("USER_VARIABLE"))
+    return before
+
+
+@pipeline
+def with_variable(folder: str) -> None:
+    before = tell_variable.with_options(environment={"USER_VARIABLE": "of the step"})(folder, id="has_it")
+    tell_variable(folder, before, id="hasn_t")

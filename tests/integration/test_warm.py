@@ -1,0 +1,60 @@
+"""Steps of one run take turns in warm sandboxes, on both of Modal's backends and as local processes."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.integration.lab import Lab, Ran
+
+PER_STEP = {"execution_mode": "per_step"}
+
+
+@pytest.fixture
+def shapes(lab: Lab):  # type: ignore[no-untyped-def]
+    import shapes
+
+    return shapes
+
+
+def sandboxes_of(ran: Ran, *steps: str) -> list[str]:
+    """The sandbox of each step's first attempt."""
+    return [ran.traces(step)[0]["sandbox"] for step in steps]
+
+
+def test_a_chain_takes_one_sandbox(lab: Lab, shapes, place: str) -> None:
+    ran = lab.run(shapes.chain, lab.stack(place), settings=PER_STEP, length=4)
+    assert (ran.status, ran.flow_run.state.name) == ("completed", "Completed")
+    steps = ["one", "add_1", "add_2", "add_3"]
+    assert len(set(sandboxes_of(ran, *steps))) == 1
+    assert len({ran.traces(step)[0]["pid"] for step in steps}) == len(steps)
+    assert [ran.run.steps[step].run_metadata["prefect_task_run_id"] for step in steps] == [
+        str(ran.task_runs[step].id) for step in steps
+    ]
+    if place == "modal":
+        assert len(lab.sandboxes(ran)) == 1
+        assert lab.modal.stats().alive == 0
+
+
+def test_without_warm_each_step_has_a_sandbox_of_its_own(lab: Lab, shapes, place: str) -> None:
+    ran = lab.run(shapes.chain, lab.stack(place), settings={**PER_STEP, "warm": False}, length=2)
+    assert ran.status == "completed"
+    assert len(set(sandboxes_of(ran, "one", "add_1"))) == 2
+    if place == "modal":
+        assert lab.sandboxes_by_step(ran) == {"one": 1, "add_1": 1}
+
+
+def test_what_a_step_asks_for_besides_gets_it_a_sandbox_of_its_own(lab: Lab, shapes) -> None:
+    """Three steps that share, one that doesn't; and what the three leave idle is ended while the last one runs."""
+    ran = lab.run(shapes.mixed, lab.stack("modal"), settings={**PER_STEP, "max_parallelism": 1})
+    assert ran.status == "completed"
+    first, second, big, last = sandboxes_of(ran, "first", "second", "big", "last")
+    assert first == second
+    assert len({first, big, last}) == 3, "with one sandbox at a time, the warm one makes way for the big one"
+    assert {box.id: box.memory_mib for box in lab.sandboxes(ran)}[big] == 2048
+
+
+def test_a_step_s_own_environment_stays_its_own(lab: Lab, shapes, place: str) -> None:
+    ran = lab.run(shapes.with_variable, lab.stack(place), settings=PER_STEP)
+    assert ran.status == "completed"
+    assert len(set(sandboxes_of(ran, "has_it", "hasn_t"))) == 1
+    assert [ran.traces(step)[0]["variable"] for step in ("has_it", "hasn_t")] == ["of the step", None]
