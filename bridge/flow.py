@@ -170,7 +170,7 @@ async def _carry_out(run: Run, runner: Runner, stop: Stop, resumed: bool) -> Sta
             async with (
                 LogShipper(api.client, UUID(run.flow_run_id)) as shipper,
                 Watch(stop, api.client, run) as watch,
-                WarmSteps(run, runner, most) as warm,
+                WarmSteps(run, runner, most, resumed) as warm,
             ):
                 truth = Truth(thread, lambda steps: step_runs.latest(run.run, steps))
                 parts = _Parts(run, Attempts(run, runner, thread, truth, warm), shipper, thread, watch)

@@ -59,6 +59,7 @@ MODAL_NAME_LENGTH = 64
 MODAL_TAG_LENGTH = 63
 PREFECT_NAME_LENGTH = 200
 
+_HOST = "zenml-host-"
 _HASH_LENGTH = 10
 _NOT_MODAL = re.compile(r"[^A-Za-z0-9\-_.]+")
 _MODAL_APP_ID = re.compile(r"ap-[A-Za-z0-9]{22}")
@@ -117,7 +118,17 @@ def sandbox_name(run_id: str, step: str | None, attempt: int, infrastructure_att
 
 def host_name() -> str:
     """Return a name for a sandbox in which steps take turns; no two are equal."""
-    return f"zenml-host-{uuid.uuid4().hex}"
+    return f"{_HOST}{uuid.uuid4().hex}"
+
+
+def is_host_name(name: str) -> bool:
+    """Whether a sandbox of this name is one in which steps take turns."""
+    return name.startswith(_HOST)
+
+
+def host_socket(name: str) -> str:
+    """Return the file name of the socket of the step host in the sandbox of that name."""
+    return f"{name}.sock"
 
 
 def flow_run_tags(run_id: str, pipeline: str, stack: str, user: str | None) -> list[str]:

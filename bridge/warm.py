@@ -8,7 +8,7 @@ be terminated.
 from __future__ import annotations
 
 import asyncio
-import logging
+import math
 from collections import Counter
 from collections.abc import Coroutine
 from dataclasses import replace
@@ -20,12 +20,11 @@ from bridge.plan import SandboxSpec, StepPlan
 from bridge.pool import Pool
 from bridge.run import Run
 from bridge.runners.base import CallsHosts, HostCall, Runner, Sandbox, SandboxRequest
+from bridge.warm_again import left_behind
 from bridge.warm_step import LIFETIME_SECONDS, WarmHost, WarmStep
 
 MARGIN_SECONDS = 60
 """How much longer than its flow an idle host waits before it ends by itself: then there is no flow any more."""
-
-_logger = logging.getLogger(__name__)
 
 
 def kind_of(spec: SandboxSpec) -> SandboxSpec:
@@ -43,9 +42,11 @@ class WarmSteps:
         run: The run.
         runner: Where sandboxes come from.
         limit: Most sandboxes at once; None for any number.
+        resumed: Whether an earlier process of this flow run may have left sandboxes behind: a step that runs in
+            one of them is taken up there, and none runs twice.
     """
 
-    def __init__(self, run: Run, runner: Runner, limit: int | None) -> None:
+    def __init__(self, run: Run, runner: Runner, limit: int | None, resumed: bool = False) -> None:
         self._run = run
         self._runner = runner
         self._calls = runner if run.plan.warm and isinstance(runner, CallsHosts) and runner.can_call else None
@@ -55,12 +56,19 @@ class WarmSteps:
         self._warm = {name for name, kind in kinds.items() if self._calls is not None and kind in shared}
         early = [step.name for step in steps if step.name in self._warm and _may_start_early(step)]
         self._pool: Pool[SandboxSpec, WarmHost] = Pool(kinds, run.plan.upstream, limit, early)
+        self._resumed = resumed
+        self._left_behind: dict[str, Sandbox] = {}
         self._inside: dict[str, WarmHost | None] = {}
         self._turns: dict[str, WarmStep] = {}
         self._timers: dict[WarmHost, asyncio.TimerHandle] = {}
         self._ending: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> WarmSteps:
+        """Raises ``RunnerUnavailable`` where it can't find out what was left behind."""
+        if self._resumed and self._calls is not None:
+            environments = [step.sandbox.modal_environment for step in self._run.plan.steps]
+            tags = {names.TAG_RUN_ID: self._run.id}
+            self._left_behind = await left_behind(self._runner, self._calls, tags, environments)
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -77,14 +85,17 @@ class WarmSteps:
         Raises what ``Runner.start`` raises.
         """
         timeout = step.sandbox.timeout
-        host = self._inside[step.name] = self._pool.enter(step.name, lambda host: host.has_time_for(timeout))
+        left = self._left_behind.pop(request.name, None)
+        host = self._pool.enter(step.name, lambda host: left is None and host.has_time_for(timeout))
+        self._inside[step.name] = host
         if host is None:
             await self._make_room()
         calls = self._calls
         if calls is None or step.name not in self._warm:
             return await self._runner.start(request)
         if host is None:
-            host = self._inside[step.name] = self._new(kind_of(step.sandbox), step.sandbox.capacity_timeout)
+            kind, patience = kind_of(step.sandbox), step.sandbox.capacity_timeout
+            host = self._inside[step.name] = self._known(left) if left is not None else self._new(kind, patience)
         self._stop_counting(host)
         self._start_early()
         sandbox = await asyncio.shield(host.made)
@@ -122,7 +133,7 @@ class WarmSteps:
 
     def _new(self, kind: SandboxSpec, capacity_timeout: int) -> WarmHost:
         name = names.host_name()
-        socket = f"{name}.sock"
+        socket = names.host_socket(name)
         idle = self._run.plan.warm_idle_timeout + MARGIN_SECONDS
         command = self._runner.host_command(
             "serve",
@@ -130,7 +141,13 @@ class WarmSteps:
             *("--socket", socket, "--idle-timeout", str(idle)),
         )
         spec = replace(kind, capacity_timeout=capacity_timeout)
-        host = WarmHost(self._runner, self._run.host_request(spec, command, name), socket)
+        host = WarmHost(self._runner.start(self._run.host_request(spec, command, name)), socket)
+        host.when_ended(lambda: self._lost(host))
+        return host
+
+    def _known(self, sandbox: Sandbox) -> WarmHost:
+        # How old it is nobody knows: only a step that takes what it gets enters it after this one.
+        host = WarmHost(_itself(sandbox), names.host_socket(sandbox.name), since=-math.inf)
         host.when_ended(lambda: self._lost(host))
         return host
 
@@ -165,6 +182,10 @@ class WarmSteps:
         task = asyncio.ensure_future(work)
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
+
+
+async def _itself(sandbox: Sandbox) -> Sandbox:
+    return sandbox
 
 
 def _may_start_early(step: StepPlan) -> bool:

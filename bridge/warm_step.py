@@ -6,9 +6,10 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import replace
 from datetime import datetime, timezone
+from typing import Any
 
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
 
@@ -16,7 +17,7 @@ from bridge.errors import RunnerError, RunnerUnavailable
 from bridge.host import wire
 from bridge.host.ends import decode
 from bridge.outcome import End, SandboxEnd
-from bridge.runners.base import CallsHosts, HostCall, OutputLine, Runner, Sandbox, SandboxRequest
+from bridge.runners.base import CallsHosts, HostCall, OutputLine, Sandbox
 from bridge.runners.lines import LineAssembler
 
 LIFETIME_SECONDS = 86400
@@ -34,14 +35,20 @@ _logger = logging.getLogger(__name__)
 
 
 class WarmHost:
-    """A sandbox that runs the step host; it is being made from here on. One event loop."""
+    """A sandbox that runs the step host. One event loop.
 
-    def __init__(self, runner: Runner, request: SandboxRequest, socket: str) -> None:
+    Args:
+        start: Makes it, from now on.
+        socket: The name of its host's socket.
+        since: When it was made, by ``time.monotonic``; None for now.
+    """
+
+    def __init__(self, start: Coroutine[Any, Any, Sandbox], socket: str, since: float | None = None) -> None:
         self.socket = socket
-        self.made: asyncio.Task[Sandbox] = asyncio.ensure_future(runner.start(request))
+        self.made: asyncio.Task[Sandbox] = asyncio.ensure_future(start)
         self.ended: asyncio.Task[SandboxEnd] = asyncio.ensure_future(self._until_end())
         self.ended.add_done_callback(_retrieve)
-        self._since = time.monotonic()
+        self._since = time.monotonic() if since is None else since
 
     @property
     def failed(self) -> bool:

@@ -144,6 +144,10 @@ class Turns:
             self._rest()
 
     async def _obey(self, call: wire.Call, environment: dict[str, str], writer: asyncio.StreamWriter) -> None:
+        if call.key == wire.WHAT_RUNS:
+            writer.write(_frame(wire.ACCEPTED, self._what_runs().encode()))
+            await writer.drain()
+            return
         turn = self._turns.get(call.key)
         if turn is None:
             if self._over.is_set() or (self._running is not None and not self._running.done()):
@@ -156,6 +160,9 @@ class Turns:
         async for data in turn.journal.follow(call.position):
             writer.write(data)
             await writer.drain()
+
+    def _what_runs(self) -> str:
+        return next((key for key, turn in self._turns.items() if not turn.journal.ended), "")
 
     def _begin(self, call: wire.Call, environment: dict[str, str]) -> _Turn:
         # What earlier steps wrote was read, or its reader will find it gone: one journal's room is the limit.

@@ -17,7 +17,11 @@ from bridge import names
 from bridge.host import client, wire
 from bridge.host.ends import decode
 from bridge.outcome import End, SandboxEnd
+from bridge.runners.base import HostCall, Sandbox, SandboxRequest
 from bridge.runners.local_host import talk
+from bridge.runners.process import ProcessRunner
+from bridge.warm_again import left_behind
+from bridge.warm_step import WarmHost, WarmStep
 from tests.host.conftest import TIMEOUT, Job, Zen
 
 SOCKET = "host.sock"
@@ -180,6 +184,43 @@ async def test_where_nothing_can_be_loaded_a_step_gets_a_process_of_its_own(zen:
         host.process.terminate()
         output, _ = host.process.communicate(timeout=TIMEOUT)
     assert output.count("Each step gets a process of its own") == 1
+
+
+async def test_a_flow_that_comes_back_takes_up_the_step_that_runs(zen: Zen, tmp_path: Path) -> None:
+    """Two runners, one after the other, as two processes of one flow run have them; an idle host is ended."""
+    job = zen.submit("telling", tmp_path)
+    name, idle = names.host_name(), names.host_name()
+    tags = {"run": job.run}
+    # The working folder is each sandbox's own, as its runner says.
+    environment = {name: value for name, value in job.environment().items() if name != names.ENV_WORK_DIR}
+    call = HostCall(names.host_socket(name), wire.Call("k", "hung"), environment)
+    async with ProcessRunner(tmp_path / "state") as runner:
+        for each in (name, idle):
+            command = runner.host_command(
+                "serve", "--snapshot-id", job.snapshot, "--run-id", job.run, "--socket", names.host_socket(each)
+            )
+            await runner.start(SandboxRequest(each, "app", command, environment=environment, tags=tags))
+        box = await runner.find("app", name)
+        assert box is not None
+        async for data in runner.call(box, call):
+            if b"it hangs now" in data:
+                break
+    async with ProcessRunner(tmp_path / "state") as runner:
+        found = await left_behind(runner, runner, tags, [None])
+        assert {key: found.name for key, found in found.items()} == {"k": name}
+        assert await runner.find("app", idle) is None
+        turn = WarmStep(runner, WarmHost(itself(found["k"]), call.socket), found["k"], call)
+        (tmp_path / "go").touch()
+        lines = [line.text async for line in turn.output()]
+        assert await turn.wait() == OK
+        assert turn.leaves_it_fit
+        assert "it hangs now" in lines
+        await found["k"].terminate()
+    assert len(job.trace("hung")) == 1
+
+
+async def itself(sandbox: Sandbox) -> Sandbox:
+    return sandbox
 
 
 def test_the_client_asks_with_its_own_environment(zen: Zen, tmp_path: Path) -> None:
