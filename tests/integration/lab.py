@@ -80,10 +80,13 @@ class Lab:
     def _register_flavors(self) -> None:
         from zenml.client import Client
         from zenml.enums import StackComponentType
+        from zenml.utils import source_utils
 
         if self._flavors:
             return
         self._flavors = True
+        # Under pytest-xdist there is no main module that ZenML could take for the user's.
+        source_utils.set_custom_source_root(str(PROJECT))
         client = Client()
         client.create_flavor("bridge.flavors.ModalPrefectOrchestratorFlavor", StackComponentType.ORCHESTRATOR)
         client.create_flavor("shared_store.SharedStoreFlavor", StackComponentType.ARTIFACT_STORE)

@@ -52,7 +52,7 @@ def shapes(lab: Lab):  # type: ignore[no-untyped-def]
     return shapes
 
 
-@pytest.mark.parametrize("backend", ["1", "0"], ids=["v2", "v1"])
+@pytest.mark.parametrize("backend", ["1", pytest.param("0", marks=pytest.mark.slow)], ids=["v2", "v1"])
 def test_what_each_end_costs_per_step(
     lab: Lab, shapes, tmp_path, monkeypatch: pytest.MonkeyPatch, backend: str
 ) -> None:

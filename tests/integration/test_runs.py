@@ -31,6 +31,7 @@ def check_both(ran: Ran, zenml: str, prefect: str) -> None:
 
 
 class TestPerStep:
+    @pytest.mark.every_backend
     def test_a_diamond(self, lab: Lab, shapes, place: str) -> None:
         ran = lab.run(shapes.diamond, lab.stack(place), settings=PER_STEP)
         assert ran.error is None
@@ -55,6 +56,7 @@ class TestPerStep:
         if place == "modal":
             assert len(lab.sandboxes(ran)) == 2
 
+    @pytest.mark.every_backend
     def test_a_failure_spares_the_other_branch(self, lab: Lab, shapes, place: str) -> None:
         ran = lab.run(shapes.failing, lab.stack(place), settings=PER_STEP)
         check_both(ran, "failed", "Failed")
@@ -112,6 +114,7 @@ class TestPerStep:
 
 
 class TestPipeline:
+    @pytest.mark.every_backend
     def test_a_diamond(self, lab: Lab, shapes, place: str) -> None:
         ran = lab.run(shapes.diamond, lab.stack(place), settings=PIPELINE)
         assert ran.error is None
@@ -127,6 +130,7 @@ class TestPipeline:
         check_both(ran, "completed", "Completed")
         assert most_at_once(ran, [f"wide_{number}" for number in range(4)]) == 2
 
+    @pytest.mark.every_backend
     def test_a_failure_spares_the_other_branch(self, lab: Lab, shapes, place: str) -> None:
         ran = lab.run(shapes.failing, lab.stack(place), settings=PIPELINE)
         check_both(ran, "failed", "Failed")
