@@ -29,6 +29,8 @@ from zenml.orchestrators.publish_utils import publish_pipeline_run_metadata
 from zenml.stack import Stack
 
 from bridge import names, runners, step_runs
+from bridge.artifacts import Showing
+from bridge.board import Board
 from bridge.errors import BridgeError
 from bridge.limits import check_limits
 from bridge.logs import LogShipper
@@ -166,14 +168,16 @@ async def _carry_out(run: Run, runner: Runner, stop: Stop, resumed: bool) -> Sta
     try:
         # One client for the core and all its task runs.
         async with AsyncClientContext.get_or_create() as api, runner:
+            board = Board(run.plan)
             most = run.plan.max_parallelism or runner.default_parallelism
             async with (
                 LogShipper(api.client, UUID(run.flow_run_id)) as shipper,
                 Watch(stop, api.client, run) as watch,
+                Showing(api.client, run, board),
                 WarmSteps(run, runner, most, resumed) as warm,
             ):
                 truth = Truth(thread, lambda steps: step_runs.latest(run.run, steps))
-                parts = _Parts(run, Attempts(run, runner, thread, truth, warm), shipper, thread, watch)
+                parts = _Parts(run, Attempts(run, runner, thread, truth, warm), shipper, thread, watch, board)
                 if run.plan.mode is Mode.PER_STEP:
                     ended = await _per_step(parts, most, resumed)
                 else:
@@ -218,6 +222,7 @@ class _Parts:
     shipper: LogShipper
     thread: ZenMLThread
     watch: Watch
+    board: Board
 
 
 async def _per_step(parts: _Parts, parallelism: int | None, resumed: bool) -> _Ended:
@@ -226,14 +231,16 @@ async def _per_step(parts: _Parts, parallelism: int | None, resumed: bool) -> _E
     if resumed or run.run.original_run:
         everything = [step.name for step in run.plan.steps]
         known = await parts.thread.call(lambda: step_runs.latest(run.run, everything))
-    steps = PerStep(run, parts.attempts, parts.shipper, parts.thread, known=known, parallelism=parallelism)
+    steps = PerStep(
+        run, parts.attempts, parts.shipper, parts.thread, board=parts.board, known=known, parallelism=parallelism
+    )
     async with carried_out(parts.watch, drain=steps.graph.drain, kill=steps.graph.kill):
         await steps.graph.run()
     return _Ended(steps.failures, Fate.STOPPED in steps.graph.fates.values())
 
 
 async def _whole_pipeline(parts: _Parts) -> _Ended:
-    pipeline = WholePipeline(parts.run, parts.attempts, parts.shipper, parts.thread)
+    pipeline = WholePipeline(parts.run, parts.attempts, parts.shipper, parts.thread, parts.board)
     async with carried_out(parts.watch, drain=pipeline.drain, kill=pipeline.end):
         await pipeline.execute()
     return _Ended(pipeline.failures, pipeline.stopped)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import random
 from collections.abc import AsyncIterator
 from typing import Protocol
@@ -20,6 +19,7 @@ from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError, concurr
 from prefect.exceptions import ObjectNotFound
 
 from bridge.errors import InvalidSettings
+from bridge.logs import Logger
 from bridge.plan import Plan
 from bridge.prefect_api import prefect_api
 
@@ -28,8 +28,6 @@ LEASE_SECONDS = 120.0
 ASK_SECONDS = 1.0
 """How often one run asks for a slot, however many of its steps wait."""
 LONGEST_PAUSE_SECONDS = 10.0
-
-Logger = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
 
 class LimitMissing(InvalidSettings):

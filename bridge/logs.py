@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import TypeAlias
 from uuid import UUID
@@ -35,6 +36,8 @@ FLUSH_SECONDS = 0.5
 Logger: TypeAlias = "logging.Logger | logging.LoggerAdapter[logging.Logger]"
 """What Prefect hands out as a run's logger; as text, since Python 3.10 can't subscript the adapter."""
 
+OnSandbox = Callable[[str, str | None], None]
+
 _logger = logging.getLogger(__name__)
 _PASSING = (httpx.TransportError, PrefectHTTPStatusError)
 
@@ -42,7 +45,10 @@ _PASSING = (httpx.TransportError, PrefectHTTPStatusError)
 class StepLog:
     """The output of one attempt of a step, bounded. Made by :meth:`LogShipper.open`."""
 
-    def __init__(self, shipper: LogShipper, task_run_id: UUID, send: bool = True) -> None:
+    def __init__(
+        self, shipper: LogShipper, task_run_id: UUID, send: bool = True, on_sandbox: OnSandbox | None = None
+    ) -> None:
+        self._on_sandbox = on_sandbox
         self._shipper = shipper
         self._send = send
         self._task_run_id = task_run_id
@@ -56,6 +62,11 @@ class StepLog:
     def last_line(self) -> str:
         """The last line with anything on it, "" if there is none."""
         return next((text.strip() for text in reversed(self.tail) if text.strip()), "")
+
+    def comes_from(self, sandbox_id: str, url: str | None) -> None:
+        """Say which sandbox the output is of, before its first line."""
+        if self._on_sandbox is not None:
+            self._on_sandbox(sandbox_id, url)
 
     def write(self, line: OutputLine) -> None:
         """Take one line. Never blocks."""
@@ -117,9 +128,12 @@ class LogShipper:
                 self._closing_seconds,
             )
 
-    def open(self, task_run_id: UUID, *, send: bool = True) -> StepLog:
-        """Begin the output of one attempt; without ``send`` only its tail is kept."""
-        return StepLog(self, task_run_id, send)
+    def open(self, task_run_id: UUID, *, send: bool = True, on_sandbox: OnSandbox | None = None) -> StepLog:
+        """Begin the output of one attempt; without ``send`` only its tail is kept.
+
+        ``on_sandbox`` is told the id and page of each sandbox that the output comes from.
+        """
+        return StepLog(self, task_run_id, send, on_sandbox)
 
     def put(self, line: OutputLine, task_run_id: UUID) -> None:
         """Queue one line. Never blocks."""

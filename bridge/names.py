@@ -63,6 +63,7 @@ _HOST = "zenml-host-"
 _HASH_LENGTH = 10
 _NOT_MODAL = re.compile(r"[^A-Za-z0-9\-_.]+")
 _MODAL_APP_ID = re.compile(r"ap-[A-Za-z0-9]{22}")
+_NOT_ARTIFACT = re.compile(r"[^a-z0-9]+")
 _NOT_PREFECT = re.compile(r"[/%&<>\x00-\x1f\x7f]+")  # prefect/utilities/names.py: BANNED_CHARACTERS
 
 
@@ -129,6 +130,14 @@ def is_host_name(name: str) -> bool:
 def host_socket(name: str) -> str:
     """Return the file name of the socket of the step host in the sandbox of that name."""
     return f"{name}.sock"
+
+
+def artifact_key(kind: str, pipeline: str) -> str:
+    """Return the key of a Prefect artifact: the same for all runs of a pipeline, whose history the UI then shows.
+
+    Prefect takes lower-case letters, digits and dashes only (prefect/types/names.py: ``ArtifactKey``).
+    """
+    return f"zenml-{kind}-" + _fit(pipeline, _NOT_ARTIFACT, 100).lower()
 
 
 def flow_run_tags(run_id: str, pipeline: str, stack: str, user: str | None) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from functools import partial
 from uuid import UUID, uuid4
 
 from prefect import Task
@@ -19,6 +20,7 @@ from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Completed, Failed
 
 from bridge import names
+from bridge.board import Board
 from bridge.errors import InvalidSettings
 from bridge.limits import LimitMissing, Limits
 from bridge.logs import LogShipper
@@ -44,10 +46,12 @@ class PerStep:
         shipper: LogShipper,
         thread: ZenMLThread,
         *,
+        board: Board,
         known: Mapping[str, StepRecord],
         parallelism: int | None,
     ) -> None:
         self.run = run
+        self.board = board
         self.attempts = attempts
         self.shipper = shipper
         self.known = known
@@ -95,6 +99,7 @@ class PerStep:
 
         step = self.run.plan.step(missing.step)
         self.attempts.finish(step.name)
+        self.board.ended(step.name, names.STATE_NOT_RUN, missing.reason)
         await run_task_after(_task(not_run, step.name), self.task_runs[step.name], self.inputs_of(step))
 
     def inputs_of(self, step: StepPlan) -> list[UUID]:
@@ -139,8 +144,10 @@ class _StepTask:
         try:
             if not await self._permit.take_again():
                 return Cancelled(message="Stopped while it waited for its retry.")
+            self._owner.board.attempt(self._step.name, context.task_run.run_count)
             self._outcome = await self._outcome_of(context.task_run.run_count)
         finally:
+            self._owner.board.attempt_over(self._step.name)
             self._attempting = False
             self._permit.give_back()
         return _state(self._outcome)
@@ -162,7 +169,8 @@ class _StepTask:
                     stopped = Diagnosis("The step was stopped while it waited for its concurrency limit")
                     before = self._outcome.record if self._outcome is not None else StepRecord()
                     return Outcome(Verdict.STOPPED, Cost.NOTHING, before, stopped)
-                log = owner.shipper.open(task_run_id, send=step.stream_logs)
+                in_sandbox = partial(owner.board.in_sandbox, step.name)
+                log = owner.shipper.open(task_run_id, send=step.stream_logs, on_sandbox=in_sandbox)
                 return await owner.attempts.attempt_step(step, number, task_run_id, self._permit.kill, log, logger)
         except LimitMissing as error:
             return await owner.refuse(step, error)
@@ -186,9 +194,11 @@ class _StepTask:
         await asyncio.wait({call})
         report_task_run_state(task_run, Cancelled(message="Stopped while it waited for its retry."))
         await self._owner.attempts.close_retries(self._step.name)
+        self._owner.board.ended(self._step.name, "Cancelled", "stopped while it waited for its retry")
         return Fate.STOPPED
 
     async def _conclude(self, state: State[None]) -> Fate:
+        self._owner.board.ended(self._step.name, state.name or state.type.value, state.message or "")
         if state.is_completed():
             return Fate.DONE
         if state.is_cancelled():

@@ -141,6 +141,7 @@ class Attempts:
         if sandbox is None:
             return SandboxEnd(End.TERMINATED, detail="stopped before it started")
         logger.info("Sandbox %s%s", sandbox.id, f": {sandbox.url}" if sandbox.url else "")
+        log.comes_from(sandbox.id, sandbox.url)
         output = asyncio.ensure_future(_pump(sandbox, log, logger, who))
         try:
             return await self._stay(sandbox, timeout, kill)

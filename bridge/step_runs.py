@@ -30,6 +30,7 @@ from zenml.utils.pagination_utils import depaginate
 from zenml.utils.time_utils import utc_now
 
 from bridge import upstream_zenml
+from bridge.board import Seen
 from bridge.outcome import Diagnosis, Reported, StepRecord
 
 _logger = logging.getLogger(__name__)
@@ -180,6 +181,21 @@ def record_stopped(step_run_id: UUID) -> None:
         _publish(step_run_id, ExecutionStatus.STOPPED, None)
     except IllegalOperationError as error:
         _logger.info("Step run %s isn't marked as stopped: %s", step_run_id, error)
+
+
+def overview(run: PipelineRunResponse) -> list[Seen]:
+    """Return the newest step run of every step that has one, with its times; one query for a thousand steps."""
+    return [
+        Seen(
+            step=step_run.name,
+            status=step_run.status.value,
+            attempt=step_run.version,
+            start=step_run.start_time,
+            end=step_run.end_time,
+            ended=step_run.status.is_finished,
+        )
+        for step_run in sorted(_list(run), key=lambda step_run: step_run.version)
+    ]
 
 
 def stop_running(run: PipelineRunResponse) -> None:

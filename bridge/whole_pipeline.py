@@ -12,26 +12,30 @@ from uuid import UUID, uuid4
 
 from prefect import Task
 from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
 from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Completed, Failed
 
 from bridge import names, step_runs
+from bridge.board import Board
 from bridge.limits import LimitMissing, Limits
 from bridge.logs import LogShipper
 from bridge.outcome import SUCCESSFUL, Diagnosis, End, Outcome, Reported, SandboxEnd, StepRecord, judge, refused
 from bridge.run import Run
 from bridge.step import Attempts
 from bridge.truth import ZenMLThread
-from bridge.upstream_prefect import run_task_after
+from bridge.upstream_prefect import report_task_run_state, run_task_after
 
 
 class WholePipeline:
     """Runs one run in one sandbox, as the one task run of the current flow run."""
 
-    def __init__(self, run: Run, attempts: Attempts, shipper: LogShipper, thread: ZenMLThread) -> None:
+    def __init__(self, run: Run, attempts: Attempts, shipper: LogShipper, thread: ZenMLThread, board: Board) -> None:
         self.run = run
+        self._board = board
+        self._task_run: TaskRun | None = None
+        self._attempting = False
         self.kill = asyncio.Event()
         self.last_attempt = False
         """True once the run is being stopped: then a lost sandbox isn't followed by another."""
@@ -74,14 +78,38 @@ class WholePipeline:
             retry_delay_seconds=[min(60.0, 2.0**n) for n in range(min(50, plan.infrastructure_retries + own))] or None,
             retry_condition_fn=may_retry,
         )
-        return await run_task_after(task, self.task_run_id, ())
+        call = asyncio.ensure_future(run_task_after(task, self.task_run_id, ()))
+        killed = asyncio.ensure_future(self.kill.wait())
+        await asyncio.wait({call, killed}, return_when=asyncio.FIRST_COMPLETED)
+        killed.cancel()
+        if not call.done() and not self._attempting and self._task_run is not None:
+            return await self._give_up_waiting(call, self._task_run)
+        return await call
+
+    async def _give_up_waiting(self, call: asyncio.Future[State[None]], task_run: TaskRun) -> State[None]:
+        """End a task run that waits for its next sandbox inside Prefect's engine, where only a cancel reaches it."""
+        call.cancel()
+        await asyncio.wait({call})
+        state: State[None] = Cancelled(message="The pipeline was stopped while it waited for another sandbox.")
+        report_task_run_state(task_run, state)
+        self.stopped = True
+        await self._settle(await self._records(), SandboxEnd(End.TERMINATED))
+        return state
 
     async def _attempt(self, upstream: tuple[()]) -> State[None]:
         context = TaskRunContext.get()
         if context is None:
             raise RuntimeError("An attempt runs inside its Prefect task run")
+        self._task_run = context.task_run
+        self._attempting = True
+        try:
+            return await self._outcome_of(context.task_run.run_count)
+        finally:
+            self._attempting = False
+
+    async def _outcome_of(self, number: int) -> State[None]:
         self._again = False
-        end = await self._sandbox(context.task_run.run_count)
+        end = await self._sandbox(number)
         if isinstance(end, Outcome):
             return await self._refused(end)
         records = await self._records()
@@ -101,7 +129,8 @@ class WholePipeline:
                 if not held:
                     self.kill.set()
                     return SandboxEnd(End.TERMINATED, detail="stopped while it waited for its concurrency limit")
-                log = self._shipper.open(self.task_run_id, send=plan.stream_logs)
+                in_sandbox = self._board.all_in_sandbox
+                log = self._shipper.open(self.task_run_id, send=plan.stream_logs, on_sandbox=in_sandbox)
                 return await self._attempts.attempt_pipeline(number, self.task_run_id, self.kill, log, logger)
         except LimitMissing as error:
             return refused(str(error))
@@ -153,6 +182,7 @@ class WholePipeline:
         for step, record in records.items():
             if record.reported in (Reported.FAILED, Reported.RETRYING):
                 self.failures[step] = str(judge(SandboxEnd(End.EXITED, 1), record).diagnosis)
+                self._board.explain(step, self.failures[step])
         if not self.failures and any(record.reported is Reported.STOPPED for record in records.values()):
             self.stopped = True
             return Cancelled(message="The pipeline was stopped.")

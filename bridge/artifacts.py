@@ -1,0 +1,145 @@
+"""What Prefect's UI shows of a run besides its tasks: a table of the steps, their progress, and the way to ZenML and
+Modal. Kept up to date while the run goes on, as well as may be: an artifact never fails a run, nor holds it up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
+from prefect.client.schemas.filters import ArtifactFilter
+from zenml.utils.dashboard_utils import get_run_url
+from zenml.utils.time_utils import utc_now
+
+from bridge import names, step_runs
+from bridge.board import Board
+from bridge.plan import Mode
+from bridge.run import Run
+from bridge.truth import ZenMLThread
+
+SECONDS = 3.0
+"""How often what has changed is sent; a table of thousands of steps goes less often."""
+ROWS_A_SECOND = 100
+CLOSING_SECONDS = 10.0
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass
+class _Artifact:
+    """One artifact of the flow run: made once, then updated. A flow run that is resumed goes on with it."""
+
+    kind: str
+    key: str
+    description: str
+    id: UUID | None = None
+    sent: object = field(default=None)
+
+
+class Showing:
+    """Shows one run. Use as ``async with``; leaving sends the last state."""
+
+    def __init__(self, client: PrefectClient, run: Run, board: Board) -> None:
+        self._client = client
+        self._run = run
+        self._board = board
+        self._thread = ZenMLThread(patience=0.0)
+        self._over = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._away = False
+        self._zenml: str | None = None
+        pipeline = run.plan.pipeline
+        self._table = _Artifact("table", names.artifact_key("steps", pipeline), f"The steps of {pipeline}.")
+        self._progress = _Artifact("progress", names.artifact_key("progress", pipeline), "Steps that have ended.")
+        self._links = _Artifact("markdown", names.artifact_key("links", pipeline), "Where else to look.")
+
+    async def __aenter__(self) -> Showing:
+        self._task = asyncio.ensure_future(self._keep_showing())
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self._over.set()
+        if self._task is not None:
+            done, _ = await asyncio.wait({self._task}, timeout=CLOSING_SECONDS)
+            if not done:
+                self._task.cancel()
+                _logger.warning("The artifacts of the flow run aren't up to date: Prefect took too long.")
+        self._thread.close()
+
+    async def _keep_showing(self) -> None:
+        await self._trying(self._adopt)
+        pause = max(SECONDS, len(self._run.plan.steps) / ROWS_A_SECOND)
+        while not self._over.is_set():
+            await self._show()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._over.wait(), pause)
+        if self._run.plan.mode is Mode.PIPELINE:
+            await self._trying(self._ask_zenml)
+        self._board.close("the run ended before it could start")
+        await self._show(asking=False)
+
+    async def _show(self, *, asking: bool = True) -> None:
+        if asking and self._run.plan.mode is Mode.PIPELINE:
+            await self._trying(self._ask_zenml)
+        await self._trying(lambda: self._send(self._table, json.dumps(self._board.table())))
+        await self._trying(lambda: self._send(self._progress, self._board.progress))
+        await self._trying(self._send_links)
+
+    async def _trying(self, do: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await do()
+            self._away = False
+        except Exception as error:
+            # Best effort by intent: whatever it is, the run is worth more than its picture.
+            if not self._away:
+                _logger.warning("The artifacts of the flow run aren't up to date: %s: %s", type(error).__name__, error)
+            self._away = True
+
+    async def _adopt(self) -> None:
+        """Find the artifacts that an earlier life of this flow run made."""
+        by_key = {artifact.key: artifact for artifact in (self._table, self._progress, self._links)}
+        chosen = ArtifactFilter(flow_run_id={"any_": [self._run.flow_run_id]}, key={"any_": list(by_key)})
+        for found in await self._client.read_artifacts(artifact_filter=chosen):
+            if found.key in by_key:
+                by_key[found.key].id = found.id
+
+    async def _ask_zenml(self) -> None:
+        run = self._run.run
+        found = await self._thread.call(lambda: step_runs.overview(run))
+        self._board.seen(found, utc_now())
+
+    async def _send_links(self) -> None:
+        run, app = self._run, names.app_name(self._run.plan.pipeline)
+        if self._zenml is None:
+            url = await self._thread.call(lambda: get_run_url(run.run))
+            self._zenml = f"[{run.run.name}]({url})" if url else f"{run.run.name}, id {run.id}"
+        lines = [f"- ZenML run: {self._zenml}"]
+        if run.config.runner == "modal":
+            box = self._board.sandbox_url
+            lines.append(f"- Modal app: {app}" + (f", [newest sandbox]({box})" if box else ""))
+        await self._send(self._links, "\n".join(lines))
+
+    async def _send(self, artifact: _Artifact, data: object) -> None:
+        if data == artifact.sent:
+            return
+        if artifact.id is None:
+            made = await self._client.create_artifact(
+                ArtifactCreate(
+                    key=artifact.key,
+                    type=artifact.kind,
+                    description=artifact.description,
+                    data=data,
+                    flow_run_id=UUID(self._run.flow_run_id),
+                )
+            )
+            artifact.id = made.id
+        else:
+            await self._client.update_artifact(artifact.id, ArtifactUpdate(data=data))
+        artifact.sent = data

@@ -1,0 +1,176 @@
+"""What a person wants to know of a run at a glance: one row a step. Pure: no Prefect, no ZenML; the clock is given.
+
+In ``per_step`` mode the flow tells the board what happens as it happens; in ``pipeline`` mode, where the flow sees one
+sandbox only, the board is filled from ZenML's step runs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from bridge import names
+from bridge.plan import Plan
+
+WAITING, BLOCKED, STARTING, RUNNING = "waiting", "waiting for upstream", "starting", "running"
+COMPLETED = frozenset({"Completed", "Cached", "Skipped", "completed", "cached", "skipped"})
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A step run as ZenML has it. ``start`` and ``end`` are timezone-naive UTC, as ZenML's are."""
+
+    step: str
+    status: str
+    attempt: int
+    start: datetime | None
+    end: datetime | None
+    ended: bool
+
+
+@dataclass(slots=True)
+class _Row:
+    step: str
+    gpu: str
+    state: str
+    missing: int
+    attempt: int = 0
+    since: float | None = None
+    """When the step became ready, or its present attempt began: what of it counts is in ``state``."""
+    waited: float = 0.0
+    ran: float = 0.0
+    sandbox: str = ""
+    why: str = ""
+    ended: bool = False
+
+
+class Board:
+    """The rows of one run. One event loop."""
+
+    def __init__(self, plan: Plan, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._downstream: dict[str, list[str]] = {step.name: [] for step in plan.steps}
+        self._upstream = plan.upstream
+        self._rows: dict[str, _Row] = {}
+        self._sandbox = ""
+        self.sandbox_url: str | None = None
+        """The page of the newest sandbox, where there is one."""
+        for step in plan.steps:
+            upstream = set(step.upstream)
+            for above in upstream:
+                self._downstream[above].append(step.name)
+            gpu = step.sandbox.resources.gpu
+            row = _Row(step.name, str(gpu) if gpu else "", BLOCKED if upstream else WAITING, len(upstream))
+            row.since = None if upstream else clock()
+            self._rows[step.name] = row
+
+    def attempt(self, step: str, number: int) -> None:
+        """Attempt ``number`` begins; what it waits for now is a slot or a machine."""
+        row = self._rows[step]
+        row.state, row.attempt = STARTING, number
+
+    def in_sandbox(self, step: str, sandbox_id: str, url: str | None) -> None:
+        """Its sandbox is there."""
+        row = self._rows[step]
+        self._settle(row)
+        row.state, row.sandbox = RUNNING, _link(sandbox_id, url)
+        self.sandbox_url = url or self.sandbox_url
+
+    def all_in_sandbox(self, sandbox_id: str, url: str | None) -> None:
+        """The one sandbox of the whole pipeline is there."""
+        self._sandbox = _link(sandbox_id, url)
+        self.sandbox_url = url or self.sandbox_url
+
+    def attempt_over(self, step: str) -> None:
+        """The attempt is over; unless the step ends now, it waits for its retry."""
+        row = self._rows[step]
+        self._settle(row)
+        row.state = "waiting for its retry"
+
+    def ended(self, step: str, state: str, why: str) -> None:
+        """The step ended in this state, or will never start."""
+        row = self._rows[step]
+        if row.ended:
+            return
+        self._settle(row)
+        row.state, row.why, row.ended, row.since = state, "" if state in COMPLETED else why, True, None
+        if state not in COMPLETED:
+            return
+        for below in map(self._rows.__getitem__, self._downstream[step]):
+            below.missing -= 1
+            if below.missing == 0 and not below.ended:
+                below.state, below.since = WAITING, self._clock()
+
+    def seen(self, step_runs: Iterable[Seen], now: datetime) -> None:
+        """Take over what ZenML says of the steps."""
+        for found in step_runs:
+            row = self._rows.get(found.step)
+            if row is None or row.ended:
+                continue
+            row.attempt = found.attempt
+            if found.start is not None:
+                row.ran = max(0.0, ((found.end or now) - found.start).total_seconds())
+            row.sandbox = self._sandbox or row.sandbox
+            if found.ended:
+                row.since = None
+                self.ended(found.step, found.status, "")
+            else:
+                if row.since is not None:
+                    self._settle(row)
+                    row.since = None
+                row.state = found.status
+
+    def explain(self, step: str, why: str) -> None:
+        """Say why a step ended as it did, where its end itself doesn't."""
+        if step in self._rows:
+            self._rows[step].why = why
+
+    def close(self, why: str) -> None:
+        """The run is over: what hasn't ended never will, for ``why`` or because of what happened upstream."""
+        for row in self._rows.values():  # upstream before downstream, as in the plan
+            if row.ended:
+                continue
+            above = [name for name in self._upstream[row.step] if self._rows[name].state not in COMPLETED]
+            told = f"upstream {', '.join(above)}: {self._rows[above[0]].state}" if above else why
+            self.ended(row.step, names.STATE_NOT_RUN if row.attempt == 0 else row.state, told)
+
+    @property
+    def progress(self) -> float:
+        """Percent of the steps that have ended."""
+        if not self._rows:
+            return 100.0
+        return 100.0 * sum(row.ended for row in self._rows.values()) / len(self._rows)
+
+    def table(self) -> list[dict[str, str | int]]:
+        """The rows, as a person reads them; seconds are whole."""
+        return [self._shown(row) for row in self._rows.values()]
+
+    def _shown(self, row: _Row) -> dict[str, str | int]:
+        now = self._clock() - row.since if row.since is not None else 0.0
+        running = row.state == RUNNING
+        return {
+            "step": row.step,
+            "state": row.state,
+            "attempt": row.attempt or "",
+            "waiting (s)": round(row.waited + (0.0 if running else now)),
+            "running (s)": round(row.ran + (now if running else 0.0)),
+            "sandbox": row.sandbox,
+            "GPU": row.gpu,
+            "why": row.why,
+        }
+
+    def _settle(self, row: _Row) -> None:
+        """Book the time since the last change."""
+        now = self._clock()
+        if row.since is not None:
+            if row.state == RUNNING:
+                row.ran += now - row.since
+            else:
+                row.waited += now - row.since
+        row.since = now
+
+
+def _link(sandbox_id: str, url: str | None) -> str:
+    return f"[{sandbox_id}]({url})" if url else sandbox_id
