@@ -8,6 +8,7 @@ be terminated.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections import Counter
 from collections.abc import Coroutine
@@ -22,6 +23,8 @@ from bridge.run import Run
 from bridge.runners.base import CallsHosts, HostCall, Runner, Sandbox, SandboxRequest
 from bridge.warm_again import left_behind
 from bridge.warm_step import LIFETIME_SECONDS, WarmHost, WarmStep
+
+_logger = logging.getLogger(__name__)
 
 MARGIN_SECONDS = 60
 """How much longer than its flow an idle host waits before it ends by itself: then there is no flow any more."""
@@ -65,6 +68,8 @@ class WarmSteps:
 
     async def __aenter__(self) -> WarmSteps:
         """Raises ``RunnerUnavailable`` where it can't find out what was left behind."""
+        if self._calls is None and self._run.plan.warm and isinstance(self._runner, CallsHosts):
+            _logger.info("Each step gets a sandbox of its own: warm ones need Linux.")
         if self._resumed and self._calls is not None:
             environments = [step.sandbox.modal_environment for step in self._run.plan.steps]
             tags = {names.TAG_RUN_ID: self._run.id}
