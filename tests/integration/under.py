@@ -36,7 +36,7 @@ class Under:
             self.ran = self.lab.run(pipeline, stack, settings=settings, into=self.folder, options=options, **arguments)
 
         stack = self.lab.stack(place)
-        self._thread = threading.Thread(target=work)
+        self._thread = threading.Thread(target=work, daemon=True)  # a test that fails must not wait for it
         self._thread.start()
         return self
 

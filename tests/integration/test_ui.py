@@ -1,0 +1,120 @@
+"""What a person sees in Prefect's UI: looked at in a headless browser, checked through the API that feeds it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter
+
+from tests import servers
+from tests.integration.lab import Lab, Ran, eventually
+from tests.integration.under import Under, cancel
+
+CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
+PER_STEP = {"execution_mode": "per_step"}
+
+
+def artifacts(flow_run_id: Any) -> dict[str, Any]:
+    with get_client(sync_client=True) as client:
+        chosen = ArtifactFilter(flow_run_id={"any_": [flow_run_id]})  # type: ignore[arg-type]
+        found = client.read_artifacts(artifact_filter=chosen)
+    kinds = {artifact.type: artifact for artifact in found}
+    assert len(kinds) == len(found)
+    return kinds
+
+
+def table(flow_run_id: Any) -> dict[str, dict[str, Any]]:
+    found = artifacts(flow_run_id).get("table")
+    return {row["step"]: row for row in json.loads(found.data)} if found else {}
+
+
+@pytest.fixture(scope="module")
+def diamond(lab: Lab) -> Ran:
+    import shapes
+
+    ran = lab.run(shapes.diamond, lab.stack("modal"), settings=PER_STEP)
+    assert ran.status == "completed"
+    return ran
+
+
+def test_the_graph_has_the_pipelines_edges(lab: Lab, diamond: Ran) -> None:
+    answer = httpx.get(f"{lab.prefect.url}/api/flow_runs/{diamond.flow_run.id}/graph-v2").json()
+    nodes = {node["id"]: node for _, node in answer["nodes"]}
+    edges = {(nodes[parent["id"]]["label"], node["label"]) for node in nodes.values() for parent in node["parents"]}
+    assert edges == {("one", "left"), ("one", "right"), ("left", "bottom"), ("right", "bottom")}
+
+
+def test_the_table_the_progress_and_the_links(lab: Lab, diamond: Ran) -> None:
+    found = artifacts(diamond.flow_run.id)
+    assert set(found) == {"table", "progress", "markdown"}
+    rows = table(diamond.flow_run.id)
+    assert {step: (row["state"], row["attempt"]) for step, row in rows.items()} == dict.fromkeys(
+        ("one", "left", "right", "bottom"), ("Completed", 1)
+    )
+    boxes = {box.id for box in lab.sandboxes(diamond)}
+    assert {row["sandbox"].strip("[").partition("]")[0] for row in rows.values()} <= boxes
+    assert float(found["progress"].data) == 100.0
+    assert str(diamond.run.id) in found["markdown"].data
+    assert "zenml-diamond" in found["markdown"].data
+
+
+@pytest.mark.parametrize("mode", ["per_step", "pipeline"])
+def test_the_table_follows_the_run(lab: Lab, tmp_path: Path, mode: str) -> None:
+    import stoppable
+
+    under = Under(lab, tmp_path).start(stoppable.held, "process", {"execution_mode": mode})
+    under.until_steps({"hangs": "running", "again": "retrying"})
+    flow_run_id = under.flow_run_id
+
+    def caught_up(rows: dict[str, dict[str, Any]]) -> bool:
+        return bool(rows) and rows["hangs"]["state"] == "running" and "retry" in rows["again"]["state"]
+
+    running = eventually(lambda: table(flow_run_id), caught_up)
+    assert running["hangs"]["sandbox"]
+    assert running["again"]["state"] in ("waiting for its retry", "retrying")
+    assert running["later"]["state"] == "waiting for upstream"
+    cancel(flow_run_id)
+    under.join()
+    rows = table(flow_run_id)
+    assert rows["hangs"]["state"].lower() in ("cancelled", "stopped")
+    assert rows["later"]["state"] == "NotRun"
+    assert "hangs" in rows["later"]["why"]
+
+
+@pytest.mark.skipif(not Path(CHROMIUM).exists(), reason="needs /usr/bin/chromium: apt-get install chromium")
+def test_the_task_runs_tab_in_a_browser(lab: Lab, diamond: Ran, tmp_path: Path) -> None:
+    page = f"{lab.prefect.url}/v2/runs/flow-run/{diamond.flow_run.id}?tab=TaskRuns"
+    text = browse(page, tmp_path, "--dump-dom")
+    shown = re.sub(r"<[^>]+>", " ", text)
+    for step in ("one", "left", "right", "bottom"):
+        assert re.search(rf"\b{step}\b", shown), shown[:3000]
+    picture = servers.ROOT / "docs" / "img" / "prefect-flow-run.png"
+    picture.parent.mkdir(exist_ok=True)
+    fresh = tmp_path / "seen.png"
+    browse(page, tmp_path, f"--screenshot={fresh}", "--window-size=1400,1100")
+    assert fresh.stat().st_size > 20_000
+    if not picture.exists():
+        shutil.copy(fresh, picture)
+
+
+def browse(page: str, folder: Path, *arguments: str) -> str:
+    """Open a page in a headless browser of its own, give it time to render, and return what it prints."""
+    done = subprocess.run(
+        [
+            *(CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-unsafe-swiftshader"),
+            *(f"--user-data-dir={folder / 'browser'}", "--virtual-time-budget=15000", *arguments, page),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=True,
+    )
+    return done.stdout
