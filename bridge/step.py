@@ -16,7 +16,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, w
 from bridge import step_runs
 from bridge.errors import CapacityUnavailable, RunnerUnavailable, SandboxRefused
 from bridge.logs import Logger, StepLog
-from bridge.outcome import Cost, Diagnosis, End, Outcome, SandboxEnd, StepRecord, Verdict, judge, refused
+from bridge.outcome import Cost, Diagnosis, End, Outcome, Reported, SandboxEnd, StepRecord, Verdict, judge, refused
 from bridge.plan import StepPlan
 from bridge.run import Run
 from bridge.runners.base import Runner, Sandbox, SandboxRequest
@@ -72,7 +72,21 @@ class Attempts:
                 await _wait(kill, _delay(sandbox))
         outcome = _exhausted(outcome, step.infrastructure_retries)
         await self._report(step, outcome)
-        return outcome
+        return await self._unless_too_late(step, outcome, before)
+
+    async def _unless_too_late(self, step: StepPlan, outcome: Outcome, before: StepRecord) -> Outcome:
+        """A step that began just as another failed is refused its step run: it didn't fail, it came too late."""
+        if outcome.verdict is not Verdict.FAILED or outcome.cost is not Cost.OWN_RETRY:
+            return outcome
+        if outcome.record.reported is not Reported.NOTHING:
+            return outcome
+        now = await self._truth.read(step.name)
+        if now.version > before.version:
+            return outcome
+        diagnosis = Diagnosis(
+            "The step didn't begin", "ZenML takes no new step of this run, which has failed or is stopping"
+        )
+        return Outcome(Verdict.STOPPED, Cost.NOTHING, outcome.record, diagnosis)
 
     async def _turn(
         self,

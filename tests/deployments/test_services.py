@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests import servers
 from tests.deployments.containers import Container
 from tests.deployments.office import PASSWORDS, Office
 from tests.integration.lab import eventually
+
+pytestmark = pytest.mark.slow  # two minutes of servers; `make test-all` runs them
 
 
 def test_the_servers_are_healthy(office: Office, prefect_services: dict[str, Container]) -> None:

@@ -126,7 +126,7 @@ def fan_out(folder: str, width: int = 4, cpu: float | None = None, seconds: floa
 @pipeline
 def failing(folder: str) -> None:
     """``bad`` fails; ``beside`` is hanging meanwhile; ``later`` is downstream of ``beside``."""
-    bad = fail(folder, id="bad")
+    bad = fail_after(folder, "beside", id="bad")
     add(folder, bad, id="below_bad")
     beside = slow(folder, 2.0, id="beside")
     add(folder, beside, id="later")
