@@ -34,6 +34,7 @@ from bridge.board import Board
 from bridge.errors import BridgeError
 from bridge.limits import check_limits
 from bridge.logs import LogShipper
+from bridge.outage import until_it_answers
 from bridge.outcome import StepRecord
 from bridge.per_step import PerStep
 from bridge.plan import Mode, Plan
@@ -182,6 +183,7 @@ async def _carry_out(run: Run, runner: Runner, stop: Stop, resumed: bool) -> Sta
                     ended = await _per_step(parts, most, resumed)
                 else:
                     ended = await _whole_pipeline(parts)
+                await until_it_answers(api.client, UUID(run.flow_run_id))
         return await _conclude(run, stop, ended, thread)
     except BridgeError as error:
         message = str(error)

@@ -15,12 +15,13 @@ from datetime import datetime, timedelta
 from typing import TypeAlias
 from uuid import UUID
 
-import httpx
+from prefect.client.base import ServerType
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import LogCreate
-from prefect.exceptions import PrefectHTTPStatusError
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_never, wait_exponential_jitter
+from tenacity import AsyncRetrying, retry_if_exception, stop_never, wait_exponential_jitter
 
+from bridge.allowance import CLOUD_RECORDS_A_MINUTE, Allowance, take_coalesced
+from bridge.outage import is_passing
 from bridge.runners.base import OutputLine
 
 BATCH_LINES = 500
@@ -39,7 +40,6 @@ Logger: TypeAlias = "logging.Logger | logging.LoggerAdapter[logging.Logger]"
 OnSandbox = Callable[[str, str | None], None]
 
 _logger = logging.getLogger(__name__)
-_PASSING = (httpx.TransportError, PrefectHTTPStatusError)
 
 
 class StepLog:
@@ -96,9 +96,21 @@ class LogShipper:
     """Sends lines to Prefect in batches. Use as ``async with``; leaving sends what is left.
 
     While the API can't be reached, lines wait, ``WAITING_LINES`` at most; then the oldest are dropped and counted.
+    Where it counts records (Prefect Cloud), lines of a task run share records once there are more of them than
+    records left in this minute.
     """
 
-    def __init__(self, client: PrefectClient, flow_run_id: UUID, *, closing_seconds: float = 30.0) -> None:
+    def __init__(
+        self,
+        client: PrefectClient,
+        flow_run_id: UUID,
+        *,
+        closing_seconds: float = 30.0,
+        allowance: Allowance | None = None,
+    ) -> None:
+        cloud = client.server_type is ServerType.CLOUD
+        self._allowance = allowance or Allowance(CLOUD_RECORDS_A_MINUTE if cloud else None)
+        self._in_flight = 0
         self._client = client
         self._flow_run_id = flow_run_id
         self._closing_seconds = closing_seconds
@@ -123,7 +135,7 @@ class LogShipper:
         except asyncio.TimeoutError:
             _logger.warning(
                 "%d log lines of flow run %s were not sent: Prefect's API did not take them within %.0f s.",
-                len(self._lines),
+                len(self._lines) + self._in_flight,
                 self._flow_run_id,
                 self._closing_seconds,
             )
@@ -165,7 +177,11 @@ class LogShipper:
                 await _either(self._closing, FLUSH_SECONDS)
             self._more.clear()
             while self._lines:
-                await self._send(self._next_batch())
+                batch = self._next_batch()
+                if batch:
+                    await self._send(batch)
+                elif not self._closing.is_set():
+                    await _either(self._closing, self._allowance.seconds())
             if self._dropped:
                 _logger.warning("%d log lines were dropped while Prefect's API was away.", self._dropped)
                 self._dropped = 0
@@ -173,6 +189,11 @@ class LogShipper:
                 return
 
     def _next_batch(self) -> list[LogCreate]:
+        left = self._allowance.left()
+        if left is not None and len(self._lines) > left:
+            # At the end the cap counts less than the last lines, of which each record takes hundreds.
+            most = min(BATCH_LINES, max(left, 50) if self._closing.is_set() else left)
+            return take_coalesced(self._lines, most, BATCH_CHARACTERS)
         batch: list[LogCreate] = []
         size = 0
         while self._lines and len(batch) < BATCH_LINES and size < BATCH_CHARACTERS:
@@ -182,13 +203,21 @@ class LogShipper:
         return batch
 
     async def _send(self, batch: list[LogCreate]) -> None:
-        async for attempt in AsyncRetrying(
-            retry=retry_if_exception_type(_PASSING),
-            wait=wait_exponential_jitter(initial=0.5, max=10),
-            stop=stop_never,
-        ):
-            with attempt:
-                await self._client.create_logs(batch)
+        self._in_flight = len(batch)
+        try:
+            async for attempt in AsyncRetrying(
+                retry=retry_if_exception(is_passing),
+                wait=wait_exponential_jitter(initial=0.5, max=10),
+                stop=stop_never,
+                reraise=True,
+            ):
+                with attempt:
+                    await self._client.create_logs(batch)
+            self._allowance.use(len(batch))
+        except Exception as error:
+            # Asked again, Prefect would refuse them again, and no run is worth its logs.
+            _logger.warning("Prefect refused %d log lines: %s: %s", len(batch), type(error).__name__, error)
+        self._in_flight = 0
 
 
 async def _either(event: asyncio.Event, seconds: float) -> None:

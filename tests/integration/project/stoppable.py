@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from shapes import add, await_file, fail, fail_first, trace
-from zenml import pipeline, step
+from zenml import get_step_context, pipeline, step
 from zenml.config.retry_config import StepRetryConfig
 
 
@@ -48,3 +48,19 @@ def limping(folder: str) -> None:
     """``bad`` fails while ``hangs`` runs."""
     add(folder, hang(folder, id="hangs"), id="later")
     add(folder, fail(folder, id="bad"), id="below_bad")
+
+
+@step(enable_cache=False)
+def tell(folder: str, value: int = 0) -> int:
+    """Waits for a file of its own, and says so."""
+    trace(folder, "begin")
+    name = get_step_context().step_run.name
+    await_file(f"{folder}/go-{name}", 180)
+    print(f"{name} goes on", flush=True)
+    return value + 1
+
+
+@pipeline
+def telling_twice(folder: str) -> None:
+    """Two steps, one after the other, each of which waits to be told."""
+    tell(folder, tell(folder, id="first"), id="second")

@@ -1,0 +1,52 @@
+"""Prefect's API away for a while: what that must not cost a run.
+
+Most of Prefect's own engine rides an outage out: task-run states travel as events that are sent again once there is a
+connection. The one call that doesn't is the last: the engine reports the flow run's final state, tries for about a
+minute and then crashes, whatever became of the run. So the flow waits for the API before it returns.
+"""
+
+from __future__ import annotations
+
+import logging
+from uuid import UUID
+
+import httpx
+from prefect.client.orchestration import PrefectClient
+from prefect.exceptions import ObjectNotFound
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_delay, wait_exponential_jitter
+
+PATIENCE_SECONDS = 600.0
+"""How long the end of a run waits for Prefect's API."""
+
+_logger = logging.getLogger(__name__)
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether an error of Prefect's client says that the API couldn't be asked now, rather than what it thinks."""
+    if isinstance(error, httpx.HTTPStatusError):
+        return error.response.status_code in (408, 429) or error.response.status_code >= 500
+    return isinstance(error, (httpx.TransportError, OSError))
+
+
+async def until_it_answers(client: PrefectClient, flow_run_id: UUID, patience: float = PATIENCE_SECONDS) -> None:
+    """Wait until Prefect's API answers, ``patience`` seconds at most; then say so and go on."""
+    try:
+        async for attempt in AsyncRetrying(
+            retry=retry_if_exception(is_passing),
+            wait=wait_exponential_jitter(initial=0.5, max=5),
+            stop=stop_after_delay(patience),
+            before_sleep=_say,
+            reraise=True,
+        ):
+            with attempt:
+                await client.read_flow_run(flow_run_id)
+    except ObjectNotFound:
+        return  # it answers
+    except (httpx.HTTPError, OSError) as error:
+        _logger.warning("Prefect's API didn't come back within %.0f s: %s", patience, error)
+
+
+def _say(state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    if state.attempt_number == 1:
+        _logger.warning("The run is over and waits for Prefect's API (%s).", type(error).__name__)
