@@ -24,7 +24,7 @@ def test_private_names_are_in_one_file() -> None:
 
 
 def test_they_do_what_they_are_used_for(lab: Lab) -> None:
-    """An existing flow run runs; task runs follow cancelled ones; one that waits for its retry is ended from outside."""
+    """A flow run that exists runs; task runs follow cancelled ones; one that waits for a retry is ended."""
     from prefect import Task, flow
     from prefect.cache_policies import NO_CACHE
     from prefect.client.orchestration import get_client
@@ -65,7 +65,7 @@ def test_they_do_what_they_are_used_for(lab: Lab) -> None:
             call("third", failing, [ids["first"], ids["second"]], retries=1, retry_delay_seconds=[300])
         )
         await failed_once.wait()
-        while task_runs[0].state.name != "AwaitingRetry":
+        while task_runs[0].state.name != "AwaitingRetry":  # noqa: ASYNC110  # the engine tells nobody
             await asyncio.sleep(0)
         waiting.cancel()
         await asyncio.wait({waiting})
