@@ -1,4 +1,4 @@
-"""The documents say what is so: snippets are the code that the tests run, names in tables exist, links lead somewhere."""
+"""The documents say what is so: snippets are the code that the tests run, names exist, links lead somewhere."""
 
 from __future__ import annotations
 

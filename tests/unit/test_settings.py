@@ -6,12 +6,14 @@ import json
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from zenml.config.base_settings import BaseSettings
 from zenml.enums import StackComponentType
 from zenml.orchestrators import BaseOrchestratorConfig
 from zenml.step_operators import BaseStepOperatorConfig
+from zenml.utils import source_utils
 from zenml.utils.pydantic_utils import has_validators
 
 from bridge.errors import InvalidSettings
@@ -199,6 +201,8 @@ def test_an_error_survives_the_way_to_another_process() -> None:
 
 
 def test_flavour() -> None:
+    # Under pytest-xdist there is no main module that ZenML could take for the user's.
+    source_utils.set_custom_source_root(str(Path(__file__).resolve().parents[2]))
     flavor = ModalPrefectOrchestratorFlavor()
     assert flavor.name == "modal-prefect"
     assert flavor.type is StackComponentType.ORCHESTRATOR
