@@ -14,7 +14,7 @@ from tests.integration.under import Under
 AWAY_SECONDS = float(os.environ.get("TEST_AWAY_SECONDS", "20"))
 
 
-@pytest.mark.parametrize("back", ["before the end", "after the end"])
+@pytest.mark.parametrize("back", ["before the end", pytest.param("after the end", marks=pytest.mark.slow)])
 def test_the_api_is_away(lab: Lab, tmp_path: Path, back: str) -> None:
     """A step ends and another starts without Prefect; the last step ends before or after Prefect is back."""
     import stoppable
