@@ -33,8 +33,6 @@ from bridge.step_runs import CacheLookup, record_failure
 from bridge.truth import ZenMLThread
 from bridge.upstream_prefect import report_task_run_state, run_task_after
 
-STOPPED = "stopped"
-
 
 class PerStep:
     """Runs the steps of one run, each as a task run of the current flow run."""

@@ -25,7 +25,6 @@ from bridge.truth import Truth, ZenMLThread
 from bridge.warm import WarmSteps
 
 _asking = wait_exponential_jitter(initial=1, max=30)
-_between_sandboxes = wait_exponential_jitter(initial=1, max=60)
 
 
 class Attempts:
