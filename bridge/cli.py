@@ -1,13 +1,11 @@
-"""The command `modal-prefect`. Its other commands come with later releases."""
+"""The command `modal-prefect`: the group of all commands, each a module of :mod:`bridge.commands`."""
 
 from __future__ import annotations
-
-from uuid import UUID
 
 import click
 
 from bridge import names
-from bridge.errors import BridgeError
+from bridge.commands.plan import plan
 
 
 @click.group(help="Run ZenML pipelines as Prefect flows whose steps run in Modal sandboxes.")
@@ -16,18 +14,4 @@ def main() -> None:
     """The group of all commands."""
 
 
-@main.command()
-@click.argument("snapshot_id", type=click.UUID)
-def plan(snapshot_id: UUID) -> None:
-    """Print what a run of SNAPSHOT_ID would do: its steps, their order, machines and retries. Starts nothing.
-
-    `zenml pipeline snapshot list` shows the ids.
-    """
-    from bridge.run import load_snapshot, load_stack  # ZenML takes seconds to import, and --help doesn't need it
-
-    try:
-        snapshot = load_snapshot(snapshot_id)
-        _, orchestrator = load_stack(snapshot)
-        click.echo(str(orchestrator.plan(snapshot)))
-    except BridgeError as error:
-        raise click.ClickException(str(error)) from error
+main.add_command(plan)
