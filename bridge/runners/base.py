@@ -123,6 +123,12 @@ class Runner(Protocol):
     async def running(self, tags: Mapping[str, str], modal_environment: str | None = None) -> Sequence[Sandbox]:
         """Return the running sandboxes that carry all of ``tags``. Raises ``RunnerUnavailable``."""
 
+    async def by_id(self, sandbox_id: str) -> Sandbox | None:
+        """Return the sandbox of that id, running or ended; None if nobody knows it any more.
+
+        What an ended one wrote may be gone. Raises ``RunnerUnavailable``.
+        """
+
 
 @runtime_checkable
 class AsksAhead(Protocol):

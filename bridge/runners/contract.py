@@ -545,6 +545,24 @@ async def check_running(runner: Runner, lab: Lab) -> None:
         assert left[0].name == two.name
 
 
+async def check_by_id(runner: Runner, lab: Lab) -> None:
+    """A sandbox is found by its id while it runs and after its end, which it tells; an unknown id isn't."""
+    async with lab.started(runner, lab.request(write("up\n"), FOR_EVER)) as sandbox:
+        running = await lab.within(runner.by_id(sandbox.id))
+        assert running is not None
+        assert (running.id, running.name) == (sandbox.id, sandbox.name)
+        assert await lab.within(running.poll()) is None
+        assert await lab.first(running) == ["up"]
+    async with lab.started(runner, lab.request(write("last words\n"), leave(3))) as sandbox:
+        end = await lab.within(sandbox.wait())
+        ended = await lab.within(runner.by_id(sandbox.id))
+        assert ended is not None
+        assert await lab.within(ended.poll()) == await lab.within(ended.wait()) == end
+        assert texts(await lab.output(ended)) == ["last words"]
+        other = sandbox.id[:-1] + ("0" if sandbox.id[-1] != "0" else "1")
+    assert await lab.within(runner.by_id(other)) is None
+
+
 async def check_cancelled_start(runner: Runner, lab: Lab) -> None:
     """A start that is cancelled leaves no sandbox, wherever it was."""
     for turns in (0, 1, 2, 3, 5, 10, 40):
@@ -641,6 +659,7 @@ CHECKS: tuple[Check, ...] = (
     check_names_belong_to_apps,
     check_find,
     check_running,
+    check_by_id,
     check_cancelled_start,
     check_environment,
     check_secrets_stay_secret,

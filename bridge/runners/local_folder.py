@@ -89,6 +89,13 @@ class LocalFolder:
         os.close(life)
         return True
 
+    def changed(self) -> float:
+        """Return when something was last made in it, in seconds since the epoch: for an ended one, its end."""
+        try:
+            return self.path.stat().st_mtime
+        except (FileNotFoundError, NotADirectoryError):
+            return 0.0
+
     def ask_to_end(self) -> None:
         """Tell the supervisor to end the sandbox, if it still runs. Raises ``RunnerUnavailable``."""
         try:

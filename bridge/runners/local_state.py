@@ -1,8 +1,8 @@
 """Where the folders of local sandboxes are, and who still needs them.
 
 A folder is needed while its sandbox runs, and while any program holds a sandbox object of it: that keeps a
-shared lock on its request file. Whoever lets go last removes it; what a killed program left behind goes when
-the next one comes.
+shared lock on its request file. Whoever lets go last removes it. What a killed program left behind is kept for
+:data:`KEEP_SECONDS` after its end, since that program may come back and ask what became of it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from typing import TextIO
 
 from bridge.errors import SandboxRefused
 from bridge.runners.local_folder import LocalFolder, StoredRequest
+
+KEEP_SECONDS = 86400.0
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,8 @@ class LocalState:
     def tidy(self) -> None:
         """Remove the folders that nobody needs, and their names."""
         for folder in self.folders():
-            self._remove_unless_needed(folder)
+            if time.time() - folder.changed() > KEEP_SECONDS:
+                self._remove_unless_needed(folder)
         with self.locked():
             self._remove_leftovers()
 

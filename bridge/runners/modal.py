@@ -115,6 +115,10 @@ class ModalRunner:
         """Return the running sandbox of that name, or None. Raises ``RunnerUnavailable``."""
         return await self._creator.find(app, name, modal_environment)
 
+    async def by_id(self, sandbox_id: str) -> ModalSandbox | None:
+        """Return the sandbox of that id, running or ended, or None. Raises ``RunnerUnavailable``."""
+        return await self._creator.by_id(sandbox_id)
+
     async def running(self, tags: Mapping[str, str], modal_environment: str | None = None) -> Sequence[ModalSandbox]:
         """Return the running sandboxes of this package's apps that carry all of ``tags``.
 

@@ -17,7 +17,7 @@ from bridge.errors import CapacityUnavailable, RunnerUnavailable, SandboxRefused
 from bridge.plan import SandboxSpec
 from bridge.runners.base import SandboxRequest
 from bridge.runners.modal_clients import Clients
-from bridge.runners.modal_errors import SDK_ERRORS, is_throttled, translated
+from bridge.runners.modal_errors import SDK_ERRORS, is_throttled, ride_out, translated
 from bridge.runners.modal_objects import ModalObjects
 from bridge.runners.modal_sandbox import ModalSandbox
 from bridge.runners.rate import RateLimit
@@ -120,6 +120,19 @@ class Creator:
             return None
         except SDK_ERRORS as error:
             raise translated(error, f"Sandbox {name!r} can't be looked up") from error
+        return await self._sandbox(handle, name)
+
+    async def by_id(self, sandbox_id: str) -> ModalSandbox | None:
+        """Return the sandbox of that id, running or ended, or None."""
+        try:
+            handle = await ride_out(
+                lambda: modal.Sandbox.from_id.aio(sandbox_id, client=self._clients.main), self._outage
+            )
+            name = (await handle.get_tags.aio()).get(names.TAG_SANDBOX, "")
+        except exception.NotFoundError:
+            return None
+        except SDK_ERRORS as error:
+            raise translated(error, f"Sandbox {sandbox_id} can't be looked up") from error
         return await self._sandbox(handle, name)
 
     async def _sandbox(self, handle: modal.Sandbox, name: str) -> ModalSandbox:

@@ -276,6 +276,13 @@ class ProcessRunner:
                     found.append(sandbox)
         return found
 
+    async def by_id(self, sandbox_id: str) -> ProcessSandbox | None:
+        """Return the sandbox of that id, running or ended, whoever started it; None if its folder is gone."""
+        for folder in self._state.folders():
+            if folder.id == sandbox_id:
+                return self._sandbox(folder)
+        return None
+
     async def _make(self, request: SandboxRequest) -> tuple[ProcessSandbox, bool]:
         stored = StoredRequest(
             app=request.app,

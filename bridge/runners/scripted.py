@@ -20,6 +20,7 @@ import heapq
 import itertools
 import traceback
 import uuid
+import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -200,6 +201,7 @@ class ScriptedSandbox:
     """A behaviour that runs."""
 
     __slots__ = (
+        "__weakref__",
         "_end",
         "_ended",
         "_forced",
@@ -349,6 +351,7 @@ class ScriptedRunner:
         self._default_parallelism = default_parallelism
         self._down = False
         self._running: dict[tuple[str, str], ScriptedSandbox] = {}
+        self._by_id: weakref.WeakValueDictionary[str, ScriptedSandbox] = weakref.WeakValueDictionary()
         self._once: Once[tuple[str, str], tuple[ScriptedSandbox, bool]] = Once(self._undo)
 
     @property
@@ -415,6 +418,11 @@ class ScriptedRunner:
         self.ask()
         return [s for s in self._running.values() if tags.items() <= dict(s.request.tags).items()]
 
+    async def by_id(self, sandbox_id: str) -> ScriptedSandbox | None:
+        """Return the sandbox of that id: one that runs, or an ended one that somebody still holds."""
+        self.ask()
+        return self._by_id.get(sandbox_id)
+
     def ask(self) -> None:
         """Raises ``RunnerUnavailable`` in an outage."""
         if self._down:
@@ -432,10 +440,15 @@ class ScriptedRunner:
             return self._running[key], False
         if self._admit is not None:
             await self._admit(request)
-        sandbox = self._running[key] = ScriptedSandbox(self, request)
+        sandbox = self._running[key] = self._made(request)
         self.requests.append(request)
         self.most_running = max(self.most_running, len(self._running))
         return sandbox, True
+
+    def _made(self, request: SandboxRequest) -> ScriptedSandbox:
+        sandbox = ScriptedSandbox(self, request)
+        self._by_id[sandbox.id] = sandbox
+        return sandbox
 
     async def _undo(self, made: tuple[ScriptedSandbox, bool]) -> None:
         sandbox, is_new = made

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from bridge.plan import Gpu, Resources, SandboxSpec
 from bridge.runners import supervisor
 from bridge.runners.base import SandboxRequest
 from bridge.runners.contract import FOR_EVER, GRANDCHILD, Lab, lines, process_exists, show, texts, write
+from bridge.runners.local_folder import LocalFolder
 from bridge.runners.process import ProcessRunner, ProcessSandbox
 from bridge.runners.spool import SpoolReader
 
@@ -54,6 +56,11 @@ async def run(runner: ProcessRunner, lab: Lab, request: SandboxRequest) -> list[
 async def left(state: Path) -> list[str]:
     """What is in the folders of a state directory."""
     return sorted(path.name for part in ("sandboxes", "names") for path in (state / part).iterdir())
+
+
+async def until_dead(state: Path, sandbox_id: str) -> None:
+    while LocalFolder(state / "sandboxes" / sandbox_id).is_alive():  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
 
 
 # ---- what a program finds
@@ -192,13 +199,28 @@ async def test_a_timeout_needs_no_flow(tmp_path: Path, lab: Lab) -> None:
         assert (await lab.within(found.wait())).end is End.TIMED_OUT
 
 
-async def test_what_a_killed_flow_left_behind_is_removed_by_the_next(tmp_path: Path, lab: Lab) -> None:
-    await killed_flow(tmp_path, "import threading; threading.Event().wait()", lab, timeout=1)
+async def test_what_ended_without_its_flow_is_kept_until_somebody_has_asked(tmp_path: Path, lab: Lab) -> None:
+    sandbox_id = await killed_flow(tmp_path, "print('last words'); raise SystemExit(4)", lab)
+    await lab.within(until_dead(tmp_path, sandbox_id))
+    async with ProcessRunner(tmp_path):
+        pass  # another flow, whose business it isn't
     async with ProcessRunner(tmp_path) as runner:
-        found = await runner.find("flow", "kept")
-        if found is not None:
-            await lab.within(found.wait())
-            del found
+        found = await runner.by_id(sandbox_id)
+        assert found is not None
+        assert str(await lab.within(found.wait())) == "exited with exit code 4"
+        assert texts(await lab.output(found)) == ["last words"]
+        del found
+    assert await left(tmp_path) == []
+
+
+async def test_what_nobody_asked_for_is_removed_after_a_day(tmp_path: Path, lab: Lab) -> None:
+    sandbox_id = await killed_flow(tmp_path, "import threading; threading.Event().wait()", lab, timeout=1)
+    await lab.within(until_dead(tmp_path, sandbox_id))
+    async with ProcessRunner(tmp_path):
+        assert sandbox_id in await left(tmp_path)
+    os.utime(tmp_path / "sandboxes" / sandbox_id, (time.time() - 90_000,) * 2)
+    async with ProcessRunner(tmp_path):
+        pass
     assert await left(tmp_path) == []
 
 
