@@ -71,6 +71,7 @@ def lab(
         del os.environ[name]
     os.environ |= servers.zenml_client_environment(folder / "zenml", zenml_api)
     os.environ |= modal_server.env
+    forget_zenml()
     # As installed packages are, for this process; the sandboxes get both from their image.
     sys.path[:0] = [str(STACK_CODE), str(PROJECT)]
     yield Lab(folder, modal_server, prefect_api)
@@ -80,6 +81,16 @@ def lab(
     APILogWorker.drain_all(timeout=10)
     os.environ.clear()
     os.environ.update(before)
+    forget_zenml()
+
+
+def forget_zenml() -> None:
+    """Let ZenML read its configuration again: a test that ran in this process before may have made it read another."""
+    from zenml.client import Client
+    from zenml.config.global_config import GlobalConfiguration
+
+    GlobalConfiguration._reset_instance()
+    Client._reset_instance()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
