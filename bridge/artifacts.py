@@ -8,8 +8,11 @@ import asyncio
 import contextlib
 import json
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from datetime import timezone
+from decimal import Decimal
 from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient
@@ -22,11 +25,14 @@ from bridge import names, step_runs
 from bridge.board import Board
 from bridge.plan import Mode
 from bridge.run import Run
+from bridge.runners.base import HasDashboard, Runner
 from bridge.truth import ZenMLThread
 
 SECONDS = 3.0
 """How often what has changed is sent; a table of thousands of steps goes less often."""
 ROWS_A_SECOND = 100
+COST_SECONDS = 60.0
+"""How often Modal is asked what the run costs; what it says is minutes late anyway."""
 CLOSING_SECONDS = 10.0
 
 _logger = logging.getLogger(__name__)
@@ -46,10 +52,15 @@ class _Artifact:
 class Showing:
     """Shows one run. Use as ``async with``; leaving sends the last state."""
 
-    def __init__(self, client: PrefectClient, run: Run, board: Board) -> None:
+    def __init__(self, client: PrefectClient, run: Run, board: Board, runner: Runner) -> None:
         self._client = client
         self._run = run
         self._board = board
+        self._dashboard = runner if isinstance(runner, HasDashboard) else None
+        steps = [step.sandbox for step in run.plan.steps] if run.plan.mode is Mode.PER_STEP else [run.plan.sandbox]
+        self._environments = list(dict.fromkeys(spec.modal_environment for spec in steps))
+        self._apps: list[str] = []
+        self._costs_asked = time.monotonic()
         self._thread = ZenMLThread(patience=0.0)
         self._over = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -88,8 +99,12 @@ class Showing:
     async def _show(self, *, asking: bool = True) -> None:
         if asking and self._run.plan.mode is Mode.PIPELINE:
             await self._trying(self._ask_zenml)
+        if not asking or time.monotonic() - self._costs_asked > COST_SECONDS:
+            self._costs_asked = time.monotonic()
+            await self._trying(self._ask_costs)
         await self._trying(lambda: self._send(self._table, json.dumps(self._board.table())))
         await self._trying(lambda: self._send(self._progress, self._board.progress))
+        await self._trying(self._find_apps)
         await self._trying(self._send_links)
 
     async def _trying(self, do: Callable[[], Awaitable[None]]) -> None:
@@ -115,15 +130,37 @@ class Showing:
         found = await self._thread.call(lambda: step_runs.overview(run))
         self._board.seen(found, utc_now())
 
-    async def _send_links(self) -> None:
+    async def _ask_costs(self) -> None:
+        if self._dashboard is None:
+            return
         run, app = self._run, names.app_name(self._run.plan.pipeline)
+        since = run.run.created.replace(tzinfo=timezone.utc)  # ZenML's times are UTC without saying so
+        tags = {names.TAG_RUN_ID: run.id}
+        costs: dict[str | None, Decimal] = {}
+        for environment in self._environments:
+            found = await self._dashboard.costs(app, tags, names.TAG_STEP, since, environment)
+            costs |= {step: costs.get(step, Decimal(0)) + cost for step, cost in found.items()}
+        self._board.costs(costs)
+
+    async def _find_apps(self) -> None:
+        if self._dashboard is None or self._apps:
+            return
+        app = names.app_name(self._run.plan.pipeline)
+        pages = [(environment, await self._dashboard.app_url(app, environment)) for environment in self._environments]
+        self._apps = [f"[{app}]({url})" + (f" in {environment}" if environment else "") for environment, url in pages]
+
+    async def _send_links(self) -> None:
+        run = self._run
         if self._zenml is None:
             url = await self._thread.call(lambda: get_run_url(run.run))
             self._zenml = f"[{run.run.name}]({url})" if url else f"{run.run.name}, id {run.id}"
         lines = [f"- ZenML run: {self._zenml}"]
-        if run.config.runner == "modal":
+        if self._dashboard is not None:
             box = self._board.sandbox_url
-            lines.append(f"- Modal app: {app}" + (f", [newest sandbox]({box})" if box else ""))
+            pages = ", ".join(self._apps) or names.app_name(run.plan.pipeline)
+            lines.append(f"- Modal app: {pages}" + (f"; [newest sandbox]({box})" if box else ""))
+        if self._board.cost is not None:
+            lines.append(f"- Cost so far: ${self._board.cost:.4f}, as Modal estimates it, some minutes late")
         await self._send(self._links, "\n".join(lines))
 
     async def _send(self, artifact: _Artifact, data: object) -> None:

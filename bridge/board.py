@@ -7,14 +7,17 @@ sandbox only, the board is filled from ZenML's step runs.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
+from decimal import Decimal
 
 from bridge import names
 from bridge.plan import Plan
 
 WAITING, BLOCKED, STARTING, RUNNING = "waiting", "waiting for upstream", "starting", "running"
+SHARED = "(sandboxes that steps share)"
+"""The row of what can't be told apart by steps."""
 COMPLETED = frozenset({"Completed", "Cached", "Skipped", "completed", "cached", "skipped"})
 
 
@@ -42,6 +45,9 @@ class _Row:
     waited: float = 0.0
     ran: float = 0.0
     sandbox: str = ""
+    cost: Decimal | None = None
+    lost: list[str] = field(default_factory=list)
+    """The sandboxes that were lost under it, or couldn't be had: what of each."""
     why: str = ""
     ended: bool = False
 
@@ -55,6 +61,7 @@ class Board:
         self._upstream = plan.upstream
         self._rows: dict[str, _Row] = {}
         self._sandbox = ""
+        self._shared_cost: Decimal | None = None
         self.sandbox_url: str | None = None
         """The page of the newest sandbox, where there is one."""
         for step in plan.steps:
@@ -77,6 +84,20 @@ class Board:
         self._settle(row)
         row.state, row.sandbox = RUNNING, _link(sandbox_id, url)
         self.sandbox_url = url or self.sandbox_url
+
+    def lost(self, step: str, what: str) -> None:
+        """Its sandbox was lost, or couldn't be had; another one follows, or the step ends."""
+        row = self._rows[step]
+        self._settle(row)
+        row.state, row.sandbox = STARTING, ""
+        row.lost.append(what)
+
+    def all_lost(self, what: str) -> None:
+        """The one sandbox of the whole pipeline was lost, or couldn't be had."""
+        self._sandbox = ""
+        for row in self._rows.values():
+            if not row.ended:
+                row.lost.append(what)
 
     def all_in_sandbox(self, sandbox_id: str, url: str | None) -> None:
         """The one sandbox of the whole pipeline is there."""
@@ -127,6 +148,20 @@ class Board:
         if step in self._rows:
             self._rows[step].why = why
 
+    def costs(self, by_step: Mapping[str | None, Decimal]) -> None:
+        """Take over what the sandboxes of each step cost so far, in dollars, by the tag of the step; None stands for
+        sandboxes that steps share."""
+        for row in self._rows.values():
+            row.cost = by_step.get(names.modal_tag(row.step), row.cost)
+        self._shared_cost = by_step.get(None, self._shared_cost)
+
+    @property
+    def cost(self) -> Decimal | None:
+        """What the run cost so far, in dollars, as far as it is known."""
+        known = [row.cost for row in self._rows.values() if row.cost is not None]
+        known += [self._shared_cost] if self._shared_cost is not None else []
+        return sum(known, Decimal(0)) if known else None
+
     def close(self, why: str) -> None:
         """The run is over: what hasn't ended never will, for ``why`` or because of what happened upstream."""
         for row in self._rows.values():  # upstream before downstream, as in the plan
@@ -145,7 +180,11 @@ class Board:
 
     def table(self) -> list[dict[str, str | int]]:
         """The rows, as a person reads them; seconds are whole."""
-        return [self._shown(row) for row in self._rows.values()]
+        shown = [self._shown(row) for row in self._rows.values()]
+        if self._shared_cost is not None:
+            blank: dict[str, str | int] = dict.fromkeys(shown[0], "") if shown else {}
+            shown.append(blank | {"step": SHARED, "cost ($)": _dollars(self._shared_cost)})
+        return shown
 
     def _shown(self, row: _Row) -> dict[str, str | int]:
         now = self._clock() - row.since if row.since is not None else 0.0
@@ -157,7 +196,9 @@ class Board:
             "waiting (s)": round(row.waited + (0.0 if running else now)),
             "running (s)": round(row.ran + (now if running else 0.0)),
             "sandbox": row.sandbox,
+            "lost sandboxes": f"{len(row.lost)}: {row.lost[-1]}" if row.lost else "",
             "GPU": row.gpu,
+            "cost ($)": _dollars(row.cost) if row.cost is not None else "",
             "why": row.why,
         }
 
@@ -170,6 +211,10 @@ class Board:
             else:
                 row.waited += now - row.since
         row.since = now
+
+
+def _dollars(cost: Decimal) -> str:
+    return f"{cost:.4f}"
 
 
 def _link(sandbox_id: str, url: str | None) -> str:

@@ -174,7 +174,7 @@ async def _carry_out(run: Run, runner: Runner, stop: Stop, resumed: bool) -> Sta
             async with (
                 LogShipper(api.client, UUID(run.flow_run_id)) as shipper,
                 Watch(stop, api.client, run) as watch,
-                Showing(api.client, run, board),
+                Showing(api.client, run, board, runner),
                 WarmSteps(run, runner, most, resumed) as warm,
             ):
                 truth = Truth(thread, lambda steps: step_runs.latest(run.run, steps))

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from decimal import Decimal
 from types import TracebackType
 from typing import Literal, Protocol, runtime_checkable
 
@@ -139,6 +140,23 @@ class AsksAhead(Protocol):
         machines, which only a sandbox can find out. Call it inside ``async with runner:``.
 
         Raises ``SandboxRefused`` (with ``CredentialsRefused``), ``RunnerUnavailable``.
+        """
+
+
+@runtime_checkable
+class HasDashboard(Protocol):
+    """A runner whose apps have pages and whose sandboxes have prices. Not every runner has."""
+
+    async def app_url(self, app: str, modal_environment: str | None = None) -> str:
+        """Return the page of an app; it is made where there is none. Raises ``RunnerUnavailable``."""
+
+    async def costs(
+        self, app: str, tags: Mapping[str, str], tag: str, since: datetime, modal_environment: str | None = None
+    ) -> Mapping[str | None, Decimal]:
+        """Return what an app's sandboxes that carry all of ``tags`` cost since then, in US dollars, by their value of
+        ``tag``; None stands for those without it. Estimated, and some minutes late; empty where nothing is known.
+
+        ``since`` is timezone-aware. Raises ``RunnerUnavailable``.
         """
 
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import datetime
+from decimal import Decimal
 from types import TracebackType
 
 import modal
@@ -17,6 +19,7 @@ from bridge.runners.base import HostCall, Sandbox, SandboxRequest
 from bridge.runners.modal_call import talk
 from bridge.runners.modal_clients import Clients
 from bridge.runners.modal_create import Creator
+from bridge.runners.modal_costs import costs_by_tag
 from bridge.runners.modal_errors import SDK_ERRORS, translated
 from bridge.runners.modal_objects import HOST_PROGRAM, ModalObjects
 from bridge.runners.modal_sandbox import ModalSandbox
@@ -131,6 +134,21 @@ class ModalRunner:
         except SDK_ERRORS as error:
             raise translated(error, "The running sandboxes can't be listed") from error
         return [sandbox for sandboxes in found for sandbox in sandboxes]
+    async def app_url(self, app: str, modal_environment: str | None = None) -> str:
+        """Return the page of an app; see :class:`bridge.runners.base.HasDashboard`."""
+        found = await self._objects.app(modal_environment, app)
+        return await found.get_dashboard_url.aio()
+
+    async def costs(
+        self, app: str, tags: Mapping[str, str], tag: str, since: datetime, modal_environment: str | None = None
+    ) -> Mapping[str | None, Decimal]:
+        """Return what an app's sandboxes cost; see :class:`bridge.runners.base.HasDashboard`."""
+        found = await self._objects.app(modal_environment, app)
+        try:
+            return await costs_by_tag(found, tags, tag, since)
+        except SDK_ERRORS as error:
+            raise translated(error, "What the sandboxes cost can't be asked") from error
+
 
     async def _app_ids(self, tags: Mapping[str, str], environment: str | None) -> set[str]:
         listed = await upstream_modal.app_ids(self._clients.main, environment)

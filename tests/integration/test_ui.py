@@ -14,9 +14,11 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter
 
+from bridge.board import SHARED
 from tests import servers
 from tests.integration.lab import Lab, Ran, eventually
 from tests.integration.under import Under, cancel
+from tests.loopback.control import PRICE
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 PER_STEP = {"execution_mode": "per_step"}
@@ -56,14 +58,16 @@ def test_the_table_the_progress_and_the_links(lab: Lab, diamond: Ran) -> None:
     found = artifacts(diamond.flow_run.id)
     assert set(found) == {"table", "progress", "markdown"}
     rows = table(diamond.flow_run.id)
+    boxes = lab.sandboxes(diamond)
+    assert rows.pop(SHARED)["cost ($)"] == f"{len(boxes) * PRICE:.4f}"
     assert {step: (row["state"], row["attempt"]) for step, row in rows.items()} == dict.fromkeys(
         ("one", "left", "right", "bottom"), ("Completed", 1)
     )
-    boxes = {box.id for box in lab.sandboxes(diamond)}
-    assert {row["sandbox"].strip("[").partition("]")[0] for row in rows.values()} <= boxes
+    assert {row["sandbox"].strip("[").partition("]")[0] for row in rows.values()} <= {box.id for box in boxes}
     assert float(found["progress"].data) == 100.0
     assert str(diamond.run.id) in found["markdown"].data
-    assert "zenml-diamond" in found["markdown"].data
+    assert re.search(r"\[zenml-diamond\]\(https://modal\.com/id/ap-\w+\)", found["markdown"].data)
+    assert f"Cost so far: ${len(boxes) * PRICE:.4f}" in found["markdown"].data
 
 
 @pytest.mark.parametrize("mode", ["per_step", "pipeline"])

@@ -7,7 +7,9 @@ import base64
 import codecs
 import json
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
+from decimal import Decimal
 from typing import Any
 
 from google.protobuf import empty_pb2
@@ -22,6 +24,8 @@ from tests.loopback.world import App, Secret, World, new_id
 Metadata = Mapping[str, str]
 BUILDER_VERSION = "2025.06"
 LIST_PAGE = 100
+PRICE = Decimal("0.25")
+"""What a sandbox costs here, in dollars."""
 CREATE_IF_MISSING = api_pb2.OBJECT_CREATION_TYPE_CREATE_IF_MISSING
 ANONYMOUS = (
     api_pb2.OBJECT_CREATION_TYPE_ANONYMOUS_OWNED_BY_APP,
@@ -354,6 +358,22 @@ class Control(Objects):
         ]
         found.sort(key=lambda box: box.created_at, reverse=True)
         return api_pb2.SandboxListResponse(sandboxes=[_info(box) for box in found[:LIST_PAGE]])
+
+    async def SandboxGetTimeRangeStats(self, request: Any, metadata: Metadata) -> Any:
+        """What sandboxes cost (modal/app.py, ``App.sandboxes.stats``), by this loopback's own price."""
+        wanted, costs = set(request.tags.items()), Counter[tuple[str | None, ...]]()
+        if request.since.seconds % 3600:
+            raise rules.invalid("`since` must be on an hour boundary")
+        for box in self.world.sandboxes.values():
+            if box.app_id == request.app_id and wanted <= set(box.tags.items()):
+                costs[tuple(box.tags.get(name) for name in request.group_by_tags)] += 1
+        groups = []
+        for values, number in costs.items():
+            group = api_pb2.SandboxStatsGroup(cost_str=str(number * PRICE))
+            for name, value in zip(request.group_by_tags, values, strict=True):
+                group.tags[name].CopyFrom(group.TagValue(value=value))
+            groups.append(group)
+        return api_pb2.SandboxGetTimeRangeStatsResponse(groups=groups)
 
     async def SandboxGetFromName(
         self, request: api_pb2.SandboxGetFromNameRequest, metadata: Metadata

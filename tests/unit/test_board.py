@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime
+from decimal import Decimal
 
-from bridge.board import Board, Seen
+from bridge.board import SHARED, Board, Seen
 from bridge.plan import FailureMode, Gpu, Mode, Plan, Resources, SandboxSpec, StepPlan
 
 
@@ -42,6 +43,7 @@ def test_seconds_of_waiting_and_running() -> None:
         "running (s)": 0,
         "sandbox": "",
         "GPU": "2 x A100 or H100",
+        "cost ($)": "",
         "why": "",
     }
     clock.now += 5
@@ -57,6 +59,7 @@ def test_seconds_of_waiting_and_running() -> None:
         "running (s)": 10,
         "sandbox": "[sb-1](https://modal.example/sb-1)",
         "GPU": "",
+        "cost ($)": "",
         "why": "",
     }
     seen.attempt_over("load")
@@ -97,3 +100,15 @@ def test_filled_from_zenml() -> None:
     seen.seen([Seen("train", "failed", 2, end, now, True)], now)
     seen.explain("train", "ValueError: x")
     assert (row(seen, "train")["state"], row(seen, "train")["why"]) == ("failed", "ValueError: x")
+
+
+def test_what_steps_cost_and_what_they_share() -> None:
+    seen = board(Clock())
+    assert seen.cost is None
+    seen.costs({"train": Decimal("1.23456"), None: Decimal("0.5")})
+    assert row(seen, "train")["cost ($)"] == "1.2346"
+    assert row(seen, "load")["cost ($)"] == ""
+    assert row(seen, SHARED) == dict.fromkeys(row(seen, "load"), "") | {"step": SHARED, "cost ($)": "0.5000"}
+    assert seen.cost == Decimal("1.73456")
+    seen.costs({})  # Modal didn't tell this time
+    assert seen.cost == Decimal("1.73456")
