@@ -41,6 +41,12 @@ help:  ## this list
 	$(UV) --python .venv-deployments/bin/python --group deployments
 	@touch $@
 
+# ZenML's own Modal orchestrator, to compare with, and what draws the comparison.
+.venv-native/.done .venv-plot/.done: .venv-%/.done: .venv/.demo pyproject.toml
+	$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python .venv-$*
+	$(UV) --python .venv-$*/bin/python --group $*
+	@touch $@
+
 setup: .venv/.demo
 setup-tests: .venv/.dev .venv-zenml-server/.done .venv-sandbox/.done .venv-deployments/.done  ## all environments that the tests use
 
@@ -76,7 +82,7 @@ test-all: setup-tests test-floor  ## also the full graph sizes, and the floors
 test-modal: setup-tests  ## the contract and a diamond on a real Modal account, CPU only; costs cents
 	$(BIN)/python -m pytest -m modal_account
 
-bench: setup-tests  ## the benchmarks, as a table and JSON
+bench: setup-tests .venv-native/.done .venv-plot/.done  ## the benchmarks, as tables and JSON
 	$(BIN)/python -m tests.bench
 
 check: .venv/.dev  ## ruff and mypy
@@ -85,4 +91,4 @@ check: .venv/.dev  ## ruff and mypy
 	$(BIN)/mypy
 
 clean:  ## everything that make made
-	rm -rf .venv .venv-zenml-server .venv-sandbox .venv-deployments .venv-floor .demo .test dist build
+	rm -rf .venv .venv-zenml-server .venv-sandbox .venv-deployments .venv-floor .venv-native .venv-plot .demo .test dist build

@@ -1,20 +1,23 @@
-"""``make bench``: measures, prints a table, and writes the same as JSON to ``.test/bench.json``."""
+"""``make bench``: measures, prints tables, and writes the same as JSON to ``.test/``.
+
+``python -m tests.bench compare …`` is the comparison with ZenML's own orchestrators alone.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import logging
-import os
-import platform
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from tests import servers
 from tests.bench import translate
+from tests.bench.compare.main import main as compare
+from tests.bench.machine import machine
 from tests.bench.rig import Rig, rig
 from tests.bench.scenarios import Row, all_at_once, ready_queue
 
@@ -32,17 +35,6 @@ def on_servers(scenario: Callable[[Rig], Row]) -> Row:
     """Measure with servers of its own: a database that has seen a run isn't the one that the next began with."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, rig(Path(folder)) as ours:
         return scenario(ours)
-
-
-def machine() -> dict[str, Any]:
-    """Where and when the figures come from, and how busy it was."""
-    return {
-        "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-        "load": [round(load, 1) for load in os.getloadavg()],
-    }
 
 
 def show(name: str, row: Mapping[str, Any]) -> None:
@@ -82,4 +74,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["compare"]:
+        compare(sys.argv[2:])
+    else:
+        main()

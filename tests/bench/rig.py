@@ -46,14 +46,14 @@ class Rig:
             "DO_NOT_TRACK": "1",
         }
 
-    def process(self, module: str, wanted: Mapping[str, object]) -> Any:
+    def process(self, module: str, wanted: Mapping[str, object], environment: Mapping[str, str] | None = None) -> Any:
         """Run a module of this package and return what it answers; :mod:`tests.bench.answers` is its end."""
         log, answer = self.folder / f"{module}.log", self.folder / f"{module}.json"
         with log.open("ab") as output:
             ran = subprocess.run(
                 [sys.executable, "-m", f"tests.bench.{module}", str(answer)],
                 cwd=servers.ROOT,
-                env=self.environment,
+                env={**(environment or self.environment)},
                 input=json.dumps(wanted),
                 stdout=output,
                 stderr=output,

@@ -28,7 +28,8 @@ class LoopbackImage:
 class SandboxRecord:
     """What the server knows of a sandbox. ``environment`` is what the client sent, secrets and ``env`` together:
     on the V1 protocol the two can't be told apart. ``status`` is ``pending``, ``running`` or a name of
-    ``GenericResult.GenericStatus`` in lower case, without its prefix. Seconds are wall time since scheduling."""
+    ``GenericResult.GenericStatus`` in lower case, without its prefix. Seconds are wall time since scheduling;
+    ``created_at`` is when it was asked for, in seconds of ``time.time()``."""
 
     id: str
     task_id: str
@@ -53,6 +54,7 @@ class SandboxRecord:
     idle_timeout: int
     status: str
     exit_code: int | None
+    created_at: float
     seconds: float
     pid: int | None
     folder: Path

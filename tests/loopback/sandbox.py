@@ -227,6 +227,7 @@ class LoopbackSandbox:
             idle_timeout=self.definition.idle_timeout_secs,
             status=self._status(),
             exit_code=result.exitcode if self.ended.is_set() else None,
+            created_at=self.created_at,
             seconds=self.seconds,
             pid=self.process.pid if self.process is not None else None,
             folder=self.placement.folder,

@@ -1,0 +1,1 @@
+"""The same pipelines on this package and on ZenML's own orchestrators: ``python -m tests.bench compare``."""

@@ -1,0 +1,117 @@
+"""``python -m tests.bench compare``: measures what is missing, prints the table, writes JSON; ``--publish``: the page.
+
+Measurements are kept in ``.test/compare.jsonl``: a run that was cut off goes on where it was, ``--fresh`` begins anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tests import servers
+from tests.bench.compare import report
+from tests.bench.compare.record import Record, state_of_bridge
+from tests.bench.compare.scenarios import COLD_STARTS, SCENARIOS, WAYS, WARM, Cell, cells
+from tests.bench.compare.yard import yard
+from tests.bench.machine import machine
+
+FOLDER = servers.ROOT / ".test"
+RAW, FOUND = FOLDER / "compare.jsonl", FOLDER / "compare.json"
+PAGE, PLOT = servers.ROOT / "docs" / "benchmarks.md", servers.ROOT / "docs" / "img" / "benchmarks.svg"
+PLOT_PYTHON = servers.ROOT / ".venv-plot" / "bin" / "python"
+QUICK = [Cell("diamond", way.name, 0.0 if way.local else 2.0) for way in WAYS]
+
+
+def arguments(given: Sequence[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser("python -m tests.bench compare", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="each way once, on the diamond")
+    parser.add_argument("--only", action="append", choices=[each.name for each in SCENARIOS], help="scenarios")
+    parser.add_argument("--way", action="append", choices=[each.name for each in WAYS], help="ways")
+    parser.add_argument("--cold-start", action="append", type=float, choices=COLD_STARTS, help="seconds")
+    parser.add_argument("--repeats", type=int, default=3, help="measurements of each row (default: 3)")
+    parser.add_argument("--within", type=float, help="minutes after which nothing more is begun")
+    parser.add_argument("--fresh", action="store_true", help="forget earlier measurements")
+    parser.add_argument("--publish", action="store_true", help="write the table and the plot into docs/")
+    return parser.parse_args(given)
+
+
+def chosen(options: argparse.Namespace) -> list[Cell]:
+    """The rows to measure."""
+    if options.quick:
+        return QUICK
+    return [
+        cell
+        for cell in cells()
+        if cell.scenario in (options.only or [cell.scenario])
+        and cell.way in (options.way or [cell.way])
+        and cell.cold_start in (options.cold_start or [cell.cold_start])
+    ]
+
+
+def missing(record: Record, wanted: Sequence[Cell], repeats: int) -> list[Cell]:
+    """What is still to be measured, in rounds: where a run is cut short, every row has been measured once first."""
+    have = {cell: len(several) for cell, several in record.read().items()}
+    return [cell for turn in range(repeats) for cell in wanted if have.get(cell, 0) <= turn]
+
+
+def measure(record: Record, wanted: Sequence[Cell], within: float | None) -> None:
+    """Measure and write down."""
+    begin = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="compare-") as folder, yard(Path(folder)) as ours:
+        for way in {cell.way for cell in wanted}:
+            # Thrown away: files that nobody has read since the machine was started, and code that isn't uploaded.
+            ours.measure(Cell("diamond", way, 0.0))
+        for number, cell in enumerate(wanted):
+            if within is not None and time.monotonic() - begin > 60 * within:
+                print(f"{len(wanted) - number} measurements are left for another time.")
+                return
+            before = machine()
+            figures = ours.measure(cell)
+            record.add(cell, figures, before)
+            text = f"{cell.scenario:14}{cell.way:16}{cell.cold_start:4.0f} s cold"
+            print(f"{text}{figures['wall_s']:9.1f} s  load {before['load'][0]}", flush=True)
+
+
+def main(given: Sequence[str]) -> None:
+    """Run it."""
+    options = arguments(given)
+    record = Record(RAW, state_of_bridge())
+    if options.fresh:
+        record.forget()
+    wanted = chosen(options)
+    if left := missing(record, wanted, 1 if options.quick else options.repeats):
+        measure(record, left, options.within)
+    measurements = record.read()
+    found = report.medians(measurements)
+    shown = {cell: figures for cell, figures in found.items() if cell in wanted}
+    for cold_start in COLD_STARTS:
+        print(f"\nCold start {cold_start:.0f} s\n\n{report.table(shown, cold_start)}")
+    print(f"\n{report.goal_lines(found)}")
+    newest: dict[str, Any] = max((each["machine"] for many in measurements.values() for each in many), key=_when)
+    FOUND.write_text(
+        json.dumps({"machine": newest, "rows": report.rows(found), "goals": report.goals(found)}, indent=1)
+    )
+    print(f"\n{FOUND}")
+    if options.publish:
+        publish()
+
+
+def _when(each: dict[str, Any]) -> str:
+    return str(each["when"])
+
+
+def publish() -> None:
+    """Write the plot and the table into ``docs/``."""
+    subprocess.run([PLOT_PYTHON, Path(__file__).parent / "plot.py", FOUND, PLOT], check=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,59 @@
+"""The measurements so far, a line of JSON each, so that a long run can be taken up where it was cut off."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tests import servers
+from tests.bench.compare.scenarios import Cell, way
+
+Figures = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Record:
+    """A file of measurements.
+
+    Args:
+        path: The file.
+        bridge: What tells this state of the package from others: figures of ours count for it alone. What ZenML's
+            own orchestrators took has nothing to do with it.
+    """
+
+    path: Path
+    bridge: str
+
+    def add(self, cell: Cell, figures: Figures, machine: Figures) -> None:
+        """Append one measurement."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        line = {"cell": asdict(cell), "bridge": self.bridge, "figures": dict(figures), "machine": dict(machine)}
+        with self.path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def read(self) -> dict[Cell, list[dict[str, Any]]]:
+        """The measurements of each cell that count, oldest first; each with its ``figures`` and its ``machine``."""
+        found: dict[Cell, list[dict[str, Any]]] = defaultdict(list)
+        if self.path.exists():
+            for line in map(json.loads, self.path.read_text().splitlines()):
+                cell = Cell(**line["cell"])
+                if not way(cell.way).ours or line["bridge"] == self.bridge:
+                    found[cell].append(line)
+        return dict(found)
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self.path.unlink(missing_ok=True)
+
+
+def state_of_bridge() -> str:
+    """A hash of the package as it lies here, changes that aren't committed included."""
+    state = hashlib.sha256()
+    for path in sorted((servers.ROOT / "bridge").rglob("*.py")):
+        state.update(path.relative_to(servers.ROOT).as_posix().encode() + path.read_bytes())
+    return state.hexdigest()[:16]

@@ -1,0 +1,196 @@
+"""Both servers, a loopback Modal and the stacks: runs one cell in a fresh process and reads what it took."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psutil
+from modal_proto.api_grpc import ModalClientBase
+
+from tests import servers
+from tests.bench.compare.scenarios import Cell, Scenario, Way, scenario, way
+from tests.bench.rig import Rig, processor_seconds
+from tests.integration.lab import STACK_CODE
+from tests.loopback import LoopbackImage, LoopbackModal
+
+PROJECT = Path(__file__).parent / "project"
+NATIVE_PYTHON = servers.ROOT / ".venv-native" / "bin" / "python"
+OUR_IMAGE, NATIVE_IMAGE = "registry.example.com/ours:1", "registry.example.com/native:1"
+PATIENCE_SECONDS = 900
+QUIET_SECONDS = 60.0
+"""How long sandboxes may outlive their run."""
+
+Figures = dict[str, Any]
+
+# A container has an /app of its own, into which ZenML unpacks the user's code. There are no containers here, so each
+# process gets a view of the file system in which /app is its sandbox's folder. Takes root.
+PRIVATE_APP = """#!/bin/sh
+mkdir -p /app
+exec unshare --mount sh -c 'mount --bind "$PWD" /app && exec "$0" "$@"' {python} "$@"
+"""
+
+
+@dataclass
+class Yard:
+    """Everything that runs throughout."""
+
+    folder: Path
+    rig: Rig
+    modal: LoopbackModal
+    stacks: dict[str, str] = field(default_factory=dict)
+
+    def measure(self, cell: Cell, *, sample: bool = False) -> Figures:
+        """Run it once. Raises ``RuntimeError`` unless the run and every step of it completed."""
+        chosen, how = scenario(cell.scenario), way(cell.way)
+        self.modal.set(cold_start=cell.cold_start)
+        known = {box.id for box in self.modal.sandboxes()}
+        calls, machine = self._calls(), _machine_seconds()
+        at_servers = [processor_seconds(server) for server in self.rig.servers]
+        answer = self._call(chosen, how, sample)
+        _check(cell, answer, chosen.steps)
+        self._until_quiet()
+        boxes = [box for box in self.modal.sandboxes() if box.id not in known]
+        now = [processor_seconds(server) for server in self.rig.servers]
+        return {
+            "wall_s": answer["wall_s"],
+            "sandboxes": len(boxes),
+            "sandbox_s": sum(box.seconds for box in boxes),
+            "gpu_s": sum(box.seconds * box.gpu_count for box in boxes),
+            "step_s": _apart(answer["step_starts"]),
+            "first_sandbox_s": min((box.created_at for box in boxes), default=answer["begin"]) - answer["begin"],
+            "control_calls": self._calls() - calls,
+            "client_cpu_s": answer["client_cpu_s"],
+            "client_peak_mb": answer["client_peak_mb"],
+            "zenml_server_cpu_s": now[0] - at_servers[0],
+            "prefect_server_cpu_s": now[1] - at_servers[1],
+            "machine_cpu_s": _machine_seconds() - machine,
+            **({"samples": answer["samples"], "begin": answer["begin"]} if sample else {}),
+        }
+
+    def _call(self, chosen: Scenario, how: Way, sample: bool) -> Figures:
+        asked, answer, log = (self.folder / name for name in ("asked.json", "answer.json", "call.log"))
+        image = None if how.local else NATIVE_IMAGE if how.stack == "native" else OUR_IMAGE
+        wanted = {
+            "pipeline": f"dynamic_{chosen.pipeline}" if how.dynamic else chosen.pipeline,
+            "arguments": chosen.arguments,
+            "settings": {**how.settings, **(chosen.settings if how.ours else {})},
+            "image": image,
+            "sample": sample,
+        }
+        asked.write_text(json.dumps(wanted))
+        answer.unlink(missing_ok=True)
+        python = NATIVE_PYTHON if how.stack == "native" else Path(sys.executable)
+        with log.open("wb") as output:
+            ran = subprocess.run(
+                [python, PROJECT / "call.py", asked, answer],
+                cwd=self.folder,
+                env=self._environment(how),
+                stdout=output,
+                stderr=output,
+                timeout=PATIENCE_SECONDS,
+                check=False,
+            )
+        if ran.returncode or not answer.exists():
+            raise RuntimeError(f"The process ended with {ran.returncode}:\n{log.read_text(errors='replace')[-3000:]}")
+        found: Figures = json.loads(answer.read_text())
+        return found
+
+    def _environment(self, how: Way) -> dict[str, str]:
+        environment = {
+            **self.rig.environment,
+            **self.modal.env,
+            "PYTHONPATH": str(STACK_CODE),
+            "ZENML_ACTIVE_STACK_ID": self.stacks[how.stack],
+        }
+        return self.on_sqlite(environment) if how.local else environment
+
+    def on_sqlite(self, environment: Mapping[str, str]) -> dict[str, str]:
+        """The same for a client whose store is on this machine."""
+        kept = {name: value for name, value in environment.items() if not name.startswith("ZENML_STORE")}
+        return {**kept, **servers.zenml_client_environment(self.folder / "laptop", None)}
+
+    def _calls(self) -> int:
+        calls = self.modal.stats().calls
+        return sum(number for name, number in calls.items() if hasattr(ModalClientBase, name))
+
+    def _until_quiet(self) -> None:
+        deadline = time.monotonic() + QUIET_SECONDS
+        while self.modal.stats().alive:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"Sandboxes outlive their run: {self.modal.stats()}")
+            time.sleep(0.1)
+
+
+def _check(cell: Cell, answer: Figures, steps: int) -> None:
+    states = answer["steps"]
+    if answer["status"] != "completed" or len(states) != steps or set(states.values()) != {"completed"}:
+        raise RuntimeError(f"{cell}: a figure counts only for a run that completed: {answer['status']}, {states}")
+
+
+def _apart(starts: list[float]) -> float:
+    """Seconds from one step's start to the next one's, the median of them."""
+    return median(after - before for before, after in pairwise(starts))
+
+
+def _machine_seconds() -> float:
+    times = psutil.cpu_times()
+    return float(times.user + times.system)
+
+
+def _images(folder: Path) -> dict[str, LoopbackImage]:
+    if not NATIVE_PYTHON.exists():
+        raise RuntimeError("There is no .venv-native: `make .venv-native/.done` makes it.")
+    private = folder / "native" / "python"
+    private.parent.mkdir(parents=True)
+    private.write_text(PRIVATE_APP.format(python=NATIVE_PYTHON))
+    private.chmod(0o755)
+    stack_code = {"/opt/stack-code": STACK_CODE}
+    environment = {"PYTHONPATH": "/opt/stack-code", "ZENML_ANALYTICS_OPT_IN": "false"}
+    ours = servers.ROOT / ".venv-sandbox" / "bin" / "python"
+    # The server fills in how it can be reached: the native controller makes sandboxes of its own.
+    return {
+        OUR_IMAGE: LoopbackImage(ours, environment, stack_code),
+        NATIVE_IMAGE: LoopbackImage(private, environment, stack_code),
+    }
+
+
+@contextlib.contextmanager
+def yard(folder: Path) -> Iterator[Yard]:
+    """Start everything, with its data in ``folder``, and end it at the end."""
+    rig = Rig(folder, servers.prefect_server(folder), servers.zenml_server(folder))
+    images = _images(folder)
+    with contextlib.ExitStack() as stack:
+        modal = stack.enter_context(LoopbackModal(images))
+        native = images[NATIVE_IMAGE]
+        modal.image_changes(NATIVE_IMAGE, LoopbackImage(native.python, {**native.env, **_reach(modal)}, native.files))
+        for server in rig.servers:
+            stack.callback(server.stop)
+            server.start()
+        found = Yard(folder, rig, modal)
+        found.stacks = _register(found)
+        yield found
+
+
+def _reach(modal: LoopbackModal) -> dict[str, str]:
+    """How a sandbox reaches the server. Not the token: ZenML's orchestrator brings that itself."""
+    return {name: value for name, value in modal.env.items() if "TOKEN" not in name}
+
+
+def _register(ours: Yard) -> dict[str, str]:
+    artifacts = ours.folder / "artifacts"
+    artifacts.mkdir()
+    module = "compare.stacks"
+    environment = {**ours.rig.environment, "PYTHONPATH": str(STACK_CODE)}
+    remote = ours.rig.process(module, {"artifacts": str(artifacts)}, environment)
+    local = ours.rig.process(module, {"artifacts": None}, ours.on_sqlite(environment))
+    return {**local, **remote, "zenml local": local["zenml local"]}
