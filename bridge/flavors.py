@@ -1,4 +1,4 @@
-"""The flavour under which ZenML knows the orchestrator. Imports neither Modal nor Prefect.
+"""The flavours under which ZenML knows both components. Imports neither Modal nor Prefect.
 
 ZenML imports this module wherever a stack is looked at, its own server included.
 """
@@ -8,26 +8,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zenml.orchestrators import BaseOrchestratorConfig, BaseOrchestratorFlavor
+from zenml.stack import Flavor
+from zenml.step_operators import BaseStepOperatorConfig, BaseStepOperatorFlavor
 
 from bridge import names
-from bridge.settings import ModalPrefectOrchestratorConfig
+from bridge.settings import ModalPrefectOrchestratorConfig, ModalPrefectStepOperatorConfig
 
 if TYPE_CHECKING:
     from bridge.orchestrator import ModalPrefectOrchestrator
+    from bridge.step_operator import ModalPrefectStepOperator
+
+_LOGOS = "https://public-flavor-logos.s3.eu-central-1.amazonaws.com"
 
 
-class ModalPrefectOrchestratorFlavor(BaseOrchestratorFlavor):
-    """Runs pipelines as Prefect flows whose steps run in Modal sandboxes."""
+class _ModalPrefectFlavor(Flavor):
+    """What both flavours have in common."""
 
     @property
     def name(self) -> str:
         """Name of the flavour, as stacks store it."""
         return names.FLAVOR
-
-    @property
-    def display_name(self) -> str:
-        """Name of the flavour in dashboards."""
-        return "Modal through Prefect"
 
     @property
     def docs_url(self) -> str | None:
@@ -39,10 +39,19 @@ class ModalPrefectOrchestratorFlavor(BaseOrchestratorFlavor):
         """None, as for ``docs_url``."""
         return None
 
+
+class ModalPrefectOrchestratorFlavor(_ModalPrefectFlavor, BaseOrchestratorFlavor):
+    """Runs pipelines as Prefect flows whose steps run in Modal sandboxes."""
+
+    @property
+    def display_name(self) -> str:
+        """Name of the flavour in dashboards."""
+        return "Modal through Prefect"
+
     @property
     def logo_url(self) -> str:
         """Logo in dashboards: the one ZenML hosts for Modal."""
-        return "https://public-flavor-logos.s3.eu-central-1.amazonaws.com/orchestrator/modal.png"
+        return f"{_LOGOS}/orchestrator/modal.png"
 
     @property
     def config_class(self) -> type[BaseOrchestratorConfig]:
@@ -55,3 +64,29 @@ class ModalPrefectOrchestratorFlavor(BaseOrchestratorFlavor):
         from bridge.orchestrator import ModalPrefectOrchestrator
 
         return ModalPrefectOrchestrator
+
+
+class ModalPrefectStepOperatorFlavor(_ModalPrefectFlavor, BaseStepOperatorFlavor):
+    """Runs single steps of any orchestrator's pipelines in Modal sandboxes."""
+
+    @property
+    def display_name(self) -> str:
+        """Name of the flavour in dashboards."""
+        return "Modal sandboxes"
+
+    @property
+    def logo_url(self) -> str:
+        """Logo in dashboards: the one ZenML hosts for Modal."""
+        return f"{_LOGOS}/step_operator/modal.png"
+
+    @property
+    def config_class(self) -> type[BaseStepOperatorConfig]:
+        """Class of the component's config."""
+        return ModalPrefectStepOperatorConfig
+
+    @property
+    def implementation_class(self) -> type[ModalPrefectStepOperator]:
+        """Class of the step operator, imported only when one is made."""
+        from bridge.step_operator import ModalPrefectStepOperator
+
+        return ModalPrefectStepOperator

@@ -6,7 +6,8 @@ declared settings are copied, so no token of the component's config comes near a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 from zenml.config.base_settings import BaseSettings
 from zenml.config.step_configurations import Step
@@ -16,6 +17,7 @@ from bridge.errors import InvalidSettings, NotTranslatable
 from bridge.settings import RUN_LEVEL, ModalPrefectOrchestratorSettings
 
 Values = dict[str, object]
+Settings = TypeVar("Settings", bound=BaseSettings)
 
 
 class Layers:
@@ -32,8 +34,9 @@ class Layers:
     def __init__(
         self, component: Mapping[str, object], component_name: str, pipeline: Mapping[str, BaseSettings]
     ) -> None:
-        self._keys = (f"orchestrator:{component_name}", f"orchestrator.{names.FLAVOR}", "orchestrator")
-        self._values = merged(_declared(component), _declared(self._of_orchestrator(pipeline, "the pipeline")))
+        self._keys = keys_of("orchestrator", component_name)
+        of_pipeline = settings_under(self._keys, pipeline, "the pipeline")
+        self._values = merged(_declared(component), _declared(of_pipeline))
         self.pipeline = _settings(self._values, "the pipeline")
         self.other_keys = tuple(
             key for key in pipeline if key.startswith(("orchestrator:", "orchestrator.")) and key not in self._keys
@@ -45,7 +48,7 @@ class Layers:
         settings = step.step_config_overrides.settings
         if not settings:
             return {}
-        own = _declared(self._of_orchestrator(settings, f"step {name}"))
+        own = _declared(settings_under(self._keys, settings, f"step {name}"))
         for field in sorted(RUN_LEVEL.intersection(own)):
             raise NotTranslatable(
                 f"{field} of step {name}",
@@ -64,18 +67,25 @@ class Layers:
             self._seen[key] = _settings(merged(self._values, own), f"step {name}")
         return self._seen[key]
 
-    def _of_orchestrator(self, settings: Mapping[str, BaseSettings], where: str) -> Values:
-        found = {key: dict(settings[key]) for key in self._keys if key in settings}
-        first, *others = found.items() if found else [("", {})]
-        for key, values in others:
-            if values != first[1]:
-                raise NotTranslatable(
-                    f"settings of {where}",
-                    sorted(found),
-                    f"{first[0]!r} and {key!r} name the same orchestrator and say different things",
-                    f"Keep one of them, best {self._keys[0]!r}",
-                )
-        return first[1]
+
+def keys_of(kind: str, component_name: str) -> tuple[str, ...]:
+    """The keys under which ZenML keeps the settings of a component: ``kind`` is its type, as ZenML writes it."""
+    return (f"{kind}:{component_name}", f"{kind}.{names.FLAVOR}", kind)
+
+
+def settings_under(keys: Sequence[str], settings: Mapping[str, BaseSettings], where: str) -> Values:
+    """The settings of the component that ``keys`` are of. Raises ``NotTranslatable`` where two of them disagree."""
+    found = {key: dict(settings[key]) for key in keys if key in settings}
+    first, *others = found.items() if found else [("", {})]
+    for key, values in others:
+        if values != first[1]:
+            raise NotTranslatable(
+                f"settings of {where}",
+                sorted(found),
+                f"{first[0]!r} and {key!r} name the same {keys[-1].replace('_', ' ')} and say different things",
+                f"Keep one of them, best {keys[0]!r}",
+            )
+    return first[1]
 
 
 def merged(below: Mapping[str, object], above: Mapping[str, object]) -> Values:
@@ -90,13 +100,23 @@ def merged(below: Mapping[str, object], above: Mapping[str, object]) -> Values:
     return result
 
 
-def _declared(values: Mapping[str, object]) -> Values:
-    fields = ModalPrefectOrchestratorSettings.model_fields
+def declared(settings: type[BaseSettings], values: Mapping[str, object]) -> Values:
+    """The settings among ``values`` that say something."""
+    fields = settings.model_fields
     return {name: value for name, value in values.items() if name in fields and value is not None}
 
 
+def _declared(values: Mapping[str, object]) -> Values:
+    return declared(ModalPrefectOrchestratorSettings, values)
+
+
 def _settings(values: Values, where: str) -> ModalPrefectOrchestratorSettings:
+    return made(ModalPrefectOrchestratorSettings, values, where)
+
+
+def made(settings: type[Settings], values: Values, where: str) -> Settings:
+    """Make settings. Raises ``InvalidSettings``, which says ``where``."""
     try:
-        return ModalPrefectOrchestratorSettings(**values)
+        return settings(**values)
     except InvalidSettings as error:
         raise InvalidSettings(f"{error.where} of {where}", error.value, error.problem, error.fix) from error

@@ -39,12 +39,17 @@ METADATA_TASK_RUN_ID = "prefect_task_run_id"
 METADATA_DEPLOYMENT_ID = "prefect_deployment_id"
 """Of a schedule: the Prefect deployment that has it, whatever its pipeline is called by now."""
 
+STEP_OPERATOR_IMAGE_KEY = "modal_prefect_step_operator"
+"""Under which a snapshot's build keeps the images of steps that the step operator runs."""
+
 # Sandbox tags.
 TAG_RUN_ID = "zenml_run_id"
 TAG_PIPELINE = "zenml_pipeline"
 TAG_SERVER = "zenml_server"
 TAG_STACK = "zenml_stack"
 TAG_STEP = "zenml_step"
+TAG_STEP_RUN_ID = "zenml_step_run_id"
+"""Of a sandbox that a step operator made: the step run that it carries out."""
 TAG_FLOW_RUN_ID = "prefect_flow_run_id"
 TAG_SANDBOX = "zenml_sandbox"
 """The sandbox's own name: Modal's listings don't bring it back."""
@@ -115,6 +120,22 @@ def sandbox_name(run_id: str, step: str | None, attempt: int, infrastructure_att
     """
     key = f"{run_id}\0{step if step is not None else ''}\0{step is None}\0{attempt}\0{infrastructure_attempt}"
     return "zenml-" + hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:40]
+
+
+def operated_name(step_run_id: str) -> str:
+    """Return the name of the sandbox in which a step operator carries out a step run.
+
+    One for all its sandboxes, which follow each other: whoever takes up the step run finds the one that runs.
+    """
+    return sandbox_name(step_run_id, "step operator", 1, 1)
+
+
+def task_run_id(flow_run_id: str, step: str | None) -> uuid.UUID:
+    """Return the id of a step's Prefect task run: the same in every process that works on the flow run.
+
+    ``step`` is None for the one task run of ``pipeline`` mode.
+    """
+    return uuid.uuid5(uuid.UUID(flow_run_id), f"step {step}" if step is not None else "pipeline")
 
 
 def host_name() -> str:

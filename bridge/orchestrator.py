@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, cast
 from uuid import UUID
 
 from zenml.config.build_configuration import BuildConfiguration
-from zenml.config.global_config import GlobalConfiguration
-from zenml.constants import ENV_ZENML_LOCAL_STORES_PATH, METADATA_ORCHESTRATOR_RUN_ID
+from zenml.constants import METADATA_ORCHESTRATOR_RUN_ID
 from zenml.enums import ExecutionMode, ExecutionStatus
 from zenml.logger import get_logger
 from zenml.metadata.metadata_types import MetadataType, Uri
@@ -23,6 +22,7 @@ from zenml.utils import source_utils
 
 from bridge import names
 from bridge.errors import BridgeError
+from bridge.local import local_environment
 from bridge.plan import Plan
 from bridge.run_status import bind_run
 from bridge.settings import ModalPrefectOrchestratorConfig, ModalPrefectOrchestratorSettings
@@ -242,12 +242,7 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
 
     def local_environment(self) -> dict[str, str]:
         """What a sandbox on this machine needs besides: where local artifacts and the user's code are."""
-        if self.config.runner != "process":
-            return {}
-        return {
-            ENV_ZENML_LOCAL_STORES_PATH: GlobalConfiguration().local_stores_path,
-            names.ENV_SOURCE_ROOT: os.environ.get(names.ENV_SOURCE_ROOT) or source_utils.get_source_root(),
-        }
+        return local_environment(self.config.runner)
 
     def get_orchestrator_run_id(self) -> str:
         """The Prefect flow-run id, in a sandbox. Raises ``RuntimeError`` outside of one."""

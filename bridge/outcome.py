@@ -118,7 +118,14 @@ class Outcome:
         )
 
 
-def judge(end: SandboxEnd, record: StepRecord, *, stop_requested: bool = False, last_output: str = "") -> Outcome:
+def judge(
+    end: SandboxEnd,
+    record: StepRecord,
+    *,
+    stop_requested: bool = False,
+    last_output: str = "",
+    reports: bool = True,
+) -> Outcome:
     """Decide what became of an attempt.
 
     Args:
@@ -126,11 +133,14 @@ def judge(end: SandboxEnd, record: StepRecord, *, stop_requested: bool = False, 
         record: ZenML's record of the step, read after that end.
         stop_requested: Whether this program ended the sandbox, for a cancelled run or a failed sibling.
         last_output: The last line that the sandbox wrote: often the exception, where nothing else tells it.
+        reports: Whether the sandbox's program tells ZenML how it ended; else its exit code is all there is.
     """
     if record.reported in SUCCESSFUL:
         return Outcome(Verdict.SUCCEEDED, Cost.NOTHING, record)
     if stop_requested or record.reported is Reported.STOPPED:
         return Outcome(Verdict.STOPPED, Cost.NOTHING, record, Diagnosis("The step was stopped"))
+    if not reports and end.end is End.EXITED and end.exit_code == 0:
+        return Outcome(Verdict.SUCCEEDED, Cost.NOTHING, record)
     if record.reported in (Reported.FAILED, Reported.RETRYING):
         return Outcome(Verdict.FAILED, Cost.OWN_RETRY, record, _reported_failure(record, last_output))
     if end.end in _INFRASTRUCTURE:

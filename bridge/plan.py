@@ -110,6 +110,8 @@ class StepPlan:
     concurrency_limit: str | None = None
     stream_logs: bool = True
     infrastructure_retries: int = 3
+    reports: bool = True
+    """Whether what runs in the sandbox tells ZenML how it ended; a command step's command doesn't."""
 
     def __str__(self) -> str:
         after = f" after {', '.join(self.upstream)}" if self.upstream else ""

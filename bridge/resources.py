@@ -55,9 +55,12 @@ def _mebibytes(memory: object, where: str) -> int | None:
     return -(-size // _MIB)
 
 
-def with_gpu(wanted: Asked, types: tuple[str, ...], where: str) -> Resources:
+def with_gpu(
+    wanted: Asked, types: tuple[str, ...], where: str, settings: str = "ModalPrefectOrchestratorSettings"
+) -> Resources:
     """Join what is asked for with the GPU types. No count means 1, 0 means no GPU.
 
+    ``settings`` is the class in which a user names the type.
     Raises ``NotTranslatable`` for GPUs of no type.
     """
     count = wanted.gpu_count
@@ -67,8 +70,7 @@ def with_gpu(wanted: Asked, types: tuple[str, ...], where: str) -> Resources:
             "gpu_count",
             count,
             "there are GPUs to be had, but no type of GPU is named",
-            "Name it in the settings of the orchestrator, as in ModalPrefectOrchestratorSettings(gpu='A100'), or "
-            "ask for ResourceSettings(gpu_count=0)",
+            f"Name it in the settings, as in {settings}(gpu='A100'), or ask for ResourceSettings(gpu_count=0)",
         )
     gpu = Gpu(types, 1 if count is None else count) if types and count != 0 else None
     return Resources(wanted.cpu, wanted.memory, gpu)

@@ -14,12 +14,12 @@ from zenml.pipelines.run_utils import create_placeholder_run
 from zenml.stack import Stack
 from zenml.utils.env_utils import get_runtime_environment
 
-from bridge import names
+from bridge import names, runners
 from bridge.errors import BridgeError, RunNotPossible
 from bridge.plan import Plan, SandboxSpec, StepPlan
 from bridge.run_status import end_run
-from bridge.runners.base import SandboxRequest
-from bridge.settings import ModalPrefectOrchestratorConfig
+from bridge.runners.base import Runner, SandboxRequest
+from bridge.settings import RunnerConfig
 from bridge.versions import check_zenml
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Run:
     run: PipelineRunResponse
     stack: Stack
     plan: Plan
-    config: ModalPrefectOrchestratorConfig
+    config: RunnerConfig
     flow_run_id: str
     environment: Mapping[str, str]
     secret_environment: Mapping[str, str] = field(repr=False)
@@ -224,3 +224,14 @@ def give_up(run_id: UUID | None, flow_run_id: str, error: BridgeError) -> None:
 def registry_credentials(stack: Stack) -> tuple[str, str] | None:
     """The user name and password of the stack's container registry, if it needs them."""
     return stack.container_registry.credentials if stack.container_registry else None
+
+
+def runner_of(config: RunnerConfig, stack: Stack, create_rate: float = 4.0) -> Runner:
+    """Make the runner that a component is configured for; ``create_rate`` is most sandboxes created per second."""
+    return runners.create(
+        config.runner,
+        token_id=config.token_id,
+        token_secret=config.token_secret,
+        registry_credentials=registry_credentials(stack) if config.runner == "modal" else None,
+        create_rate=create_rate,
+    )

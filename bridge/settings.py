@@ -213,8 +213,14 @@ class ModalPrefectStepOperatorSettings(SandboxSettings):
     COMPONENT_ONLY: ClassVar[frozenset[str]] = frozenset({"runner", "token_id", "token_secret", "image_source"})
 
 
+_OF_A_COMPONENT = ConfigDict(extra="ignore", hide_input_in_errors=True, frozen=True)
+# Each config class says it for itself: pydantic lets the settings, a later base, override what an earlier one says.
+
+
 class RunnerConfig(BaseModel):
-    """Which machines a component uses, and the account on them."""
+    """Which machines a component uses, and the account on them; what the configs of both components have in common."""
+
+    COMPONENT_ONLY: ClassVar[frozenset[str]] = frozenset()
 
     runner: Literal["modal", "process"] = Field(
         default="modal",
@@ -240,7 +246,14 @@ class RunnerConfig(BaseModel):
         "stack has one, else Modal.",
     )
 
-    model_config = ConfigDict(hide_input_in_errors=True)
+    model_config = _OF_A_COMPONENT
+
+    if not TYPE_CHECKING:
+
+        def __init__(self, **values: object) -> None:
+            """Check and keep ``values``. Raises ``InvalidSettings``."""
+            super().__init__(**values)
+            refuse_half_a_token(self)
 
     @property
     def is_remote(self) -> bool:
@@ -273,15 +286,7 @@ class ModalPrefectOrchestratorConfig(RunnerConfig, BaseOrchestratorConfig, Modal
         "the submitting process. Schedules and `synchronous=False` need one.",
     )
 
-    COMPONENT_ONLY: ClassVar[frozenset[str]] = frozenset()
-    model_config = ConfigDict(extra="ignore", hide_input_in_errors=True, frozen=True)
-
-    if not TYPE_CHECKING:
-
-        def __init__(self, **values: object) -> None:
-            """Check and keep ``values``. Raises ``InvalidSettings``."""
-            super().__init__(**values)
-            refuse_half_a_token(self)
+    model_config = _OF_A_COMPONENT
 
     @property
     def is_synchronous(self) -> bool:
@@ -318,12 +323,4 @@ class ModalPrefectOrchestratorConfig(RunnerConfig, BaseOrchestratorConfig, Modal
 class ModalPrefectStepOperatorConfig(RunnerConfig, BaseStepOperatorConfig, ModalPrefectStepOperatorSettings):
     """Config of the step operator component."""
 
-    COMPONENT_ONLY: ClassVar[frozenset[str]] = frozenset()
-    model_config = ConfigDict(extra="ignore", hide_input_in_errors=True, frozen=True)
-
-    if not TYPE_CHECKING:
-
-        def __init__(self, **values: object) -> None:
-            """Check and keep ``values``. Raises ``InvalidSettings``."""
-            super().__init__(**values)
-            refuse_half_a_token(self)
+    model_config = _OF_A_COMPONENT

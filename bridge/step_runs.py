@@ -151,6 +151,14 @@ def record_failure(
         _logger.info("ZenML takes no failure of step %s any more: %s", step, error)
 
 
+def fail_step_run(step_run_id: UUID, diagnosis: Diagnosis) -> None:
+    """Tell ZenML that a step run failed. Nothing if it has ended."""
+    try:
+        _publish(step_run_id, ExecutionStatus.FAILED, diagnosis)
+    except IllegalOperationError as error:
+        _logger.info("Step run %s isn't marked as failed: %s", step_run_id, error)
+
+
 def _create_failed(run: PipelineRunResponse, step: str, diagnosis: Diagnosis) -> StepRunResponse:
     now = utc_now()
     return Client().zen_store.create_run_step(

@@ -20,7 +20,7 @@ from bridge.errors import NotTranslatable
 from bridge.layers import Layers, Values
 from bridge.plan import FailureMode, Mode, Plan, Resources, RetryPolicy, SandboxSpec, StepPlan
 from bridge.resources import Asked, asked, of_pipeline, unused_fields, with_gpu
-from bridge.settings import ModalPrefectOrchestratorSettings
+from bridge.settings import ModalPrefectOrchestratorSettings, SandboxSettings
 
 PREFECT_MOST_RETRIES = 50
 """Prefect takes at most 50 retry delays (prefect/tasks.py: ``Can not configure more than 50 retry delays``)."""
@@ -33,7 +33,7 @@ _SHARED = ("timeout", "cloud", "region", "modal_environment", "secrets", "volume
 """Settings of a sandbox that steps which share one can't have each for itself."""
 _TUNING = ("tags", "infrastructure_retries", "capacity_timeout", "stream_logs")
 """The same, but a step loses nothing it relies on if the pipeline's value holds."""
-_MODAL_ONLY = ("gpu", "cloud", "region", "modal_environment", "secrets", "volumes")
+MODAL_ONLY = ("gpu", "cloud", "region", "modal_environment", "secrets", "volumes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,12 +189,12 @@ class _Reader:
 
     def read(self, name: str, step: Step) -> _Read:
         config = step.config
-        if config.command is not None:
+        if config.command is not None and not config.step_operator:
             raise NotTranslatable(
                 f"command of step {name}",
                 config.command,
-                "this orchestrator runs steps that are Python functions",
-                "Call the command from a Python step",
+                "this orchestrator runs commands through a step operator only",
+                "Give the step a step operator, or call the command from a Python step",
             )
         own = self._layers.own(name, step)
         settings = self._layers.of(name, own)
@@ -205,7 +205,7 @@ class _Reader:
             resources = Resources()
         else:
             wanted = self.asked(f"step {name}", config.settings.get("resources"))
-            resources = with_gpu(wanted, _texts(values["gpu"]), f"step {name}")
+            resources = with_gpu(wanted, texts(values["gpu"]), f"step {name}")
         plan = StepPlan(
             name=name,
             upstream=tuple(dict.fromkeys(step.spec.upstream_steps)),
@@ -239,7 +239,7 @@ class _Reader:
     def _spec(self, settings: ModalPrefectOrchestratorSettings, resources: Resources, image: str | None) -> SandboxSpec:
         key = (id(settings), resources, image)
         if key not in self._specs:
-            self._specs[key] = _spec(settings, resources, image)
+            self._specs[key] = sandbox_spec(settings, resources, image)
         return self._specs[key]
 
     def _retry(self, name: str, retry: StepRetryConfig | None) -> RetryPolicy:
@@ -283,7 +283,7 @@ def _planned(
         image = _one_image(read)
         resources, larger = _shared_resources(own, settings, read)
         warnings = (*_not_shared(read, settings), *larger)
-        sandbox = _spec(settings, resources, image)
+        sandbox = sandbox_spec(settings, resources, image)
         command = _pipeline_command(str(snapshot.id), settings.max_parallelism, resources)
     plan = Plan(
         pipeline=configuration.name,
@@ -312,7 +312,7 @@ def _shared_resources(
     in_it = [step.plan for step in read if not step.plan.step_operator]
     if not in_it:  # what the pipeline asks for is meant for the machines of its step operators
         return Resources(), ()
-    return of_pipeline(own, _texts(settings.gpu), [(plan.name, plan.sandbox.resources) for plan in in_it])
+    return of_pipeline(own, texts(settings.gpu), [(plan.name, plan.sandbox.resources) for plan in in_it])
 
 
 def _pipeline_command(snapshot_id: str, most: int | None, resources: Resources) -> tuple[str, ...]:
@@ -328,7 +328,8 @@ def _pipeline_command(snapshot_id: str, most: int | None, resources: Resources) 
     return tuple(command)
 
 
-def _spec(settings: ModalPrefectOrchestratorSettings, resources: Resources, image: str | None) -> SandboxSpec:
+def sandbox_spec(settings: SandboxSettings, resources: Resources, image: str | None) -> SandboxSpec:
+    """The sandbox of a step with these settings and resources."""
     values = vars(settings)
     return SandboxSpec(
         image=image,
@@ -336,7 +337,7 @@ def _spec(settings: ModalPrefectOrchestratorSettings, resources: Resources, imag
         timeout=values["timeout"],
         capacity_timeout=values["capacity_timeout"],
         cloud=values["cloud"],
-        region=_texts(values["region"]),
+        region=texts(values["region"]),
         modal_environment=values["modal_environment"],
         secrets=tuple(values["secrets"]),
         volumes=tuple(sorted(values["volumes"].items())),
@@ -381,11 +382,12 @@ def _not_shared(read: Sequence[_Read], settings: ModalPrefectOrchestratorSetting
 def _nothing_of_modal(read: Sequence[_Read], settings: ModalPrefectOrchestratorSettings) -> tuple[str, ...]:
     """Name the settings that mean nothing where sandboxes are processes on this machine."""
     holders = [settings, *(step.settings for step in read if step.own)]
-    used = [field for field in _MODAL_ONLY if any(getattr(holder, field) for holder in holders)]
+    used = [field for field in MODAL_ONLY if any(getattr(holder, field) for holder in holders)]
     return tuple(f"{field}: not used, runner='process' runs the steps on this machine." for field in used)
 
 
-def _texts(value: str | list[str] | None) -> tuple[str, ...]:
+def texts(value: str | list[str] | None) -> tuple[str, ...]:
+    """The texts of a setting that may be one or several."""
     if value is None:
         return ()
     return (value,) if isinstance(value, str) else tuple(value)

@@ -6,7 +6,12 @@ from zenml.stack import Stack
 
 from bridge import names
 from bridge.errors import InvalidSettings
-from bridge.settings import ModalPrefectOrchestratorConfig, ModalPrefectOrchestratorSettings
+from bridge.settings import (
+    ModalPrefectOrchestratorConfig,
+    ModalPrefectOrchestratorSettings,
+    ModalPrefectStepOperatorConfig,
+    RunnerConfig,
+)
 
 _ON_A_WORKER = (
     "for a worker, deploy the flow with `prefect deploy --all` and run the snapshot with "
@@ -19,8 +24,26 @@ def check_stack(stack: Stack, config: ModalPrefectOrchestratorConfig) -> tuple[b
 
     For ZenML's ``StackValidator``. Local processes reach everything.
     """
+    return _check(stack, config, "orchestrator", stack.orchestrator.name)
+
+
+def check_operator_stack(stack: Stack, config: ModalPrefectStepOperatorConfig, name: str) -> tuple[bool, str]:
+    """The same for a step operator of that name, whose caller may be a sandbox itself."""
+    caller = stack.orchestrator.config
+    from_modal = isinstance(caller, ModalPrefectOrchestratorConfig) and caller.runner == "modal"
+    has_token = vars(config)["token_id"] is not None  # attribute access would resolve a reference to a secret
+    if from_modal and config.runner == "modal" and not has_token:
+        return False, (
+            f"token_id=None: the step operator `{name}` starts its sandboxes from one of the orchestrator "
+            f"`{stack.orchestrator.name}`, where this machine's Modal configuration isn't. Give it a token_id and "
+            "a token_secret, best as references to a ZenML secret."
+        )
+    return _check(stack, config, "step operator", name)
+
+
+def _check(stack: Stack, config: RunnerConfig, kind: str, name: str) -> tuple[bool, str]:
     try:
-        refuse_component(config, stack.orchestrator.name)
+        refuse_component(config, name, kind)
     except InvalidSettings as error:
         return False, str(error)
     if config.runner == "process":
@@ -28,8 +51,8 @@ def check_stack(stack: Stack, config: ModalPrefectOrchestratorConfig) -> tuple[b
     if stack.artifact_store.config.is_local:
         return False, (
             f"artifact_store=`{stack.artifact_store.name}` is local, and a Modal sandbox can't reach this machine's "
-            'files. Use a remote one (S3, GCS, Azure), or `runner="process"` on the orchestrator '
-            f"`{stack.orchestrator.name}` to run steps as local processes."
+            f'files. Use a remote one (S3, GCS, Azure), or `runner="process"` on the {kind} `{name}` to run steps as '
+            "local processes."
         )
     registry = stack.container_registry
     if registry is None:
@@ -57,7 +80,7 @@ def check_stack(stack: Stack, config: ModalPrefectOrchestratorConfig) -> tuple[b
     return True, ""
 
 
-def refuse_component(config: ModalPrefectOrchestratorConfig, name: str) -> None:
+def refuse_component(config: RunnerConfig, name: str, kind: str = "orchestrator") -> None:
     """Raise ``InvalidSettings`` for what a later release will do for a component."""
     values = vars(config)  # attribute access would resolve references to secrets
     if values["image_source"] == "modal":
@@ -65,7 +88,7 @@ def refuse_component(config: ModalPrefectOrchestratorConfig, name: str) -> None:
             "image_source",
             "modal",
             "images that Modal builds come with a later release",
-            f"Set image_source='registry' on the orchestrator `{name}`, or leave it out, and add a container registry "
+            f"Set image_source='registry' on the {kind} `{name}`, or leave it out, and add a container registry "
             "and an image builder to the stack",
         )
 

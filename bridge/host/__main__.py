@@ -6,6 +6,8 @@
     Runs one attempt of a static step on the main thread, without retries. With ``--step-run-id`` that step
     run, which is RUNNING although its process is dead, goes on; no new one is made.
     Exits with 0 where the step succeeded, else with 1 or the code it called ``sys.exit`` with.
+``operated --snapshot-id S --step NAME --step-run-id ID``
+    Runs a step run that a step operator was asked to carry out (:mod:`bridge.host.operated`). Exits likewise.
 ``pipeline --snapshot-id S --run-id R [--max-parallelism N] [--cpu C --memory MIB --gpus G]``
     Runs the whole static pipeline in this sandbox (:mod:`bridge.host.pipeline`, which lists the exit codes).
 ``serve --snapshot-id S --run-id R --socket NAME [--idle-timeout SECONDS]``
@@ -30,6 +32,10 @@ def _parser() -> argparse.ArgumentParser:
     step.add_argument("--step", required=True)
     step.add_argument("--step-run-id")
     step.add_argument("--lifeline", type=int, help=argparse.SUPPRESS)
+    operated = commands.add_parser("operated", help="run a step for a step operator", allow_abbrev=False)
+    operated.add_argument("--snapshot-id", required=True)
+    operated.add_argument("--step", required=True)
+    operated.add_argument("--step-run-id", required=True)
     pipeline = commands.add_parser("pipeline", help="run a whole pipeline", allow_abbrev=False)
     pipeline.add_argument("--snapshot-id", required=True)
     pipeline.add_argument("--run-id", required=True)
@@ -70,6 +76,12 @@ def main(argv: Sequence[str]) -> int:
             lifeline.hold(options.lifeline)
         arguments = entrypoint.arguments_for(options.snapshot_id, options.step, options.step_run_id)
         return entrypoint.run_attempt(arguments)
+    if options.command == "operated":
+        from bridge.host import entrypoint
+        from bridge.host.operated import OperatedEntrypoint
+
+        arguments = entrypoint.arguments_for(options.snapshot_id, options.step, options.step_run_id)
+        return entrypoint.run_attempt(arguments, entrypoint=OperatedEntrypoint)
     if options.command == "serve":
         from bridge.host import serve
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
 from zenml.client import Client
@@ -14,7 +14,7 @@ from zenml.enums import ExecutionStatus
 from zenml.exceptions import RunStoppedException
 from zenml.execution.pipeline.utils import prevent_pipeline_execution
 from zenml.logger import get_logger
-from zenml.models import PipelineRunResponse, PipelineSnapshotResponse, StepRunResponse
+from zenml.models import PipelineSnapshotResponse, StepRunResponse
 from zenml.orchestrators import input_utils, publish_utils
 from zenml.orchestrators.signal_handler import SignalHandler
 from zenml.orchestrators.step_launcher import StepLauncher
@@ -30,24 +30,18 @@ _IMAGE_ROOT = "/app"
 """Where ZenML's images have the user's code (zenml/utils/pipeline_docker_image_builder.py)."""
 
 
-class StepEntrypoint(StepEntrypointConfiguration):
+class SandboxEntrypoint(StepEntrypointConfiguration):
     """ZenML's step entrypoint for a sandbox that may be a plain process.
 
-    Two things differ. Code goes into the folder in :data:`bridge.names.ENV_WORK_DIR` where that is set, since
-    ``/app`` needs root and collides with the process next door; where :data:`bridge.names.ENV_SOURCE_ROOT` is
-    set the user's code lies there already. And with ``--step_run_id`` an existing step run goes on instead of
-    a new one.
+    Code goes into the folder in :data:`bridge.names.ENV_WORK_DIR` where that is set, since ``/app`` needs root and
+    collides with the process next door; where :data:`bridge.names.ENV_SOURCE_ROOT` is set the user's code lies there
+    already.
     """
 
     def __init__(self, arguments: list[str], snapshot: PipelineSnapshotResponse | None = None) -> None:
         """``snapshot`` spares loading it, where somebody has."""
         super().__init__(arguments)
         self._snapshot = snapshot
-
-    @classmethod
-    def get_entrypoint_options(cls) -> dict[str, bool]:
-        """Return ZenML's options and the optional ``step_run_id``."""
-        return super().get_entrypoint_options() | {_STEP_RUN_ID: False}
 
     def prepare_code_environment(self) -> None:
         """Make the user's code importable. Raises what ZenML's raises."""
@@ -74,6 +68,15 @@ class StepEntrypoint(StepEntrypointConfiguration):
             )
         elif code_reference := self.snapshot.code_reference:
             self.download_code_from_code_repository(code_reference=code_reference)
+
+
+class StepEntrypoint(SandboxEntrypoint):
+    """Runs a step, or, with ``--step_run_id``, goes on with a step run whose process is dead."""
+
+    @classmethod
+    def get_entrypoint_options(cls) -> dict[str, bool]:
+        """Return ZenML's options and the optional ``step_run_id``."""
+        return super().get_entrypoint_options() | {_STEP_RUN_ID: False}
 
     def _run_step(self, step: Step, snapshot: PipelineSnapshotResponse) -> None:
         step_run_id = self.entrypoint_args.get(_STEP_RUN_ID)
@@ -112,13 +115,13 @@ def continue_step_run(step: Step, snapshot: PipelineSnapshotResponse, step_run_i
     publish_utils.step_exception_info.set(None)
     handler = SignalHandler(step_run=step_run, execution_mode=snapshot.pipeline_configuration.execution_mode)
     with handler:
-        _run_and_publish(launcher, run, step_run)
+        run_and_publish(lambda: upstream_zenml.run_existing_step_run(launcher, run, step_run), step_run)
 
 
-def _run_and_publish(launcher: StepLauncher, run: PipelineRunResponse, step_run: StepRunResponse) -> None:
+def run_and_publish(work: Callable[[], None], step_run: StepRunResponse) -> None:
     """Run the step run and leave it with a status, by the rules of ZenML's ``StepLauncher.launch``."""
     try:
-        upstream_zenml.run_existing_step_run(launcher, run, step_run)
+        work()
     except RunStoppedException:
         raise
     except BaseException as error:
@@ -138,14 +141,18 @@ def arguments_for(snapshot_id: str, step: str, step_run_id: str | None) -> list[
     return [*arguments, f"--{_STEP_RUN_ID}={step_run_id}"] if step_run_id else arguments
 
 
-def run_attempt(arguments: Sequence[str], snapshot: PipelineSnapshotResponse | None = None) -> int:
+def run_attempt(
+    arguments: Sequence[str],
+    snapshot: PipelineSnapshotResponse | None = None,
+    entrypoint: type[SandboxEntrypoint] = StepEntrypoint,
+) -> int:
     """Run one attempt on this process's main thread and return the exit code: 0, or 1 where the step raised.
 
     The traceback goes to the log. A step that calls ``sys.exit`` exits with its own code.
     """
     with prevent_pipeline_execution():
         try:
-            StepEntrypoint(list(arguments), snapshot).run()
+            entrypoint(list(arguments), snapshot).run()
         except SystemExit as error:
             logger.exception("The step called sys.exit.")
             return error.code if isinstance(error.code, int) else 1
