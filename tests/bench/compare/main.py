@@ -18,7 +18,7 @@ from typing import Any
 from tests import servers
 from tests.bench.compare import report
 from tests.bench.compare.record import Record, state_of_bridge
-from tests.bench.compare.scenarios import COLD_STARTS, SCENARIOS, WAYS, WARM, Cell, cells
+from tests.bench.compare.scenarios import COLD_STARTS, SCENARIOS, WAYS, Cell, cells
 from tests.bench.compare.yard import yard
 from tests.bench.machine import machine
 

@@ -111,7 +111,8 @@ class Goal:
 
     def __str__(self) -> str:
         bound = f"≥ {self.least:g}" if self.least is not None else f"≤ {self.most:g}"
-        return f"{self.scenario}: {self.figure}{f', {self.against.name} ÷ ' if self.against else ', '}{self.ours.name} {bound}"
+        over = f"{self.against.name} ÷ " if self.against else ""
+        return f"{self.scenario}: {self.figure}, {over}{self.ours.name} {bound}"
 
 
 GOALS = (

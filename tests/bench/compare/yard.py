@@ -109,7 +109,7 @@ class Yard:
         environment = {
             **self.rig.environment,
             **self.modal.env,
-            "PYTHONPATH": str(STACK_CODE),
+            "PYTHONPATH": f"{STACK_CODE}:{servers.ROOT}" if how.ours else str(STACK_CODE),
             "ZENML_ACTIVE_STACK_ID": self.stacks[how.stack],
         }
         return self.on_sqlite(environment) if how.local else environment
