@@ -46,6 +46,13 @@ class Server:
 
     def start(self) -> Server:
         """Start it and wait until it answers."""
+        self.launch()
+        return self.wait()
+
+    def launch(self) -> Server:
+        """Start it. Does nothing if it runs."""
+        if self.process is not None:
+            return self
         log = self.log.open("ab")
         self.process = subprocess.Popen(
             self.argv,
@@ -55,16 +62,22 @@ class Server:
             start_new_session=True,
         )
         log.close()
+        return self
+
+    def wait(self) -> Server:
+        """Wait until it answers."""
+        assert self.process is not None
         deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline:
-            if self.process.poll() is not None:
-                raise RuntimeError(f"{self.name} ended at once:\n{self.log.read_text()[-3000:]}")
-            try:
-                if httpx.get(self.url + self.health, timeout=2).status_code == 200:
-                    return self
-            except httpx.TransportError:
-                pass
-            time.sleep(0.1)
+        with httpx.Client(timeout=2, trust_env=False) as client:
+            while time.monotonic() < deadline:
+                if self.process.poll() is not None:
+                    raise RuntimeError(f"{self.name} ended at once:\n{self.log.read_text()[-3000:]}")
+                try:
+                    if client.get(self.url + self.health).status_code == 200:
+                        return self
+                except httpx.TransportError:
+                    pass
+                time.sleep(0.2)
         self.stop()
         raise RuntimeError(f"{self.name} didn't answer within {START_SECONDS} s:\n{self.log.read_text()[-3000:]}")
 
@@ -93,6 +106,8 @@ def prefect_server(folder: Path, port: int | None = None) -> Server:
         "PREFECT_SERVER_UI_API_URL": f"{url}/api",
         "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
         "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "100",
+        # A batch that isn't full waits for 5 s else, and so does whoever reads task runs afterwards.
+        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "0.25",
     }
     argv = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     return Server("prefect server", argv, environment, url, "/api/health", folder / "prefect.log")

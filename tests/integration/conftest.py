@@ -49,17 +49,23 @@ def modal_server() -> Iterator[LoopbackModal]:
 
 
 @pytest.fixture(scope="session")
-def prefect_api(folder: Path) -> Iterator[servers.Server]:
-    server = servers.prefect_server(folder, PREFECT_PORT).start()
-    yield server
-    server.stop()
+def both_apis(folder: Path) -> Iterator[tuple[servers.Server, servers.Server]]:
+    both = servers.prefect_server(folder, PREFECT_PORT).launch(), servers.zenml_server(folder).launch()
+    try:
+        yield both[0].wait(), both[1].wait()
+    finally:
+        for server in both:
+            server.stop()
 
 
 @pytest.fixture(scope="session")
-def zenml_api(folder: Path) -> Iterator[servers.Server]:
-    server = servers.zenml_server(folder).start()
-    yield server
-    server.stop()
+def prefect_api(both_apis: tuple[servers.Server, servers.Server]) -> servers.Server:
+    return both_apis[0]
+
+
+@pytest.fixture(scope="session")
+def zenml_api(both_apis: tuple[servers.Server, servers.Server]) -> servers.Server:
+    return both_apis[1]
 
 
 @pytest.fixture(scope="session")
