@@ -99,14 +99,17 @@ def introduce(run: Run, flow_run: FlowRun) -> None:
     publish_pipeline_run_metadata(run.run.id, {run.stack.orchestrator.id: metadata})
 
 
-def make_runner(config: ModalPrefectOrchestratorConfig, stack: Stack, plan: Plan) -> Runner:
-    """The runner that the stack's orchestrator is configured for."""
+def make_runner(
+    config: ModalPrefectOrchestratorConfig, stack: Stack, plan: Plan, outage: float = runners.OUTAGE_SECONDS
+) -> Runner:
+    """The runner that the stack's orchestrator is configured for; ``outage`` is how long Modal may be away."""
     return runners.create(
         config.runner,
         token_id=config.token_id,
         token_secret=config.token_secret,
         registry_credentials=registry_credentials(stack) if config.runner == "modal" else None,
         create_rate=plan.create_rate,
+        outage=outage,
     )
 
 

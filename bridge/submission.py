@@ -27,6 +27,9 @@ from bridge.upstream_prefect import run_existing_flow_run
 from bridge.waiting import raise_for
 from bridge.work_pool import check_pool, nobody_works
 
+SUBMISSION_OUTAGE_SECONDS = 10.0
+"""How long Modal may be away while somebody waits for a run to start; the run itself has more patience."""
+
 _logger = logging.getLogger(__name__)
 
 
@@ -54,7 +57,7 @@ def check_runner(config: ModalPrefectOrchestratorConfig, stack: Stack, plan: Pla
 
     Raises ``SandboxRefused`` (with ``CredentialsRefused``) or ``RunnerUnavailable``.
     """
-    runner = make_runner(config, stack, plan)
+    runner = make_runner(config, stack, plan, outage=SUBMISSION_OUTAGE_SECONDS)
     specs = [plan.sandbox] if plan.mode is Mode.PIPELINE else list(dict.fromkeys(step.sandbox for step in plan.steps))
 
     async def ask() -> None:

@@ -6,6 +6,9 @@ from typing import Literal
 
 from bridge.runners.base import Runner
 
+OUTAGE_SECONDS = 120.0
+"""How long Modal may be unreachable before a runner says so; the SDK itself gives up after 0.7 s."""
+
 
 def create(
     kind: Literal["modal", "process"],
@@ -14,6 +17,7 @@ def create(
     token_secret: str | None = None,
     registry_credentials: tuple[str, str] | None = None,
     create_rate: float = 4.0,
+    outage: float = OUTAGE_SECONDS,
 ) -> Runner:
     """Make the runner that a stack's orchestrator is configured for.
 
@@ -23,6 +27,7 @@ def create(
         token_secret: Modal token.
         registry_credentials: User name and password of the container registry.
         create_rate: Most sandboxes created per second.
+        outage: Seconds that Modal may be away before the runner says so.
     """
     if kind == "modal":
         from bridge.runners.modal import ModalRunner  # the Modal SDK takes a second to import
@@ -32,6 +37,7 @@ def create(
             token_secret=token_secret,
             registry_credentials=registry_credentials,
             create_rate=create_rate,
+            outage=outage,
         )
     from bridge.runners.process import ProcessRunner
 

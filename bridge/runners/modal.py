@@ -15,18 +15,17 @@ import modal
 
 from bridge import names, upstream_modal
 from bridge.plan import SandboxSpec
+from bridge.runners import OUTAGE_SECONDS
 from bridge.runners.base import HostCall, Sandbox, SandboxRequest
 from bridge.runners.modal_call import talk
 from bridge.runners.modal_clients import Clients
-from bridge.runners.modal_create import Creator
 from bridge.runners.modal_costs import costs_by_tag
+from bridge.runners.modal_create import Creator
 from bridge.runners.modal_errors import SDK_ERRORS, translated
 from bridge.runners.modal_objects import HOST_PROGRAM, ModalObjects
 from bridge.runners.modal_sandbox import ModalSandbox
 from bridge.runners.rate import RateLimit
 
-OUTAGE_SECONDS = 120.0
-"""How long Modal may be unreachable before a wait says so; the SDK itself gives up after 0.7 s."""
 _LISTINGS = 8
 """Apps that are listed at the same time."""
 
@@ -40,7 +39,7 @@ class ModalRunner:
         token_secret: See ``token_id``.
         registry_credentials: User and password of the registry that the images come from.
         create_rate: Most sandboxes created per second.
-        outage: Seconds of Modal being away that waiting survives.
+        outage: Seconds of Modal being away that connecting, creating and waiting survive.
     """
 
     def __init__(
@@ -55,8 +54,8 @@ class ModalRunner:
         """Raises ``ValueError`` for half a token pair."""
         if bool(token_id) != bool(token_secret):
             raise ValueError("token_id and token_secret belong together: give both or neither")
-        self._clients = Clients((token_id, token_secret) if token_id and token_secret else None)
-        self._objects = ModalObjects(self._clients, registry_credentials)
+        self._clients = Clients((token_id, token_secret) if token_id and token_secret else None, outage)
+        self._objects = ModalObjects(self._clients, registry_credentials, outage)
         self._creator = Creator(self._clients, self._objects, RateLimit(create_rate), outage)
         self._outage = outage
 
@@ -134,6 +133,7 @@ class ModalRunner:
         except SDK_ERRORS as error:
             raise translated(error, "The running sandboxes can't be listed") from error
         return [sandbox for sandboxes in found for sandbox in sandboxes]
+
     async def app_url(self, app: str, modal_environment: str | None = None) -> str:
         """Return the page of an app; see :class:`bridge.runners.base.HasDashboard`."""
         found = await self._objects.app(modal_environment, app)
@@ -148,7 +148,6 @@ class ModalRunner:
             return await costs_by_tag(found, tags, tag, since)
         except SDK_ERRORS as error:
             raise translated(error, "What the sandboxes cost can't be asked") from error
-
 
     async def _app_ids(self, tags: Mapping[str, str], environment: str | None) -> set[str]:
         listed = await upstream_modal.app_ids(self._clients.main, environment)

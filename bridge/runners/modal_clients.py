@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import modal
 
 from bridge import upstream_modal
-from bridge.runners.modal_errors import SDK_ERRORS, translated
+from bridge.runners import OUTAGE_SECONDS
+from bridge.runners.modal_errors import SDK_ERRORS, is_away, ride_out, translated
 
 STREAMS = 90
 """Most long calls on one client."""
@@ -27,10 +28,14 @@ class _Connection:
 
 
 class Clients:
-    """The clients of one runner, all with the same credentials. Belongs to one event loop."""
+    """The clients of one runner, all with the same credentials. Belongs to one event loop.
 
-    def __init__(self, pair: tuple[str, str] | None) -> None:
+    ``outage`` is how many seconds Modal may be away when it is connected to.
+    """
+
+    def __init__(self, pair: tuple[str, str] | None, outage: float = OUTAGE_SECONDS) -> None:
         self._pair = pair
+        self._outage = outage
         self._main: modal.Client | None = None
         self._owns_main = True
         self._connections: list[_Connection] = []
@@ -43,15 +48,24 @@ class Clients:
         """
         try:
             self._pair = self._pair or upstream_modal.token_pair()
-            if self._pair is None:
-                # OAuth, or nothing: the SDK knows, and says which. Its client is one for the whole process.
-                self._main = await modal.Client.from_env.aio()
-                self._owns_main = False
-            else:
-                self._main = await modal.Client.from_credentials.aio(*self._pair)
-            await self._main.hello.aio()  # type: ignore[no-untyped-call]
+            self._main = await ride_out(self._connect, self._outage, is_away)
         except SDK_ERRORS as error:
             raise translated(error, "Modal can't be used") from error
+
+    async def _connect(self) -> modal.Client:
+        if self._pair is None:
+            # OAuth, or nothing: the SDK knows, and says which. Its client is one for the whole process.
+            client = await modal.Client.from_env.aio()
+            self._owns_main = False
+            await client.hello.aio()  # type: ignore[no-untyped-call]
+            return client
+        client = await modal.Client.from_credentials.aio(*self._pair)
+        try:
+            await client.hello.aio()  # type: ignore[no-untyped-call]
+        except BaseException:
+            await client.__aexit__(None, None, None)  # type: ignore[no-untyped-call]
+            raise
+        return client
 
     async def close(self) -> None:
         """Close them; sandboxes live on."""

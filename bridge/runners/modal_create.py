@@ -10,14 +10,22 @@ from typing import Any, TypedDict, TypeVar
 
 import modal
 from modal import exception
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
 from bridge import names, upstream_modal
 from bridge.errors import CapacityUnavailable, RunnerUnavailable, SandboxRefused
 from bridge.plan import SandboxSpec
 from bridge.runners.base import SandboxRequest
 from bridge.runners.modal_clients import Clients
-from bridge.runners.modal_errors import SDK_ERRORS, is_throttled, ride_out, translated
+from bridge.runners.modal_errors import (
+    SDK_ERRORS,
+    Patience,
+    is_away,
+    is_throttled,
+    ride_out,
+    say_again,
+    translated,
+)
 from bridge.runners.modal_objects import ModalObjects
 from bridge.runners.modal_sandbox import ModalSandbox
 from bridge.runners.rate import RateLimit
@@ -54,6 +62,14 @@ class _Arguments(TypedDict):
 class _Made:
     sandbox: ModalSandbox
     is_new: bool
+
+
+@dataclass
+class _Try:
+    """What is known of one try at a create, also when it is cut off in the middle."""
+
+    found: bool = False
+    """Whether there was a sandbox of that name already."""
 
 
 @dataclass
@@ -113,14 +129,16 @@ class Creator:
     async def find(self, app: str, name: str, environment: str | None) -> ModalSandbox | None:
         """Return the running sandbox of that name, or None."""
         try:
-            handle = await modal.Sandbox.from_name.aio(
-                app, name, environment_name=environment, client=self._clients.main
-            )
-        except exception.NotFoundError:
-            return None
+            handle = await self._named(app, name, environment)
         except SDK_ERRORS as error:
             raise translated(error, f"Sandbox {name!r} can't be looked up") from error
-        return await self._sandbox(handle, name)
+        return await self._sandbox(handle, name) if handle is not None else None
+
+    async def _named(self, app: str, name: str, environment: str | None) -> modal.Sandbox | None:
+        try:
+            return await modal.Sandbox.from_name.aio(app, name, environment_name=environment, client=self._clients.main)
+        except exception.NotFoundError:
+            return None
 
     async def by_id(self, sandbox_id: str) -> ModalSandbox | None:
         """Return the sandbox of that id, running or ended, or None."""
@@ -164,41 +182,55 @@ class Creator:
         self, gpu: str | None, request: SandboxRequest, arguments: _Arguments, abandoned: asyncio.Event
     ) -> _Made | None:
         """Make it on one GPU type; None where that had no room."""
-        for _ in range(RACES):
-            try:
-                handle = await self._unthrottled(gpu, request, arguments, abandoned)
-                return _Made(await self._sandbox(handle, request.name), True) if handle is not None else None
-            except exception.AlreadyExistsError:
-                found = await self.find(request.app, request.name, request.spec.modal_environment)
-                if found is not None:
-                    return _Made(found, False)
-            except SDK_ERRORS as error:
-                known = translated(error, f"Modal didn't make sandbox {request.name!r}")
-                if isinstance(known, CapacityUnavailable):
-                    return None
-                raise known from error
-        raise RunnerUnavailable(f"The name {request.name!r} was taken and free again {RACES} times.")
+        try:
+            return await self._patiently(gpu, request, arguments, abandoned)
+        except SDK_ERRORS as error:
+            known = translated(error, f"Modal didn't make sandbox {request.name!r}")
+            if isinstance(known, CapacityUnavailable):
+                return None
+            raise known from error
 
-    async def _unthrottled(
+    async def _patiently(
         self, gpu: str | None, request: SandboxRequest, arguments: _Arguments, abandoned: asyncio.Event
-    ) -> modal.Sandbox | None:
-        async for attempt in AsyncRetrying(
-            retry=retry_if_exception(is_throttled),
-            stop=stop_after_delay(THROTTLE_SECONDS),
-            wait=wait_random_exponential(multiplier=1, max=15),
-            sleep=lambda seconds: _unless(abandoned, asyncio.sleep(seconds)),
-            reraise=True,
-        ):
-            with attempt:
-                await _unless(abandoned, self._limit.turn())
-                return await self._within_capacity(gpu, request, arguments, abandoned)
+    ) -> _Made | None:
+        """Make it; again where Modal refuses it for now or can't be reached. One name, so never a second sandbox."""
+        throttled, away = Patience(THROTTLE_SECONDS), Patience(self._outage)
+        unsure = False
+
+        def stop(state: RetryCallState) -> bool:
+            return (throttled if state.outcome and is_throttled(state.outcome.exception()) else away)(state)
+
+        def again(state: RetryCallState) -> None:
+            nonlocal unsure
+            unsure = unsure or (state.outcome is not None and is_away(state.outcome.exception()))
+            say_again(state)
+
+        try:
+            async for attempt in AsyncRetrying(
+                retry=retry_if_exception(lambda error: is_throttled(error) or is_away(error)),
+                stop=stop,
+                wait=wait_random_exponential(multiplier=1, max=15),
+                sleep=lambda seconds: _unless(abandoned, asyncio.sleep(seconds)),
+                before_sleep=again,
+                reraise=True,
+            ):
+                with attempt:
+                    await _unless(abandoned, self._limit.turn())
+                    made = await self._within_capacity(gpu, request, arguments, abandoned)
+                    # One that is found may be of an earlier try whose answer was lost: then it is this making's.
+                    return _Made(made.sandbox, made.is_new or unsure) if made is not None else None
+        except _Abandoned:
+            if unsure:
+                await self._end_what_is_left(request)
+            raise
         raise AssertionError("tenacity returned without a result")
 
     async def _within_capacity(
         self, gpu: str | None, request: SandboxRequest, arguments: _Arguments, abandoned: asyncio.Event
-    ) -> modal.Sandbox | None:
+    ) -> _Made | None:
         """Create one; None if it has no machine in time. A create is cut off only where it hangs."""
-        create = asyncio.create_task(_create(request.command, gpu, arguments))
+        this = _Try()
+        create = asyncio.create_task(self._create(request, gpu, arguments, this))
         gone = asyncio.create_task(abandoned.wait())
         try:
             await asyncio.wait(
@@ -207,18 +239,61 @@ class Creator:
             if abandoned.is_set():
                 await self._until_cuttable(create, request)
             if create.done():
-                return create.result()
+                return _Made(await self._sandbox(create.result(), request.name), not this.found)
         finally:
             gone.cancel()
         create.cancel()
         await asyncio.wait({create})
-        # The SDK terminates one that waits for its machine, but not one whose RPC it was cancelled in.
-        left = await self.find(request.app, request.name, request.spec.modal_environment)
-        if left is not None:
-            await left.terminate()
+        if this.found and abandoned.is_set():
+            raise _Abandoned  # it isn't this making's to end
+        await self._end_what_is_left(request)
         if abandoned.is_set():
             raise _Abandoned
         return None
+
+    async def _end_what_is_left(self, request: SandboxRequest) -> None:
+        """The SDK ends one that waits for its machine, but not one whose RPC it was cancelled in, or failed in."""
+        environment = request.spec.modal_environment
+        try:
+            left = await ride_out(lambda: self._named(request.app, request.name, environment), ABANDON_SECONDS)
+        except SDK_ERRORS as error:
+            raise translated(error, f"Whether there is a sandbox {request.name!r} can't be asked") from error
+        if left is not None:
+            await (await self._sandbox(left, request.name)).terminate()
+
+    async def _create(
+        self, request: SandboxRequest, gpu: str | None, arguments: _Arguments, this: _Try
+    ) -> modal.Sandbox:
+        """Create one or find the one of that name, and wait for its machine. Raises what the SDK raises."""
+        sandbox = await self._created_or_found(request, gpu, arguments, this)
+        try:
+            await upstream_modal.scheduled(sandbox)
+        except asyncio.CancelledError:
+            # This handle is about to be lost. Terminating without waiting for it: whoever cancels looks for what is
+            # left. Where it was found, whoever cancels decides.
+            if not this.found:
+                await asyncio.shield(sandbox.terminate.aio())
+            raise
+        except exception.Error as error:
+            if not isinstance(error, exception.ConflictError) and type(error) is not exception.Error:
+                raise
+            # It ended before it had a machine, or so fast that it has none any more: its end says how.
+        return sandbox
+
+    async def _created_or_found(
+        self, request: SandboxRequest, gpu: str | None, arguments: _Arguments, this: _Try
+    ) -> modal.Sandbox:
+        for race in range(RACES):
+            if race:
+                await self._limit.turn()
+            try:
+                return await modal.Sandbox.create.aio(*request.command, gpu=gpu, **arguments)
+            except exception.AlreadyExistsError:
+                handle = await self._named(request.app, request.name, request.spec.modal_environment)
+                if handle is not None:
+                    this.found = True
+                    return handle
+        raise RunnerUnavailable(f"The name {request.name!r} was taken and free again {RACES} times.")
 
     async def _until_cuttable(self, create: asyncio.Task[modal.Sandbox], request: SandboxRequest) -> None:
         """Wait until a create is done, or has made a sandbox that only waits for its machine, or hangs."""
@@ -267,21 +342,6 @@ def _check(request: SandboxRequest) -> None:
 def _tags(request: SandboxRequest, spec: SandboxSpec) -> dict[str, str]:
     # Modal's listings don't bring the name back; ours come last, so that nobody's extra tag hides them.
     return {**dict(spec.tags), **request.tags, names.TAG_SANDBOX: names.modal_tag(request.name)}
-
-
-async def _create(command: tuple[str, ...], gpu: str | None, arguments: _Arguments) -> modal.Sandbox:
-    sandbox = await modal.Sandbox.create.aio(*command, gpu=gpu, **arguments)
-    try:
-        await upstream_modal.scheduled(sandbox)
-    except asyncio.CancelledError:
-        # This handle is about to be lost. Terminating without waiting for it: whoever cancels looks for what is left.
-        await asyncio.shield(sandbox.terminate.aio())
-        raise
-    except exception.Error as error:
-        if not isinstance(error, exception.ConflictError) and type(error) is not exception.Error:
-            raise
-        # It ended before it had a machine, or so fast that it has none any more: its end says how.
-    return sandbox
 
 
 async def _unless(event: asyncio.Event, awaitable: Coroutine[Any, Any, T]) -> T:

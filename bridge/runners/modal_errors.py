@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from grpclib.const import Status
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 from modal import exception
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
 from bridge.errors import (
     CapacityUnavailable,
@@ -19,6 +22,7 @@ from bridge.errors import (
 )
 
 T = TypeVar("T")
+_logger = logging.getLogger(__name__)
 
 SDK_ERRORS = (exception.Error, GRPCError, StreamTerminatedError, OSError, asyncio.TimeoutError)
 """Everything that a call of the SDK raises for a reason outside this program."""
@@ -35,9 +39,11 @@ _WRONG_REQUEST = (
     exception.RequestSizeError,
     exception.VersionError,
 )
+_UNREACHED = (exception.ServiceError, exception.ConnectionError, StreamTerminatedError, OSError, asyncio.TimeoutError)
+_UNREACHED_STATUS = (Status.UNAVAILABLE, Status.DEADLINE_EXCEEDED, Status.CANCELLED, Status.UNKNOWN)
 
 
-def is_throttled(error: BaseException) -> bool:
+def is_throttled(error: BaseException | None) -> bool:
     """Whether Modal refused a create for coming too fast; it says so with the status it has for no capacity."""
     return isinstance(error, exception.ResourceExhaustedError) and "rate limit" in str(error).lower()
 
@@ -49,6 +55,15 @@ def is_transient(error: BaseException) -> bool:
     if isinstance(error, exception.ConflictError):  # it is an InvalidError: the state was in the way, not the request
         return True
     return isinstance(error, SDK_ERRORS) and not isinstance(error, _WRONG_REQUEST)
+
+
+def is_away(error: BaseException | None) -> bool:
+    """Whether Modal couldn't be reached: narrower than :func:`is_transient`, which includes failures of its own."""
+    if isinstance(error, exception.Error):
+        return isinstance(error, _UNREACHED)
+    if isinstance(error, GRPCError):
+        return error.status in _UNREACHED_STATUS
+    return isinstance(error, _UNREACHED)
 
 
 def translated(error: BaseException, doing: str) -> RunnerError:
@@ -63,15 +78,41 @@ def translated(error: BaseException, doing: str) -> RunnerError:
     return SandboxRefused(f"{text}.")
 
 
-async def ride_out(call: Callable[[], Awaitable[T]], seconds: float) -> T:
-    """Return what ``call`` returns; repeat it while it fails transiently, for ``seconds`` from now on.
+class Patience:
+    """When to stop asking: ``seconds`` after the first failure, however long the asking went well before that.
+
+    To be given to tenacity as ``stop``.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._since: float | None = None
+
+    def __call__(self, state: RetryCallState) -> bool:
+        now = time.monotonic()
+        self._since = now if self._since is None else self._since
+        return now - self._since >= self._seconds
+
+
+def say_again(state: RetryCallState) -> None:
+    """Log, at the first failure, that Modal is asked again. To be given to tenacity as ``before_sleep``."""
+    error = state.outcome.exception() if state.outcome else None
+    if state.attempt_number == 1 and error is not None:
+        _logger.warning("%s It is asked again.", translated(error, "Modal"))
+
+
+async def ride_out(
+    call: Callable[[], Awaitable[T]], seconds: float, when: Callable[[BaseException], bool] = is_transient
+) -> T:
+    """Return what ``call`` returns; repeat it while it fails so, for ``seconds`` from its first failure on.
 
     Raises what the last attempt raised. The SDK's own retries end after 0.7 s.
     """
     async for attempt in AsyncRetrying(
-        retry=retry_if_exception(is_transient),
-        stop=stop_after_delay(seconds),
+        retry=retry_if_exception(when),
+        stop=Patience(seconds),
         wait=wait_random_exponential(multiplier=0.5, max=10),
+        before_sleep=say_again,
         reraise=True,
     ):
         with attempt:

@@ -16,8 +16,9 @@ from modal import exception
 import bridge
 from bridge import upstream_modal
 from bridge.errors import RunnerError, RunnerUnavailable, SandboxRefused
+from bridge.runners import OUTAGE_SECONDS
 from bridge.runners.modal_clients import Clients
-from bridge.runners.modal_errors import SDK_ERRORS, translated
+from bridge.runners.modal_errors import SDK_ERRORS, is_away, ride_out, translated
 
 PACKAGE_PATH = "/opt/zenml-modal-prefect/bridge"
 """Where a sandbox finds the ``bridge`` of the process that made it."""
@@ -57,14 +58,18 @@ class _Memo(Generic[Key, Value]):
 
 
 class ModalObjects:
-    """Looks objects up, and builds the image. ``environment`` is a Modal environment, None for the default one.
+    """Looks objects up, and builds the image. ``environment`` is a Modal environment, None for the default one;
+    ``outage`` is how many seconds Modal may be away.
 
     All methods raise ``SandboxRefused`` where there is no such object, ``CredentialsRefused``,
     ``RunnerUnavailable``.
     """
 
-    def __init__(self, clients: Clients, registry_credentials: tuple[str, str] | None) -> None:
+    def __init__(
+        self, clients: Clients, registry_credentials: tuple[str, str] | None, outage: float = OUTAGE_SECONDS
+    ) -> None:
         self._clients = clients
+        self._outage = outage
         self._registry_credentials = registry_credentials
         self._apps: _Memo[tuple[str | None, str], modal.App] = _Memo()
         self._images: _Memo[tuple[str | None, str], modal.Image] = _Memo()
@@ -127,7 +132,8 @@ class ModalObjects:
                 package = Path(folder) / "bridge"
                 await asyncio.to_thread(shutil.copytree, Path(bridge.__file__).parent, package, ignore=_IGNORED)
                 image = modal.Image.from_registry(reference, secret=credentials)
-                return await image.add_local_dir(package, PACKAGE_PATH, copy=True).build.aio(app)
+                image = image.add_local_dir(package, PACKAGE_PATH, copy=True)
+                return await ride_out(lambda: image.build.aio(app), self._outage, is_away)
         except exception.RemoteError as error:
             raise await self._build_error(error, reference) from error
         except SDK_ERRORS as error:
@@ -157,9 +163,13 @@ class ModalObjects:
         doing: str,
     ) -> Value:
         try:
-            return await memo.get(key, look_up)
+            return await memo.get(key, lambda: _riding_out(look_up, self._outage))
         except SDK_ERRORS as error:
             raise translated(error, doing) from error
+
+
+async def _riding_out(look_up: Callable[[], Coroutine[Any, Any, Value]], outage: float) -> Value:
+    return await ride_out(look_up, outage, is_away)
 
 
 def _in(environment: str | None) -> str:

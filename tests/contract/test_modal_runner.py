@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -395,23 +396,67 @@ async def test_an_outage_that_lasts(cloud: LoopbackModal, backend: str) -> None:
 
 
 async def test_a_lost_reply(cloud: LoopbackModal, runner: ModalRunner, backend: str) -> None:
+    """Asking again finds what was made: one sandbox, and it is this caller's."""
     cloud.set(lost_replies=10)
-    with pytest.raises(RunnerUnavailable):
-        await runner.start(request())
-    assert cloud.stats().created == 1
-    cloud.set(lost_replies=0)
     sandbox = await runner.start(request())
     assert [box.id for box in cloud.sandboxes()] == [sandbox.id]
 
 
-@pytest.mark.parametrize("status", [Status.INTERNAL, Status.UNAVAILABLE, Status.UNKNOWN])
-async def test_a_create_that_cannot_be_asked(
-    cloud: LoopbackModal, runner: ModalRunner, backend: str, status: Status
-) -> None:
-    cloud.create_error(4, status)
+async def test_a_lost_reply_that_nobody_waits_for(cloud: LoopbackModal, runner: ModalRunner, backend: str) -> None:
+    """What was made without anybody knowing is ended when nobody wants it any more."""
+    await runner.start(request("true", name="warm-up"))
+    cloud.set(lost_replies=10)
+    start = asyncio.ensure_future(runner.start(request()))
+    await eventually(lambda: bool([box for box in cloud.sandboxes() if box.name == "box"]))
+    start.cancel()
+    await asyncio.wait([start])
+    await eventually(lambda: cloud.sandbox("box").status == "terminated")
+
+
+async def test_a_create_that_fails_inside_modal(cloud: LoopbackModal, runner: ModalRunner, backend: str) -> None:
+    """Modal was reached, so it isn't repeated here: that costs an infrastructure retry."""
+    cloud.create_error(4, Status.INTERNAL)
     with pytest.raises(RunnerUnavailable, match="injected"):
         await runner.start(request("true"))
     await runner.start(request("true"))
+
+
+@pytest.mark.parametrize("away", ["unavailable", "paused"])
+async def test_a_start_survives_an_outage(cloud: LoopbackModal, backend: str, away: str) -> None:
+    """All of it: connecting, app, image and the create; the SDK itself gives up after 0.7 s."""
+
+    def leave() -> asyncio.TimerHandle:
+        if away == "unavailable":
+            cloud.unavailable(600)
+            back = partial(cloud.unavailable, 0)
+        else:
+            cloud.pause()
+            back = cloud.resume
+        return asyncio.get_running_loop().call_later(3, lambda: asyncio.ensure_future(asyncio.to_thread(back)))
+
+    leave()
+    async with runner_for(cloud) as runner:
+        leave()
+        await runner.start(request("true"))
+        leave()
+        await runner.start(request("true", name="another"))
+    assert cloud.stats().created == 2
+
+
+@pytest.mark.parametrize("room", [True, False], ids=["room", "no room"])
+async def test_an_outage_while_a_sandbox_waits_for_its_machine(cloud: LoopbackModal, room: bool) -> None:
+    """What was asked for before is found again, and still has to have a machine in time."""
+    async with runner_for(cloud, create_rate=1000) as runner:
+        cloud.capacity("H100", 0)
+        start = asyncio.ensure_future(runner.start(request(spec=with_gpus("H100", "T4", capacity_timeout=6))))
+        await eventually(lambda: len(cloud.sandboxes()) == 1)
+        cloud.unavailable(3)
+        if room:
+            cloud.capacity("H100", 1)
+        sandbox = await start
+    assert cloud.sandbox(sandbox.id).gpu_type == ("H100" if room else "T4")
+    await eventually(lambda: not cloud.stats().creating)
+    assert [box.status for box in cloud.sandboxes()] == (["running"] if room else ["terminated", "running"])
 
 
 async def test_a_pull_that_fails_once(cloud: LoopbackModal, runner: ModalRunner) -> None:
