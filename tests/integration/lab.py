@@ -6,6 +6,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -166,12 +167,14 @@ class Lab:
         return ran
 
     def read(self, ran: Ran, run_id: UUID, *, begun: bool = True) -> Ran:
-        """Read both sides."""
+        """Read both sides; ZenML's alone where another orchestrator ran it."""
+        from prefect.exceptions import ObjectNotFound
         from zenml.client import Client
 
         ran.run = Client().get_pipeline_run(run_id)
         if ran.run.orchestrator_run_id:
-            ran.flow_run, ran.task_runs = self.read_flow_run(UUID(ran.run.orchestrator_run_id), begun=begun)
+            with suppress(ObjectNotFound):
+                ran.flow_run, ran.task_runs = self.read_flow_run(UUID(ran.run.orchestrator_run_id), begun=begun)
         return ran
 
     def read_flow_run(self, flow_run_id: UUID, *, begun: bool = True) -> tuple[Any, dict[str, Any]]:

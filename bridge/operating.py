@@ -1,0 +1,271 @@
+"""Carrying out the step runs of a step operator, on a thread and an event loop of their own.
+
+ZenML calls a step operator from the main thread of a step's process, or from several threads of a dynamic pipeline's:
+submit, ask, cancel and clean up are separate calls. The loop lives as long as there is something to carry out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+from uuid import UUID
+
+from bridge import step_runs
+from bridge.operated import OperatedRun
+from bridge.outcome import Outcome, Verdict
+from bridge.runners.base import OutputLine, Runner, Sandbox
+from bridge.step import Attempts
+from bridge.truth import Truth, ZenMLThread
+from bridge.warm import WarmSteps
+
+T = TypeVar("T")
+OnSandbox = Callable[[str, str | None], None]
+
+LAST_LINES = 20
+
+_logger = logging.getLogger(__name__)
+
+
+class Echo:
+    """The output of a step on its way to this process's own: a :class:`bridge.step.Output`.
+
+    Without ``show`` only its last lines are kept.
+    """
+
+    def __init__(self, show: bool, on_sandbox: OnSandbox) -> None:
+        self._show = show
+        self._on_sandbox = on_sandbox
+        self.tail: deque[str] = deque(maxlen=LAST_LINES)
+
+    @property
+    def last_line(self) -> str:
+        """The last line with anything on it, "" if there is none."""
+        return next((text.strip() for text in reversed(self.tail) if text.strip()), "")
+
+    def comes_from(self, key: str, sandbox_id: str, url: str | None) -> None:
+        """Say which sandbox the output is of."""
+        self._on_sandbox(sandbox_id, url)
+
+    def write(self, line: OutputLine) -> None:
+        """Print one line."""
+        self.tail.append(line.text)
+        if self._show:
+            # In no context: ZenML collects what a context prints into the logs of the step, to which the step's own
+            # process has sent this line already.
+            contextvars.Context().run(_print, line)
+
+    def lost(self, what: str) -> None:
+        """The attempt's logger says so."""
+
+    def close(self) -> None:
+        """Nothing is held back."""
+
+    async def delivered(self) -> None:
+        """It is printed as it comes."""
+
+
+def _print(line: OutputLine) -> None:
+    stream = sys.stdout if line.stream == "stdout" else sys.stderr
+    stream.write(f"{line.text}\n")
+    stream.flush()
+
+
+@dataclass(eq=False)
+class _Step:
+    """One step run that is carried out."""
+
+    run: OperatedRun
+    echo: Echo
+    kill: asyncio.Event = field(default_factory=asyncio.Event)
+    task: asyncio.Task[Outcome] = field(init=False)
+
+
+@dataclass(frozen=True)
+class _Open:
+    thread: threading.Thread
+    loop: asyncio.AbstractEventLoop
+    runner: Runner
+    close: asyncio.Event
+
+
+class Operating:
+    """What one step operator carries out in this process. Any thread may call it, and is interrupted by signals.
+
+    Args:
+        make_runner: Makes the runner, each time that there is something to do again.
+    """
+
+    def __init__(self, make_runner: Callable[[], Runner]) -> None:
+        self._make_runner = make_runner
+        self._lock = threading.Lock()
+        self._open: _Open | None = None
+        self._steps: dict[UUID, _Step] = {}
+        self._calls: set[asyncio.Future[None]] = set()
+
+    def begin(self, run: OperatedRun, on_sandbox: OnSandbox) -> None:
+        """Begin to carry out a step run; return once its sandbox is there, or it has ended. Idempotent.
+
+        Where a sandbox of this step run runs already, it is taken up. ``on_sandbox`` is told the id and page of each
+        sandbox, on a thread of its own. Raises ``RunnerError`` where the runner can't be had.
+        """
+        self._call(lambda opened: self._begin(run, on_sandbox, opened.runner), contextvars.copy_context())
+
+    def knows(self, step_run_id: UUID) -> bool:
+        """Whether the step run was begun here."""
+        return step_run_id in self._steps
+
+    def outcome(self, step_run_id: UUID) -> Outcome | None:
+        """How a step run of this process ended; None while it is carried out. Raises what broke it."""
+        task = self._steps[step_run_id].task
+        return task.result() if task.done() else None
+
+    def until_end(self, step_run_id: UUID) -> Outcome:
+        """Wait for the end of a step run that was begun here. Raises what broke it."""
+        task = self._steps[step_run_id].task
+
+        async def end() -> Outcome:
+            return await asyncio.shield(task)
+
+        return self._call(lambda _: end())
+
+    def cancel(self, step_run_id: UUID) -> None:
+        """End a step run that was begun here, and tell ZenML that it was stopped. Doesn't wait for that."""
+        step = self._steps.get(step_run_id)
+
+        async def kill() -> None:
+            if step is not None:
+                step.kill.set()
+
+        self._call(lambda _: kill())
+
+    def ask(self, question: Callable[[Runner], Coroutine[Any, Any, T]]) -> T:
+        """Ask the runner something, on the loop. Raises what the question raises."""
+        try:
+            return self._call(lambda opened: question(opened.runner))
+        finally:
+            self._close_if_idle()
+
+    def forget(self, step_run_id: UUID) -> None:
+        """End a step run that is still carried out, without a word to ZenML, and forget it. Idempotent."""
+        step = self._steps.get(step_run_id)
+        if step is not None:
+
+            async def end() -> None:
+                step.task.cancel()
+                await asyncio.wait({step.task})
+
+            self._call(lambda _: end())
+            self._steps.pop(step_run_id, None)
+        self._close_if_idle()
+
+    async def _begin(self, run: OperatedRun, on_sandbox: OnSandbox, runner: Runner) -> None:
+        if run.step_run_id in self._steps:
+            return
+        made = asyncio.Event()
+        told: set[asyncio.Future[None]] = set()
+        thread = ZenMLThread()
+
+        def tell(sandbox_id: str, url: str | None) -> None:
+            made.set()
+            told.add(asyncio.ensure_future(thread.call(lambda: on_sandbox(sandbox_id, url))))
+
+        step = _Step(run, Echo(run.step.stream_logs, tell))
+
+        async def carry_out() -> Outcome:
+            try:
+                return await _carry_out(step, runner, thread)
+            finally:
+                if told:
+                    await asyncio.wait(told)
+                thread.close()
+
+        step.task = asyncio.ensure_future(carry_out())
+        self._steps[run.step_run_id] = step
+        is_made = asyncio.ensure_future(made.wait())
+        await asyncio.wait({step.task, is_made}, return_when=asyncio.FIRST_COMPLETED)
+        is_made.cancel()
+
+    def _call(self, work: Callable[[_Open], Coroutine[Any, Any, T]], context: contextvars.Context | None = None) -> T:
+        with self._lock:
+            opened = self._open = self._open or self._opened()
+        result: Future[T] = Future()
+
+        async def run() -> None:
+            try:
+                result.set_result(await work(opened))
+            except BaseException as error:
+                result.set_exception(error)
+
+        def start() -> None:
+            running = asyncio.ensure_future(run())
+            self._calls.add(running)
+            running.add_done_callback(self._calls.discard)
+
+        opened.loop.call_soon_threadsafe(start, context=context)
+        return result.result()
+
+    def _opened(self) -> _Open:
+        ready: Future[tuple[asyncio.AbstractEventLoop, Runner, asyncio.Event]] = Future()
+
+        async def live() -> None:
+            close = asyncio.Event()
+            async with self._make_runner() as runner:
+                ready.set_result((asyncio.get_running_loop(), runner, close))
+                await close.wait()
+
+        def work() -> None:
+            try:
+                asyncio.run(live())
+            except BaseException as error:
+                if ready.done():
+                    raise
+                ready.set_exception(error)
+
+        thread = threading.Thread(target=work, name="modal-prefect-step-operator", daemon=True)
+        thread.start()
+        return _Open(thread, *ready.result())
+
+    def _close_if_idle(self) -> None:
+        with self._lock:
+            opened = self._open
+            if self._steps or opened is None:
+                return
+            self._open = None
+        opened.loop.call_soon_threadsafe(opened.close.set)
+        opened.thread.join()
+
+
+async def _carry_out(step: _Step, runner: Runner, thread: ZenMLThread) -> Outcome:
+    run, plan = step.run, step.run.step
+    async with WarmSteps(run, runner, None) as warm:
+        truth = Truth(thread, lambda steps: step_runs.latest(run.run, steps))
+        attempts = Attempts(run, runner, thread, truth, warm)
+        outcome = await attempts.attempt_step(
+            plan, 1, run.step_run_id, step.kill, step.echo, _logger, step_run_id=str(run.step_run_id)
+        )
+    if outcome.verdict is Verdict.FAILED:
+        _explain(outcome, step.echo)
+    return outcome
+
+
+def _explain(outcome: Outcome, echo: Echo) -> None:
+    """Say in the step's logs what its own process couldn't send there."""
+    if outcome.needs_step_run:
+        _logger.error("%s", outcome.diagnosis)
+        if echo.tail:
+            _logger.error("The last lines of its output:\n%s", "\n".join(echo.tail))
+
+
+async def end_running(runner: Runner, app: str, name: str, modal_environment: str | None) -> None:
+    """End the sandbox of that name, if it runs. Raises ``RunnerUnavailable``."""
+    sandbox: Sandbox | None = await runner.find(app, name, modal_environment)
+    if sandbox is not None:
+        await sandbox.terminate()

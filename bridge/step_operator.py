@@ -1,0 +1,248 @@
+"""The ZenML side of the step operator: validate, submit a step run, answer ZenML's questions about it.
+
+Imported in every sandbox, since ZenML loads the active stack there: neither Modal nor Prefect at import time. The
+process that calls it, which may itself be a sandbox of any orchestrator, needs Modal's SDK; Prefect it needs never.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, cast
+
+from zenml.client import Client
+from zenml.config.build_configuration import BuildConfiguration
+from zenml.enums import ExecutionStatus
+from zenml.logger import get_logger
+from zenml.metadata.metadata_types import MetadataType, Uri
+from zenml.orchestrators.publish_utils import publish_step_run_metadata
+from zenml.stack import Stack, StackValidator
+from zenml.step_operators import BaseStepOperator
+
+from bridge import names
+from bridge.errors import BridgeError, RunNotPossible
+from bridge.local import local_environment
+from bridge.outcome import Diagnosis, Verdict
+from bridge.settings import ModalPrefectStepOperatorConfig, ModalPrefectStepOperatorSettings
+from bridge.validation import check_operator_stack, refuse_component
+
+if TYPE_CHECKING:
+    from zenml.config.base_settings import BaseSettings
+    from zenml.config.step_run_info import StepRunInfo
+    from zenml.models import PipelineSnapshotBase, StepRunResponse
+
+    from bridge.operated import OperatedRun
+    from bridge.operating import Operating
+    from bridge.runners.base import Runner
+
+logger = get_logger(__name__)
+
+REQUIREMENTS = frozenset({"modal>=1.4.3,<2", "tenacity>=8.2"})
+"""What a process that calls the operator needs beyond ZenML and this package."""
+
+_OF_VERDICT = {
+    Verdict.SUCCEEDED: ExecutionStatus.COMPLETED,
+    Verdict.STOPPED: ExecutionStatus.STOPPED,
+    Verdict.FAILED: ExecutionStatus.FAILED,
+    Verdict.LOST: ExecutionStatus.FAILED,
+}
+
+
+class ModalPrefectStepOperator(BaseStepOperator):
+    """Runs single steps in Modal sandboxes, for any orchestrator."""
+
+    _operating: Operating | None = None
+
+    @property
+    def config(self) -> ModalPrefectStepOperatorConfig:
+        """The component's configuration."""
+        return cast(ModalPrefectStepOperatorConfig, self._config)
+
+    @property
+    def settings_class(self) -> type[BaseSettings]:
+        """The settings that pipelines and steps may set."""
+        return ModalPrefectStepOperatorSettings
+
+    @property
+    def requirements(self) -> set[str]:
+        """What ZenML installs into the images of a stack with this component: it may be called from one of them."""
+        return set(REQUIREMENTS) if self.config.runner == "modal" else set()
+
+    @property
+    def validator(self) -> StackValidator:
+        """Whether the stack's components can be reached from where its sandboxes run."""
+        return StackValidator(
+            custom_validation_function=lambda stack: check_operator_stack(stack, self.config, self.name)
+        )
+
+    def get_docker_builds(self, snapshot: PipelineSnapshotBase) -> list[BuildConfiguration]:
+        """The image of each step that it runs: none for local processes, which run in this environment.
+
+        Called before any image is built, so settings are checked here first. Raises ``InvalidSettings``.
+        """
+        from bridge.operated import check_steps
+
+        refuse_component(self.config, self.name, "step operator")
+        steps = {name: step.config for name, step in snapshot.step_configurations.items()}
+        own = {name: config for name, config in steps.items() if config.uses_step_operator(self.name)}
+        check_steps(own, self.config, self.name)
+        if self.config.runner == "process":
+            return []
+        return [
+            BuildConfiguration(key=names.STEP_OPERATOR_IMAGE_KEY, settings=config.docker_settings, step_name=name)
+            for name, config in own.items()
+        ]
+
+    def submit(self, info: StepRunInfo, entrypoint_command: list[str], environment: dict[str, str]) -> None:
+        """Start the sandbox of a step run, or take up the one that runs; return once it is there.
+
+        A step run for which there can be none has failed, and ZenML is told why. Raises ``BridgeError``.
+        """
+        try:
+            run = self._operated(info, entrypoint_command, environment)
+            self._operations(run.stack).begin(run, lambda sandbox, url: self._publish(info, sandbox, url))
+        except BridgeError as error:
+            self._fail(info, error)
+            raise
+
+    def _operated(self, info: StepRunInfo, entrypoint_command: list[str], environment: dict[str, str]) -> OperatedRun:
+        from bridge.operated import OperatedRun, plan_of, wishes_of
+
+        name, config, snapshot = info.pipeline_step_name, info.config, info.snapshot
+        if snapshot.stack is None:
+            raise RunNotPossible(f"The stack of snapshot {snapshot.id} was deleted: run the pipeline again.")
+        wishes = wishes_of(name, config, self.config, self.name)
+        for warning in wishes.warnings:
+            logger.warning("%s", warning)
+        image = info.get_image(names.STEP_OPERATOR_IMAGE_KEY) if self.config.runner == "modal" else None
+        return OperatedRun(
+            snapshot=snapshot,
+            run=Client().get_pipeline_run(info.run_id),
+            stack=Stack.from_model(snapshot.stack),
+            plan=plan_of(name, config, snapshot, wishes, image),
+            config=self.config,
+            flow_run_id=os.environ.get(names.ENV_FLOW_RUN_ID, ""),
+            environment=self._plain_environment(info),
+            secret_environment={
+                **environment,  # the token of this run among them
+                "ZENML_ACTIVE_PROJECT_ID": str(snapshot.project_id),
+                "ZENML_ACTIVE_STACK_ID": str(snapshot.stack.id),
+            },
+            step_run_id=info.step_run_id,
+            # ZenML's own entrypoint needs root for its folder, and wouldn't find this package: ours takes its place.
+            command=tuple(entrypoint_command) if config.command is not None else None,
+        )
+
+    def _plain_environment(self, info: StepRunInfo) -> dict[str, str]:
+        from bridge.run import LOG_ENVIRONMENT
+
+        # What our orchestrator says to a step's process, where that is the one that calls.
+        passed_on = (names.ENV_FLOW_RUN_ID, names.ENV_TASK_RUN_ID)
+        return {
+            **{name: os.environ[name] for name in passed_on if name in os.environ},
+            names.ENV_RUN_ID: str(info.run_id),
+            **LOG_ENVIRONMENT,
+            **local_environment(self.config.runner),
+        }
+
+    def _operations(self, stack: Stack) -> Operating:
+        from bridge.operating import Operating
+
+        if self._operating is None:
+            self._operating = Operating(lambda: self._runner(stack))
+        return self._operating
+
+    def _runner(self, stack: Stack) -> Runner:
+        from bridge.run import runner_of
+
+        try:
+            return runner_of(self.config, stack)
+        except ModuleNotFoundError as error:
+            raise RunNotPossible(
+                f"The step operator `{self.name}` starts sandboxes from here, and {error.name} isn't installed here. "
+                f"Install {', '.join(sorted(REQUIREMENTS))} in the image of the steps: ZenML does, unless "
+                "DockerSettings(install_stack_requirements=False) or skip_build says otherwise."
+            ) from error
+
+    def _publish(self, info: StepRunInfo, sandbox_id: str, url: str | None) -> None:
+        metadata: dict[str, MetadataType] = {names.METADATA_SANDBOX_ID: sandbox_id}
+        if url is not None:
+            metadata[names.METADATA_SANDBOX_URL] = Uri(url)
+        publish_step_run_metadata(info.step_run_id, {self.id: metadata})
+        info.step_run.run_metadata.update(metadata)
+
+    def _fail(self, info: StepRunInfo, error: BridgeError) -> None:
+        from bridge import step_runs
+
+        diagnosis = Diagnosis("The step operator couldn't start a sandbox", str(error))
+        step_runs.fail_step_run(info.step_run_id, diagnosis)
+
+    def wait(self, step_run: StepRunResponse) -> ExecutionStatus:
+        """Wait for the end of a step run."""
+        operating = self._operating
+        if operating is None or not operating.knows(step_run.id):
+            return super().wait(step_run)
+        return _OF_VERDICT[operating.until_end(step_run.id).verdict]
+
+    def get_status(self, step_run: StepRunResponse) -> ExecutionStatus:
+        """How a step run is: RUNNING, COMPLETED, FAILED or STOPPED.
+
+        Raises ``RunnerUnavailable`` rather than guess. Where nobody carries out the step run any more, it has failed,
+        and ZenML is told so.
+        """
+        operating = self._operating
+        if operating is not None and operating.knows(step_run.id):
+            outcome = operating.outcome(step_run.id)
+            return ExecutionStatus.RUNNING if outcome is None else _OF_VERDICT[outcome.verdict]
+        return self._status_elsewhere(step_run)
+
+    def cancel(self, step_run: StepRunResponse) -> None:
+        """End the sandbox of a step run, which becomes stopped. Raises ``RunnerUnavailable``."""
+        from bridge.operating import end_running
+
+        operating = self._operating
+        if operating is not None and operating.knows(step_run.id):
+            operating.cancel(step_run.id)
+            return
+        app, name, environment = self._place(step_run)
+        self._anybody().ask(lambda runner: end_running(runner, app, name, environment))
+
+    def cleanup_step_submission(self, step_run: StepRunResponse) -> None:
+        """End what is left of a step run: its sandbox, where nobody waits for it any more."""
+        if self._operating is not None:
+            self._operating.forget(step_run.id)
+
+    def get_step_run_metadata(self, info: StepRunInfo) -> dict[str, MetadataType]:
+        """Where a step runs, asked for in its sandbox."""
+        sandbox = os.environ.get(names.ENV_MODAL_SANDBOX_ID)
+        return {names.METADATA_SANDBOX_ID: sandbox} if sandbox else {}
+
+    def _anybody(self) -> Operating:
+        return self._operations(Client().active_stack)
+
+    def _place(self, step_run: StepRunResponse) -> tuple[str, str, str | None]:
+        """The app and name of a step run's sandbox, and its Modal environment."""
+        from bridge.operated import wishes_of
+
+        run = Client().get_pipeline_run(step_run.pipeline_run_id)
+        config = step_run.config
+        settings = wishes_of(step_run.name, config, self.config, self.name).settings
+        pipeline = run.pipeline.name if run.pipeline else ""
+        return names.app_name(pipeline), names.operated_name(str(step_run.id)), settings.modal_environment
+
+    def _status_elsewhere(self, step_run: StepRunResponse) -> ExecutionStatus:
+        """The status of a step run that another process began."""
+        from bridge import step_runs
+
+        app, name, environment = self._place(step_run)
+        if self._anybody().ask(lambda runner: runner.find(app, name, environment)) is not None:
+            return ExecutionStatus.RUNNING
+        # Read after that: a sandbox that ended between the two has reported by now.
+        status = Client().get_run_step(step_run.id, hydrate=False).status
+        if status is ExecutionStatus.STOPPING:
+            return ExecutionStatus.STOPPED
+        if status.is_finished:
+            return status
+        if status is not ExecutionStatus.RETRYING:
+            diagnosis = Diagnosis("The sandbox was lost", "Whoever started it has died, and it doesn't run any more")
+            step_runs.fail_step_run(step_run.id, diagnosis)
+        return ExecutionStatus.FAILED
