@@ -29,6 +29,7 @@ DRAIN_SECONDS = 5.0
 _BATCHES = 64
 """Most pieces of output held in memory."""
 _LAST_WORDS = 3
+_AGAIN_SECONDS = 30.0
 
 _asking = wait_exponential_jitter(initial=1, max=30)
 _logger = logging.getLogger(__name__)
@@ -107,13 +108,17 @@ class WarmStep:
         host: The sandbox, which is this step's until its end.
         sandbox: The same, as its runner has it.
         call: What to ask.
+        outage: How long its host may be out of reach, in seconds.
     """
 
-    def __init__(self, calls: CallsHosts, host: WarmHost, sandbox: Sandbox, call: HostCall) -> None:
+    def __init__(
+        self, calls: CallsHosts, host: WarmHost, sandbox: Sandbox, call: HostCall, outage: float = OUTAGE_SECONDS
+    ) -> None:
         self._calls = calls
         self._host = host
         self._sandbox = sandbox
         self._call = call
+        self._outage = outage
         self._lines: asyncio.Queue[list[OutputLine] | None] = asyncio.Queue(_BATCHES)
         self._assemblers = {wire.STDOUT: LineAssembler("stdout"), wire.STDERR: LineAssembler("stderr")}
         self._position = 0
@@ -185,9 +190,16 @@ class WarmStep:
                 return await self._without_sandbox()
             if self._position > before:
                 since = time.monotonic()
-            if time.monotonic() - since > OUTAGE_SECONDS:
+            if time.monotonic() - since > self._outage:
+                await self._end_sandbox()
                 return SandboxEnd(End.LOST, detail=f"its step host can't be reached: {trouble}")
             await asyncio.wait({self._host.ended}, timeout=1.0)
+
+    async def _end_sandbox(self) -> None:
+        """End it, and wait for that: the step may still run in it, and another sandbox would run it twice."""
+        while not self._host.ended.done():
+            await self._host.end()
+            await asyncio.wait({self._host.ended}, timeout=_AGAIN_SECONDS)
 
     async def _ask(self) -> SandboxEnd | None:
         """Read what the host says; the end of the step, or None where the connection broke off."""

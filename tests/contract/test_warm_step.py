@@ -1,0 +1,30 @@
+"""A step in a warm sandbox whose host can't be reached: nothing follows it before it is dead for certain."""
+
+from __future__ import annotations
+
+import asyncio
+
+from bridge.host.wire import Call
+from bridge.outcome import End
+from bridge.runners.base import HostCall, SandboxRequest
+from bridge.runners.modal import ModalRunner
+from bridge.warm_step import WarmHost, WarmStep
+from tests.contract.modal_lab import SPEC, eventually
+from tests.loopback import LoopbackModal
+
+NO_SOCKET = "x" * 200
+"""Longer than a socket's name may be: the client in the sandbox gives up at once."""
+
+
+async def test_it_counts_as_lost_once_its_sandbox_is_dead(cloud: LoopbackModal) -> None:
+    asked = SandboxRequest(name="host", app="zenml-lab", command=("sleep", "600"), spec=SPEC)
+    async with ModalRunner(create_rate=100) as runner:
+        host = WarmHost(runner.start(asked), NO_SOCKET)
+        sandbox = await host.made
+        step = WarmStep(runner, host, sandbox, HostCall(NO_SOCKET, Call("key", "step")), outage=1.0)
+        end = asyncio.ensure_future(step.wait())
+        await eventually(lambda: bool(cloud.stats().calls.get("TaskExecStart")))
+        cloud.unavailable(5)  # so that it can't be ended at once
+        assert (await end).end is End.LOST
+        assert cloud.sandbox(sandbox.id).status == "terminated"
+        assert [line async for line in step.output()] == []
