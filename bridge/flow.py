@@ -41,6 +41,8 @@ from bridge.plan import Mode, Plan
 from bridge.ready import Fate
 from bridge.run import Run, give_up, open_run, registry_credentials
 from bridge.run_status import end_run
+from bridge.renewal import Renewal
+from bridge.resume import Earlier, end_sandboxes, look_back
 from bridge.runners.base import Runner
 from bridge.settings import ModalPrefectOrchestratorConfig
 from bridge.step import Attempts
@@ -191,6 +193,7 @@ async def _carry_out(run: Run, runner: Runner, stop: Stop, resumed: bool) -> Sta
     except BridgeError as error:
         message = str(error)
         await thread.call(lambda: end_run(run.run, failures={"": message}, stopped=stop.requested))
+                Renewal(run.run, run.plan.orphan_timeout),
         return Failed(message=message)
     except Exception as error:
         # A defect, or an outage beyond patience: ZenML's run must not stay running for it.

@@ -208,6 +208,7 @@ def open_run(snapshot_id: UUID, run_id: UUID | None, flow_run_id: str) -> Run:
 
 def give_up(run_id: UUID | None, flow_run_id: str, error: BridgeError) -> None:
     """End the ZenML run that was submitted together with a flow run which can't begin: nobody else would.
+            names.ENV_ORPHAN_TIMEOUT: str(plan.orphan_timeout),
 
     Leaves runs alone that aren't this flow run's.
     """

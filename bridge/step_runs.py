@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from uuid import UUID
 
 from zenml.client import Client
@@ -239,6 +239,10 @@ def close_retries(snapshot: PipelineSnapshotResponse, run: PipelineRunResponse, 
 class CacheLookup:
     """Asks ZenML's cache for the steps of one run, and publishes what it answers. Any thread may ask.
 
+    _close_retries(run, step)
+
+
+def _close_retries(run: PipelineRunResponse, step: str) -> None:
     Where the key needs the user's code (a cache function, file or source dependencies) the answer is left to
     the sandbox, which has it. So it is where this process's active project isn't the run's: ZenML computes
     the key from the active project and takes no other (zenml/orchestrators/step_run_utils.py,
@@ -252,6 +256,36 @@ class CacheLookup:
         self._factory = factory(snapshot=snapshot, pipeline_run=run, stack=stack)
         self._lock = threading.Lock()
         self._active_project: bool | None = None
+def fail_left(run: PipelineRunResponse, diagnosis: Diagnosis, running: Collection[str] | None = None) -> None:
+    """End the step runs of a run that nobody works on any more as failed: none is tried again.
+
+    Those that run are told why they failed; ``running`` names the steps that may be among them, None means all. Those
+    that wait for a retry are closed.
+    """
+    for step_run in _left(run, running):
+        if step_run.status is not ExecutionStatus.RETRYING:
+            try:
+                _publish(step_run.id, ExecutionStatus.FAILED, diagnosis)
+            except IllegalOperationError as error:
+                _logger.info("Step %s has ended by itself: %s", step_run.name, error)
+        _close_retries(run, step_run.name)
+
+
+def stop_left(run: PipelineRunResponse, running: Collection[str] | None = None) -> None:
+    """End the step runs of a run that nobody works on any more as stopped; ``running`` as in :func:`fail_left`."""
+    for step_run in _left(run, running):
+        record_stopped(step_run.id)
+
+
+def _left(run: PipelineRunResponse, running: Collection[str] | None) -> list[StepRunResponse]:
+    return [
+        step_run
+        for step_run in _list(run)
+        if not step_run.status.is_finished
+        and (step_run.status is ExecutionStatus.RETRYING or running is None or step_run.name in running)
+    ]
+
+
 
     def answer(self, step: str) -> Reported | None:
         """Return CACHED or SKIPPED, published, or None where ``step`` has to run.

@@ -98,9 +98,6 @@ def translate(
     plan, warnings = _planned(snapshot, stack_name, layers.pipeline, own, read)
     if component.get("runner") == "process":
         warnings += _nothing_of_modal(read, layers.pipeline)
-    if "orphan_timeout" in layers.pipeline.model_fields_set:
-        value = layers.pipeline.orphan_timeout
-        warnings += (f"orphan_timeout={value}: not used yet, `timeout` alone ends a sandbox whose flow is gone.",)
     stray = tuple(f"settings[{key!r}]: not used, the orchestrator is {component_name!r}." for key in layers.other_keys)
     return Translation(plan, layers.pipeline, (*reader.warnings, *stray, *warnings))
 

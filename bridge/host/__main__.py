@@ -70,10 +70,12 @@ def main(argv: Sequence[str]) -> int:
         sys.stdout.write(f"{bridge.__file__}\n")
         return 0
     if options.command == "step":
-        from bridge.host import entrypoint, lifeline
+        from bridge.host import entrypoint, lifeline, orphan
 
         if options.lifeline is not None:
             lifeline.hold(options.lifeline)
+        else:
+            orphan.watch_step(options.step)
         arguments = entrypoint.arguments_for(options.snapshot_id, options.step, options.step_run_id)
         return entrypoint.run_attempt(arguments)
     if options.command == "operated":

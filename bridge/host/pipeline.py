@@ -1,8 +1,8 @@
 """``python -m bridge.host pipeline``: a whole static pipeline in this sandbox.
 
-Exit codes: 0, every step succeeded; 1, a step failed; 2, the run was stopped or the sandbox ended from
-outside; 3, the host broke before its first step or in a way that is its own defect. ZenML's records say the
-same more exactly, step by step.
+Exit codes: 0, every step succeeded; 1, a step failed; 2, the run was stopped, the sandbox ended from
+outside, or its flow is gone; 3, the host broke before its first step or in a way that is its own defect.
+ZenML's records say the same more exactly, step by step.
 
 The user's code is imported in the steps' processes only. ZenML's init and cleanup hooks run there too, once
 for each step, since what the init hook makes lives in the memory of the process that runs it.
@@ -18,7 +18,7 @@ import tempfile
 from dataclasses import dataclass
 
 from bridge import names
-from bridge.host import child, forking, preload
+from bridge.host import child, forking, orphan, preload
 from bridge.host.admission import Capacity, Demand, SharedSandbox
 from bridge.host.attempt import StepHost
 from bridge.host.scheduler import Scheduler
@@ -29,6 +29,7 @@ from bridge.plan import Plan, Resources
 from bridge.ready import Fate
 
 COMPLETED, FAILED, STOPPED, BROKEN = 0, 1, 2, 3
+_NO_FLOW = "the flow of this run is gone"
 
 _logger = logging.getLogger(__name__)
 
@@ -88,6 +89,11 @@ async def _schedule(options: Options, loaded: preload.Loaded, link: forking.Link
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, terminate)
+
+    def begin_end() -> None:
+        loop.call_soon_threadsafe(scheduler.drain, _NO_FLOW)
+
+    orphan.watch(begin_end, lambda: loop.call_soon_threadsafe(scheduler.kill, _NO_FLOW))
     try:
         fates = await scheduler.run()
     finally:

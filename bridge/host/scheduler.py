@@ -107,6 +107,18 @@ class Scheduler:
         if self._graph is not None:
             self._graph.kill(reason)
 
+    def drain(self, reason: str) -> None:
+        """Start no other step."""
+        self._ended_early = reason
+        if self._graph is not None:
+            self._graph.drain(reason)
+
+    def kill(self, reason: str) -> None:
+        """End the steps that run, of which ZenML knows the end already."""
+        self._ended_early = reason
+        if self._graph is not None:
+            self._graph.kill(reason)
+
     async def close(self) -> None:
         """Let the step host go."""
         await self._host.close()

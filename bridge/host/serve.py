@@ -6,7 +6,7 @@ everything loaded (:mod:`bridge.host.forking`), or, where that isn't possible, a
 says so. Nothing of the user's code is imported here, and CUDA is never touched.
 
 Ends with 0 on SIGTERM (its step gets it first), after :attr:`Options.idle_timeout` seconds in which nobody wanted
-anything, and when what forks has died.
+anything, when its flow is gone (:mod:`bridge.host.orphan`), and when what forks has died.
 """
 
 from __future__ import annotations
@@ -90,6 +90,7 @@ def _split(options: Options, listener: socket.socket) -> Link | None:
 
 
 async def _serve(options: Options, listener: socket.socket, link: Link | None) -> int:
+    from bridge.host import orphan
     from bridge.host.forking import ForkHost
     from bridge.host.spawning import SpawnHost
     from bridge.host.turns import Turns
@@ -100,6 +101,7 @@ async def _serve(options: Options, listener: socket.socket, link: Link | None) -
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, turns.stop)
+    orphan.watch(turns.running_steps, lambda: loop.call_soon_threadsafe(turns.stop))
     server = await asyncio.start_unix_server(turns.answer, sock=listener, limit=wire.MOST_CALL_BYTES)
     _logger.info("The step host is ready.")
     try:

@@ -161,6 +161,10 @@ class Turns:
             writer.write(data)
             await writer.drain()
 
+    def running_steps(self) -> list[str]:
+        """The step that runs now, if one does. Any thread may ask."""
+        return [turn.call.step for turn in list(self._turns.values()) if not turn.journal.ended]
+
     def _what_runs(self) -> str:
         return next((key for key, turn in self._turns.items() if not turn.journal.ended), "")
 

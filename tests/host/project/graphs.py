@@ -291,3 +291,11 @@ def flood(folder: str, lines: int) -> None:
 @pipeline
 def telling(folder: str) -> None:
     tell_and_hang(folder, id="hung")
+
+
+@pipeline
+def held(folder: str) -> None:
+    """``hung`` runs until it is told, ``again`` waits for a retry that is far away, ``later`` follows ``hung``."""
+    retry = StepRetryConfig(max_retries=3, delay=600, backoff=1)
+    fail_first.with_options(retry=retry)(folder, "raise", 9, id="again")
+    add(folder, hang_first(folder, id="hung"), id="later")

@@ -1,0 +1,87 @@
+"""The lease on which the sandboxes of a run live: their flow renews it, and without it they end.
+
+The flow writes the time into the metadata of its ZenML run, once for all its sandboxes (:mod:`bridge.renewal`); each
+sandbox reads it with the token that it has anyway (:mod:`bridge.host.orphan`). So neither needs a way to the other,
+and nobody needs a way to Prefect. What is written is compared, never reckoned with: the clocks of two machines differ.
+Four of these writes and reads fit into one ``orphan_timeout``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+
+from zenml.client import Client
+from zenml.enums import MetadataResourceTypes
+from zenml.metadata.metadata_types import MetadataTypeEnum
+from zenml.models import PipelineRunResponse, RunMetadataRequest, RunMetadataResource
+
+from bridge import names
+
+LOOKS = 4
+"""How often the lease is renewed, and read, within its time."""
+
+
+def period(orphan_timeout: float) -> float:
+    """Return the seconds between two renewals, and between two looks at them."""
+    return orphan_timeout / LOOKS
+
+
+def grace(orphan_timeout: float) -> float:
+    """Return the seconds after the last sign of life at which no sandbox lives on any more that could ask."""
+    return orphan_timeout + period(orphan_timeout)
+
+
+def renew(run: PipelineRunResponse) -> None:
+    """Write down that the flow of a run is at work. Raises what ZenML's client raises."""
+    key, now = names.METADATA_FLOW_ALIVE, datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+    Client().zen_store.create_run_metadata(
+        RunMetadataRequest(
+            project=run.project_id,
+            resources=[RunMetadataResource(id=run.id, type=MetadataResourceTypes.PIPELINE_RUN)],
+            values={key: now},
+            types={key: MetadataTypeEnum.STRING},
+        )
+    )
+
+
+def last_sign(run: PipelineRunResponse) -> str:
+    """Return what the flow of a run, read just now, has written last; "" if it never wrote anything."""
+    return str(run.run_metadata.get(names.METADATA_FLOW_ALIVE, ""))
+
+
+def age(sign: str, now: datetime) -> float | None:
+    """Return how many seconds ago a sign was written, by the clocks of both machines; None for none."""
+    return (now - datetime.fromisoformat(sign)).total_seconds() if sign else None
+
+
+@dataclass
+class Lease:
+    """What one sandbox knows of its lease. Times are of one monotonic clock, in seconds.
+
+    It runs from the moment at which the sandbox began or last saw a new sign of life. Time in which nobody could be
+    asked isn't counted: then the flow may well be there, and only ZenML isn't.
+    """
+
+    orphan_timeout: float
+    began: float
+    _sign: str | None = field(default=None, init=False)
+    _deadline: float = field(init=False)
+    _looked: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._deadline = self.began + self.orphan_timeout
+        self._looked = self.began
+
+    def seen(self, sign: str, now: float) -> bool:
+        """ZenML has answered; return whether the flow counts as gone."""
+        if sign != self._sign:
+            self._sign = sign
+            self._deadline = now + self.orphan_timeout
+        self._looked = now
+        return now >= self._deadline
+
+    def unanswered(self, now: float) -> None:
+        """ZenML couldn't be asked."""
+        self._deadline += now - self._looked
+        self._looked = now

@@ -1,0 +1,41 @@
+"""Ending in ZenML what nobody works on any more: the same words whether a sandbox, a person or a schedule says them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from zenml.enums import ExecutionStatus
+from zenml.models import ExceptionInfo, PipelineRunResponse
+from zenml.orchestrators.publish_utils import publish_failed_pipeline_run
+
+from bridge import step_runs
+from bridge.outcome import Diagnosis
+from bridge.run_status import end_run, status_of
+
+
+def gone(run: PipelineRunResponse, detail: str) -> Diagnosis:
+    """Say that the flow of a run is gone; ``detail`` is how one knows."""
+    return Diagnosis(
+        "The flow of this run is gone", detail, f"Go on where it stopped with `zenml pipeline runs replay {run.id}`"
+    )
+
+
+def end(run: PipelineRunResponse, why: Diagnosis, running: Collection[str] | None = None) -> None:
+    """End a run without a flow: stopped where it was being stopped, else failed, and its steps with it.
+
+    What has ended stays as it is, and a run that was deleted is let be. ``running`` names the steps on which nobody
+    works for certain; None means all.
+    """
+    status = status_of(run)
+    if status is None:
+        return
+    if status in (ExecutionStatus.STOPPING, ExecutionStatus.STOPPED):
+        step_runs.stop_left(run, running)
+        end_run(run, failures={}, stopped=True)
+        return
+    step_runs.fail_left(run, why, running)
+    now = status_of(run)
+    if status.is_finished or now is None or (now.is_finished and now is not ExecutionStatus.FAILED):
+        return
+    # Failed steps make it fail already, but don't say why.
+    publish_failed_pipeline_run(run.id, exception_info=ExceptionInfo(traceback=str(why), message=str(why)))

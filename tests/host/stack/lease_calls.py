@@ -1,0 +1,20 @@
+"""``bridge.lease`` and what becomes of a run without it, with arguments and answers that fit into JSON."""
+
+from __future__ import annotations
+
+from zenml.client import Client
+
+from bridge import lease
+
+
+def renew(run: str) -> None:
+    lease.renew(Client().get_pipeline_run(run))
+
+
+def last_sign(run: str) -> str:
+    return lease.last_sign(Client().get_pipeline_run(run))
+
+
+def reason(run: str) -> str:
+    info = Client().get_pipeline_run(run).exception_info
+    return info.traceback if info else ""

@@ -1,0 +1,88 @@
+"""Programs in sandboxes whose flow is gone, or isn't: real ones, with a lease of a few seconds."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from bridge import names
+from bridge.host import client, wire
+from tests.host.conftest import Job, Zen
+
+LEASE = 6
+TIMEOUT = 90
+SOCKET = "host.sock"
+KINDS = ("pipeline", "step", "serve")
+
+
+def start(job: Job, kind: str, orphan_timeout: float = LEASE) -> subprocess.Popen[str]:
+    variables = {names.ENV_ORPHAN_TIMEOUT: str(orphan_timeout), names.ENV_RUN_ID: job.run}
+    if kind == "pipeline":
+        return job.start_pipeline(**variables)
+    if kind == "step":
+        return job.start("step", "--snapshot-id", job.snapshot, "--step", "hung", **variables)
+    variables |= job.environment()
+    arguments = ("--snapshot-id", job.snapshot, "--run-id", job.run, "--socket", SOCKET)
+    process = job.start("serve", *arguments, **variables)
+    call = wire.Call("a", "hung").text()
+    subprocess.Popen([sys.executable, "-I", "-S", client.__file__, SOCKET, call], env=variables)
+    return process
+
+
+def pid(job: Job) -> int:
+    """The process of the step that hangs."""
+    found: int = job.trace("hung")[0]["pid"]
+    return found
+
+
+def renew(jobs: Iterable[Job], until: Callable[[], bool]) -> None:
+    """Be the flow of some runs."""
+    deadline = time.monotonic() + TIMEOUT
+    while not until():
+        assert time.monotonic() < deadline, [job.trace("hung") for job in jobs]
+        for job in jobs:
+            job.zen.ask("call", module="lease_calls", function="renew", arguments={"run": job.run})
+        time.sleep(0.2)
+
+
+def test_without_its_flow_a_sandbox_ends_and_says_so(zen: Zen, tmp_path: Path) -> None:
+    jobs = {}
+    for kind in KINDS:
+        (tmp_path / kind).mkdir()
+        jobs[kind] = zen.submit("held", tmp_path / kind)
+    processes = {kind: start(job, kind) for kind, job in jobs.items()}
+    renew(jobs.values(), lambda: all(job.trace("hung") for job in jobs.values()))
+    outputs = {kind: process.communicate(timeout=TIMEOUT)[0] for kind, process in processes.items()}
+    for kind, job in jobs.items():
+        why = f"It gave no sign of life for {LEASE} s, its `orphan_timeout`"
+        assert "this sandbox ends" in outputs[kind]
+        assert not psutil.pid_exists(pid(job)), outputs[kind]
+        status, steps = job.statuses()
+        assert (status, steps["hung"]) == ("failed", ["failed"]), outputs[kind]
+        assert "later" not in steps
+        reasons = {step["name"]: step["exception"] for step in job.read()["steps"] if step["status"] == "failed"}
+        assert why in reasons["hung"]
+        assert why in zen.ask("call", module="lease_calls", function="reason", arguments={"run": job.run})
+        if kind == "pipeline":  # the others have one step alone
+            assert steps["again"][-1] in ("failed", "stopped")
+    assert processes["pipeline"].returncode == 2
+
+
+@pytest.mark.parametrize("kind", [KINDS[0], *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS[1:])])
+def test_as_long_as_its_flow_renews_the_lease_a_sandbox_lives(zen: Zen, tmp_path: Path, kind: str) -> None:
+    job = zen.submit("held", tmp_path)
+    process = start(job, kind)
+    renew([job], lambda: bool(job.trace("hung")))
+    until = time.monotonic() + 2 * LEASE
+    renew([job], lambda: time.monotonic() > until)
+    assert process.poll() is None
+    (tmp_path / "go").touch()
+    renew([job], lambda: bool([line for line in job.trace("hung") if line["what"] == "end"]))
+    process.kill()
+    process.communicate()

@@ -1,0 +1,58 @@
+"""The lease of a sandbox: what counts as a sign of life, and what time isn't counted."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge.lease import Lease, age, grace, period
+
+TIMEOUT = 100.0
+
+
+def test_it_runs_from_the_beginning_where_no_flow_ever_spoke() -> None:
+    lease = Lease(TIMEOUT, began=0.0)
+    assert not lease.seen("", 25.0)
+    assert not lease.seen("", 99.0)
+    assert lease.seen("", 125.0)
+
+
+def test_every_new_sign_renews_it_and_an_old_one_doesn_t() -> None:
+    lease = Lease(TIMEOUT, began=0.0)
+    assert not lease.seen("a", 50.0)
+    assert not lease.seen("b", 120.0)
+    assert not lease.seen("b", 219.0)
+    assert lease.seen("b", 220.0)
+    assert not lease.seen("c", 221.0)
+
+
+def test_time_in_which_nobody_could_be_asked_isn_t_counted() -> None:
+    lease = Lease(TIMEOUT, began=0.0)
+    assert not lease.seen("a", 0.0)
+    lease.unanswered(1000.0)
+    lease.unanswered(2000.0)
+    assert not lease.seen("a", 2099.0)
+    assert lease.seen("a", 2100.0)
+
+
+@given(st.lists(st.tuples(st.floats(0.1, 2 * period(TIMEOUT)), st.booleans()), max_size=60))
+def test_a_flow_that_renews_in_time_is_never_taken_for_gone(looks: list[tuple[float, bool]]) -> None:
+    """However its looks and outages fall: the flow renews every quarter, and at once after an outage."""
+    lease, now, renewed = Lease(TIMEOUT, began=0.0), 0.0, 0.0
+    for pause, answered in looks:
+        now += pause
+        if not answered:
+            lease.unanswered(now)
+            continue
+        if now - renewed >= period(TIMEOUT):
+            renewed = now
+        assert not lease.seen(str(renewed), now)
+
+
+def test_how_old_a_sign_is() -> None:
+    now = datetime(2026, 11, 24, 12, 0, 30, tzinfo=timezone.utc)
+    assert age("2026-11-24T12:00:00.000+00:00", now) == 30.0
+    assert age("", now) is None
+    assert grace(1800) == 2250
