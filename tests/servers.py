@@ -94,8 +94,11 @@ class Server:
             process.wait(10)
 
 
-def prefect_server(folder: Path, port: int | None = None) -> Server:
-    """A Prefect server on SQLite whose data is in ``folder``."""
+def prefect_server(folder: Path, port: int | None = None, *, record_at_once: bool = False) -> Server:
+    """A Prefect server on SQLite whose data is in ``folder``.
+
+    With ``record_at_once`` task runs can be read soon after they changed; else a batch that isn't full waits for 5 s.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     port = port or free_port()
     url = f"http://127.0.0.1:{port}"
@@ -106,9 +109,9 @@ def prefect_server(folder: Path, port: int | None = None) -> Server:
         "PREFECT_SERVER_UI_API_URL": f"{url}/api",
         "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
         "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "100",
-        # A batch that isn't full waits for 5 s else, and so does whoever reads task runs afterwards.
-        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "0.25",
     }
+    if record_at_once:
+        environment["PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL"] = "0.25"
     argv = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     return Server("prefect server", argv, environment, url, "/api/health", folder / "prefect.log")
 

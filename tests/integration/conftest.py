@@ -50,7 +50,8 @@ def modal_server() -> Iterator[LoopbackModal]:
 
 @pytest.fixture(scope="session")
 def both_apis(folder: Path) -> Iterator[tuple[servers.Server, servers.Server]]:
-    both = servers.prefect_server(folder, PREFECT_PORT).launch(), servers.zenml_server(folder).launch()
+    prefect = servers.prefect_server(folder, PREFECT_PORT, record_at_once=True)
+    both = prefect.launch(), servers.zenml_server(folder).launch()
     try:
         yield both[0].wait(), both[1].wait()
     finally:
