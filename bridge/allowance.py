@@ -45,8 +45,8 @@ class Allowance:
 def take_coalesced(lines: deque[LogCreate], most: int, characters: int) -> list[LogCreate]:
     """Take lines off the front and return at most ``most`` records that carry them, in the order of their first lines.
 
-    Lines of one task run share a record, with the time of the first, as long as they fit. Takes ``characters`` or a
-    little more, and a line only if there is a record for it.
+    Lines of one task run and logger share a record, with the time of the first, as long as they fit. Takes
+    ``characters`` or a little more, and a line only if there is a record for it.
     """
     records: list[LogCreate] = []
     texts: list[list[str]] = []
@@ -55,11 +55,11 @@ def take_coalesced(lines: deque[LogCreate], most: int, characters: int) -> list[
     size = 0
     while lines and size < characters:
         line = lines[0]
-        at = open_at.get(line.task_run_id)
+        at = open_at.get((line.task_run_id, line.name))
         if at is None or lengths[at] + len(line.message) >= RECORD_CHARACTERS:
             if len(records) == most:
                 break
-            at = open_at[line.task_run_id] = len(records)
+            at = open_at[line.task_run_id, line.name] = len(records)
             records.append(line)
             texts.append([])
             lengths.append(0)

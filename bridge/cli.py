@@ -6,6 +6,7 @@ import click
 
 from bridge import names
 from bridge.commands.plan import plan
+from bridge.commands.resume import resume
 
 
 @click.group(help="Run ZenML pipelines as Prefect flows whose steps run in Modal sandboxes.")
@@ -15,3 +16,4 @@ def main() -> None:
 
 
 main.add_command(plan)
+main.add_command(resume)

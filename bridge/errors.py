@@ -6,6 +6,7 @@
     ├── InvalidSettings       the user's input can't be honoured: field, value, and what to do
     │   └── NotTranslatable   something in the snapshot has no meaning here
     ├── RunNotPossible        the run can't start as things are: no such snapshot, owned by another flow
+    │   └── RunIsOver         ZenML's run has ended, and nothing goes on with it
     ├── RunFailed             the run started and failed; carries the diagnosis
     ├── RunStopped            the run was stopped or cancelled
     ├── PrefectUnavailable    Prefect's API couldn't be asked: says nothing about any run
@@ -44,6 +45,17 @@ class NotTranslatable(InvalidSettings):
 
 class RunNotPossible(BridgeError):
     """The run can't start, and nothing of it was started."""
+
+
+class RunIsOver(RunNotPossible):
+    """ZenML's run has ended. ``stopped`` says whether it was stopped, rather than failed."""
+
+    def __init__(self, message: str, stopped: bool) -> None:
+        super().__init__(message)
+        self.stopped = stopped
+
+    def __reduce__(self) -> tuple[type[RunIsOver], tuple[str, bool]]:
+        return type(self), (str(self), self.stopped)
 
 
 class RunFailed(BridgeError, RuntimeError):

@@ -17,13 +17,14 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from prefect import flow
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import AsyncClientContext, FlowRunContext
 from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Completed, Failed
 from prefect.utilities.urls import url_for
 from zenml.constants import METADATA_ORCHESTRATOR_RUN_ID
+from zenml.enums import ExecutionStatus
 from zenml.metadata.metadata_types import MetadataType, Uri
 from zenml.orchestrators.publish_utils import publish_pipeline_run_metadata
 from zenml.stack import Stack
@@ -31,18 +32,18 @@ from zenml.stack import Stack
 from bridge import names, runners, step_runs
 from bridge.artifacts import Showing
 from bridge.board import Board
-from bridge.errors import BridgeError
+from bridge.errors import BridgeError, RunIsOver
 from bridge.limits import check_limits
 from bridge.logs import LogShipper
+from bridge.operated_end import end_with
 from bridge.outage import until_it_answers
-from bridge.outcome import StepRecord
 from bridge.per_step import PerStep
 from bridge.plan import Mode, Plan
 from bridge.ready import Fate
-from bridge.run import Run, give_up, open_run, registry_credentials
-from bridge.run_status import end_run
 from bridge.renewal import Renewal
 from bridge.resume import Earlier, end_sandboxes, look_back
+from bridge.run import Run, give_up, open_run, registry_credentials
+from bridge.run_status import end_run
 from bridge.runners.base import Runner
 from bridge.settings import ModalPrefectOrchestratorConfig
 from bridge.step import Attempts
@@ -76,6 +77,8 @@ def zenml_pipeline(snapshot_id: UUID, run_id: UUID | None = None) -> State[None]
         run = open_run(snapshot_id, run_id, str(flow_run.id))
         runner = make_runner(run.config, run.stack, run.plan)
         check_limits(run.plan)
+    except RunIsOver as error:
+        return Cancelled(message=str(error)) if error.stopped else Failed(message=str(error))
     except BridgeError as error:
         give_up(run_id, str(flow_run.id), error)
         return Failed(message=str(error))
@@ -177,23 +180,27 @@ async def _carry_out(run: Run, runner: Runner, stop: Stop, resumed: bool) -> Sta
             board = Board(run.plan)
             most = run.plan.max_parallelism or runner.default_parallelism
             async with (
+                Renewal(run.run, run.plan.orphan_timeout),
                 LogShipper(api.client, UUID(run.flow_run_id)) as shipper,
                 Watch(stop, api.client, run) as watch,
                 Showing(api.client, run, board, runner),
-                WarmSteps(run, runner, most, resumed) as warm,
+                WarmSteps(run, runner, most) as warm,
             ):
                 truth = Truth(thread, lambda steps: step_runs.latest(run.run, steps))
                 parts = _Parts(run, Attempts(run, runner, thread, truth, warm), shipper, thread, watch, board)
-                if run.plan.mode is Mode.PER_STEP:
-                    ended = await _per_step(parts, most, resumed)
+                if resumed and run.run.status is ExecutionStatus.STOPPING:
+                    ended = await _finish_the_stop(parts, runner, stop)
+                elif run.plan.mode is Mode.PER_STEP:
+                    ended = await _per_step(parts, most, await _earlier(parts, runner, api.client, resumed))
                 else:
-                    ended = await _whole_pipeline(parts)
+                    ended = await _whole_pipeline(parts, await _earlier(parts, runner, api.client, resumed))
+                if stop.requested or ended.failures:
+                    await end_with(run)
                 await until_it_answers(api.client, UUID(run.flow_run_id))
         return await _conclude(run, stop, ended, thread)
     except BridgeError as error:
         message = str(error)
         await thread.call(lambda: end_run(run.run, failures={"": message}, stopped=stop.requested))
-                Renewal(run.run, run.plan.orphan_timeout),
         return Failed(message=message)
     except Exception as error:
         # A defect, or an outage beyond patience: ZenML's run must not stay running for it.
@@ -233,22 +240,43 @@ class _Parts:
     board: Board
 
 
-async def _per_step(parts: _Parts, parallelism: int | None, resumed: bool) -> _Ended:
+async def _earlier(parts: _Parts, runner: Runner, client: PrefectClient, resumed: bool) -> Earlier:
     run = parts.run
-    known: dict[str, StepRecord] = {}
-    if resumed or run.run.original_run:
-        everything = [step.name for step in run.plan.steps]
-        known = await parts.thread.call(lambda: step_runs.latest(run.run, everything))
+    if resumed:
+        return await look_back(run, runner, client, parts.thread, parts.shipper)
+    if run.run.original_run:
+        steps = [step.name for step in run.plan.steps]
+        return Earlier(await parts.thread.call(lambda: step_runs.latest(run.run, steps)))
+    return Earlier()
+
+
+async def _finish_the_stop(parts: _Parts, runner: Runner, stop: Stop) -> _Ended:
+    """End what a process left that died while it stopped its run."""
+    stop.kill("it was stopped in ZenML")
+    await end_sandboxes(parts.run, runner)
+    await parts.thread.call(lambda: step_runs.stop_left(parts.run.run))
+    return _Ended({}, True)
+
+
+async def _per_step(parts: _Parts, parallelism: int | None, earlier: Earlier) -> _Ended:
     steps = PerStep(
-        run, parts.attempts, parts.shipper, parts.thread, board=parts.board, known=known, parallelism=parallelism
+        parts.run,
+        parts.attempts,
+        parts.shipper,
+        parts.thread,
+        board=parts.board,
+        earlier=earlier,
+        parallelism=parallelism,
     )
-    async with carried_out(parts.watch, drain=steps.graph.drain, kill=steps.graph.kill):
-        await steps.graph.run()
+    async with carried_out(parts.watch, drain=steps.graph.drain, kill=steps.kill):
+        await steps.run_all()
     return _Ended(steps.failures, Fate.STOPPED in steps.graph.fates.values())
 
 
-async def _whole_pipeline(parts: _Parts) -> _Ended:
-    pipeline = WholePipeline(parts.run, parts.attempts, parts.shipper, parts.thread, parts.board)
+async def _whole_pipeline(parts: _Parts, earlier: Earlier) -> _Ended:
+    pipeline = WholePipeline(
+        parts.run, parts.attempts, parts.shipper, parts.thread, parts.board, begun=earlier.pipeline
+    )
     async with carried_out(parts.watch, drain=pipeline.drain, kill=pipeline.end):
         await pipeline.execute()
     return _Ended(pipeline.failures, pipeline.stopped)

@@ -16,7 +16,7 @@ from zenml.enums import MetadataResourceTypes
 from zenml.metadata.metadata_types import MetadataTypeEnum
 from zenml.models import PipelineRunResponse, RunMetadataRequest, RunMetadataResource
 
-from bridge import names
+from bridge import names, whereabouts
 
 LOOKS = 4
 """How often the lease is renewed, and read, within its time."""
@@ -33,13 +33,14 @@ def grace(orphan_timeout: float) -> float:
 
 
 def renew(run: PipelineRunResponse) -> None:
-    """Write down that the flow of a run is at work. Raises what ZenML's client raises."""
+    """Write down that the flow of a run is at work, and in which process. Raises what ZenML's client raises."""
     key, now = names.METADATA_FLOW_ALIVE, datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+    sign = f"{now} {whereabouts.of_this_process()}"
     Client().zen_store.create_run_metadata(
         RunMetadataRequest(
             project=run.project_id,
             resources=[RunMetadataResource(id=run.id, type=MetadataResourceTypes.PIPELINE_RUN)],
-            values={key: now},
+            values={key: sign},
             types={key: MetadataTypeEnum.STRING},
         )
     )
@@ -52,7 +53,12 @@ def last_sign(run: PipelineRunResponse) -> str:
 
 def age(sign: str, now: datetime) -> float | None:
     """Return how many seconds ago a sign was written, by the clocks of both machines; None for none."""
-    return (now - datetime.fromisoformat(sign)).total_seconds() if sign else None
+    return (now - datetime.fromisoformat(sign.partition(" ")[0])).total_seconds() if sign else None
+
+
+def process_of(sign: str) -> str:
+    """Return the process that gave a sign (:mod:`bridge.whereabouts`), "" if it doesn't say."""
+    return sign.partition(" ")[2]
 
 
 @dataclass

@@ -92,6 +92,26 @@ class Limits:
             if held is not None:
                 await _give_back(held, limit, logger)
 
+    @contextlib.asynccontextmanager
+    async def slot_meanwhile(
+        self, limit: str | None, permit: Permit, task_run_id: UUID, logger: Logger
+    ) -> AsyncIterator[None]:
+        """Hold a slot of ``limit`` inside, as soon as one is free: for a step that runs already, with the slot of a
+        process that died, which comes free when its lease ends. Raises nothing of its own."""
+
+        async def hold() -> None:
+            async with self.slot(limit, permit, task_run_id, logger):
+                await asyncio.Event().wait()
+
+        holding = asyncio.ensure_future(hold())
+        try:
+            yield
+        finally:
+            holding.cancel()
+            await asyncio.wait({holding})
+            if not holding.cancelled() and (error := holding.exception()) is not None:
+                logger.warning("The step ran without a slot of the concurrency limit %s: %s", limit, error)
+
     async def _take(
         self, limit: str, permit: Permit, task_run_id: UUID, logger: Logger
     ) -> contextlib.AbstractAsyncContextManager[None] | None:

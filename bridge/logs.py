@@ -3,15 +3,19 @@
 Prefect's own logging handler takes one line at a time through a thread (20,000 lines drain in 30 s); here lines
 of all steps travel in posts of up to 500 with their original times (7 s for the same 20,000). A step's output
 is bounded: its first lines and its last ones are kept, and one line says how many were left out between.
+
+Prefect's logs are also what a flow that comes back after a crash goes by (:mod:`bridge.said`): each record is named
+after the attempt whose output it is, so lines that are there already aren't sent again, and the first record of an
+attempt says which sandbox it is in.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from typing import TypeAlias
 from uuid import UUID
 
@@ -20,6 +24,7 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import LogCreate
 from tenacity import AsyncRetrying, retry_if_exception, stop_never, wait_exponential_jitter
 
+from bridge import names
 from bridge.allowance import CLOUD_RECORDS_A_MINUTE, Allowance, take_coalesced
 from bridge.outage import is_passing
 from bridge.runners.base import OutputLine
@@ -33,11 +38,14 @@ LAST_LINES = 500
 WAITING_LINES = 50_000
 """Lines of all steps that may wait while Prefect's API can't be reached."""
 FLUSH_SECONDS = 0.5
+DELIVERY_SECONDS = 5.0
+"""How long the end of a step waits for its last lines to reach Prefect."""
 
 Logger: TypeAlias = "logging.Logger | logging.LoggerAdapter[logging.Logger]"
 """What Prefect hands out as a run's logger; as text, since Python 3.10 can't subscript the adapter."""
 
 OnSandbox = Callable[[str, str | None], None]
+OnLost = Callable[[str], None]
 
 _logger = logging.getLogger(__name__)
 
@@ -46,15 +54,23 @@ class StepLog:
     """The output of one attempt of a step, bounded. Made by :meth:`LogShipper.open`."""
 
     def __init__(
-        self, shipper: LogShipper, task_run_id: UUID, send: bool = True, on_sandbox: OnSandbox | None = None
+        self,
+        shipper: LogShipper,
+        task_run_id: UUID,
+        send: bool = True,
+        on_sandbox: OnSandbox | None = None,
+        on_lost: OnLost | None = None,
     ) -> None:
         self._on_sandbox = on_sandbox
+        self._on_lost = on_lost
         self._shipper = shipper
         self._send = send
         self._task_run_id = task_run_id
         self._sent = 0
         self._left_out = 0
         self._last: deque[OutputLine] = deque()
+        self._key = ""
+        self._known: Counter[int] = Counter()
         self.tail: deque[str] = deque(maxlen=20)
         """The last lines, for a diagnosis."""
 
@@ -63,10 +79,21 @@ class StepLog:
         """The last line with anything on it, "" if there is none."""
         return next((text.strip() for text in reversed(self.tail) if text.strip()), "")
 
-    def comes_from(self, sandbox_id: str, url: str | None) -> None:
-        """Say which sandbox the output is of, before its first line."""
+    def comes_from(self, key: str, sandbox_id: str, url: str | None) -> None:
+        """Say which sandbox the output is of, before its first line; ``key`` is the name that it was asked for by.
+
+        Lines of it that Prefect has already, by what the shipper knows, aren't sent again.
+        """
+        self._key, self._known = key, self._shipper.known.pop(key, Counter())
         if self._on_sandbox is not None:
             self._on_sandbox(sandbox_id, url)
+        begin = OutputLine(sandbox_line(sandbox_id), "stdout", datetime.now(timezone.utc))
+        self._put(begin, names.attempt_logger(key))
+
+    def lost(self, what: str) -> None:
+        """Say that the sandbox was lost, or couldn't be had, and what of."""
+        if self._on_lost is not None:
+            self._on_lost(what)
 
     def write(self, line: OutputLine) -> None:
         """Take one line. Never blocks."""
@@ -75,7 +102,7 @@ class StepLog:
             return
         if self._sent < FIRST_LINES:
             self._sent += 1
-            self._shipper.put(line, self._task_run_id)
+            self._put(line)
             return
         self._last.append(line)
         if len(self._last) > LAST_LINES:
@@ -86,10 +113,31 @@ class StepLog:
         """Send the last lines. Idempotent."""
         if self._left_out and self._last:
             note = f"... {self._left_out:,} lines left out here; the first {FIRST_LINES:,} and the last are kept"
-            self._shipper.put(OutputLine(note, "stderr", self._last[0].time), self._task_run_id)
+            self._put(OutputLine(note, "stderr", self._last[0].time))
             self._left_out = 0
         while self._last:
-            self._shipper.put(self._last.popleft(), self._task_run_id)
+            self._put(self._last.popleft())
+
+    async def delivered(self) -> None:
+        """Wait until Prefect has what was written so far, ``DELIVERY_SECONDS`` at most."""
+        await self._shipper.delivered()
+
+    def _put(self, line: OutputLine, logger: str = "") -> None:
+        fingerprint = hash(line.text or " ")
+        if self._known[fingerprint] > 0:
+            self._known[fingerprint] -= 1
+            return
+        self._shipper.put(line, self._task_run_id, logger or names.output_logger(self._key))
+
+
+def sandbox_line(sandbox_id: str) -> str:
+    """Return the line that says which sandbox an attempt's output is of; :func:`sandbox_of_line` reads it."""
+    return f"Output of sandbox {sandbox_id}"
+
+
+def sandbox_of_line(text: str) -> str:
+    """Return the sandbox's id from a line that :func:`sandbox_line` made."""
+    return text.rpartition(" ")[2]
 
 
 class LogShipper:
@@ -120,6 +168,11 @@ class LogShipper:
         self._closing = asyncio.Event()
         self._sender: asyncio.Task[None] | None = None
         self._latest: dict[UUID, datetime] = {}
+        self._hurry = asyncio.Event()
+        self._queued = self._gone = 0
+        self._progress = asyncio.Event()
+        self.known: dict[str, Counter[int]] = {}
+        """By attempt: hashes of the lines that Prefect has from an earlier process of this flow run."""
 
     async def __aenter__(self) -> LogShipper:
         self._sender = asyncio.ensure_future(self._send_all())
@@ -127,6 +180,7 @@ class LogShipper:
 
     async def __aexit__(self, *exc_info: object) -> None:
         self._closing.set()
+        self._hurry.set()
         self._more.set()
         if self._sender is None:
             return
@@ -140,17 +194,40 @@ class LogShipper:
                 self._closing_seconds,
             )
 
-    def open(self, task_run_id: UUID, *, send: bool = True, on_sandbox: OnSandbox | None = None) -> StepLog:
+    def open(
+        self,
+        task_run_id: UUID,
+        *,
+        send: bool = True,
+        on_sandbox: OnSandbox | None = None,
+        on_lost: OnLost | None = None,
+    ) -> StepLog:
         """Begin the output of one attempt; without ``send`` only its tail is kept.
 
-        ``on_sandbox`` is told the id and page of each sandbox that the output comes from.
+        ``on_sandbox`` is told the id and page of each sandbox that the output comes from, ``on_lost`` of each that was
+        lost.
         """
-        return StepLog(self, task_run_id, send, on_sandbox)
+        return StepLog(self, task_run_id, send, on_sandbox, on_lost)
 
-    def put(self, line: OutputLine, task_run_id: UUID) -> None:
-        """Queue one line. Never blocks."""
+    async def delivered(self) -> None:
+        """Wait until everything that was put so far is sent or refused, ``DELIVERY_SECONDS`` at most."""
+        most = self._queued
+        deadline = asyncio.get_running_loop().time() + DELIVERY_SECONDS
+        while self._gone < most and asyncio.get_running_loop().time() < deadline:
+            self._hurry.set()
+            await _either(self._progress, deadline - asyncio.get_running_loop().time())
+
+    def _left_the_queue(self, lines: int) -> None:
+        self._gone += lines
+        self._progress.set()
+        self._progress = asyncio.Event()
+
+    def put(self, line: OutputLine, task_run_id: UUID, logger: str) -> None:
+        """Queue one line, as a record of that logger. Never blocks."""
+        self._queued += 1
         if len(self._lines) == WAITING_LINES:
             self._dropped += 1
+            self._left_the_queue(1)
         # Prefect orders a run's logs by time alone: lines of one moment would come back shuffled.
         time = line.time
         latest = self._latest.get(task_run_id)
@@ -159,7 +236,7 @@ class LogShipper:
         self._latest[task_run_id] = time
         self._lines.append(
             LogCreate(
-                name="bridge.sandbox",
+                name=logger,
                 level=logging.INFO,
                 message=line.text or " ",
                 timestamp=time,
@@ -172,16 +249,21 @@ class LogShipper:
     async def _send_all(self) -> None:
         while True:
             await self._more.wait()
-            if not self._closing.is_set() and len(self._lines) < BATCH_LINES:
+            if len(self._lines) < BATCH_LINES:
                 # Lines come in bursts; what arrives within this moment travels together.
-                await _either(self._closing, FLUSH_SECONDS)
+                await _either(self._hurry, FLUSH_SECONDS)
             self._more.clear()
             while self._lines:
+                before = len(self._lines)
                 batch = self._next_batch()
+                taken = before - len(self._lines)
                 if batch:
                     await self._send(batch)
+                    self._left_the_queue(taken)
                 elif not self._closing.is_set():
                     await _either(self._closing, self._allowance.seconds())
+            if not self._closing.is_set():
+                self._hurry.clear()
             if self._dropped:
                 _logger.warning("%d log lines were dropped while Prefect's API was away.", self._dropped)
                 self._dropped = 0

@@ -9,10 +9,15 @@ from __future__ import annotations
 import hashlib
 import re
 import uuid
+from collections.abc import Iterable
 
 FLAVOR = "modal-prefect"
 DISTRIBUTION = "zenml-modal-prefect"
 DEPLOYMENT = "modal-prefect"
+SWEEP = "modal-prefect-sweep"
+"""The flow that ends what nobody owns, and its deployment."""
+AUTOMATION_CRASH = "modal-prefect: a flow without a sign of life has crashed"
+AUTOMATION_SWEEP = "modal-prefect: what a crashed flow has left is ended"
 
 # Import paths that ZenML's database keeps or that reach a sandbox's command line.
 ORCHESTRATOR_FLAVOR_SOURCE = "bridge.flavors.ModalPrefectOrchestratorFlavor"
@@ -52,8 +57,10 @@ TAG_PIPELINE = "zenml_pipeline"
 TAG_SERVER = "zenml_server"
 TAG_STACK = "zenml_stack"
 TAG_STEP = "zenml_step"
+TAG_STEP_OPERATOR = "zenml_step_operator"
+"""Of a sandbox that a step operator made: the operator's name."""
 TAG_STEP_RUN_ID = "zenml_step_run_id"
-"""Of a sandbox that a step operator made: the step run that it carries out."""
+"""Of such a sandbox: the step run that it carries out."""
 TAG_FLOW_RUN_ID = "prefect_flow_run_id"
 TAG_SANDBOX = "zenml_sandbox"
 """The sandbox's own name: Modal's listings don't bring it back."""
@@ -69,6 +76,7 @@ MODAL_TAG_LENGTH = 63
 PREFECT_NAME_LENGTH = 200
 
 _HOST = "zenml-host-"
+_OUTPUT, _ATTEMPT = "bridge.sandbox.", "bridge.attempt."
 _HASH_LENGTH = 10
 _NOT_MODAL = re.compile(r"[^A-Za-z0-9\-_.]+")
 _MODAL_APP_ID = re.compile(r"ap-[A-Za-z0-9]{22}")
@@ -157,6 +165,24 @@ def host_socket(name: str) -> str:
     return f"{name}.sock"
 
 
+def output_logger(key: str) -> str:
+    """Return the logger whose name the output of an attempt has in Prefect's logs; ``key`` is its sandbox's name."""
+    return f"{_OUTPUT}{key}"
+
+
+def attempt_logger(key: str) -> str:
+    """Return the logger whose name the line has that says where an attempt runs."""
+    return f"{_ATTEMPT}{key}"
+
+
+def attempt_of_logger(logger: str) -> tuple[str, bool]:
+    """Return the attempt that a logger stands for, "" for none, and whether its records are output."""
+    for prefix in (_OUTPUT, _ATTEMPT):
+        if logger.startswith(prefix):
+            return logger.removeprefix(prefix), prefix == _OUTPUT
+    return "", False
+
+
 def artifact_key(kind: str, pipeline: str) -> str:
     """Return the key of a Prefect artifact: the same for all runs of a pipeline, whose history the UI then shows.
 
@@ -169,6 +195,16 @@ def flow_run_tags(run_id: str, pipeline: str, stack: str, user: str | None) -> l
     """Return the Prefect tags of a flow run."""
     tags = ["zenml", f"zenml_run_id:{run_id}", f"zenml_pipeline:{pipeline}", f"zenml_stack:{stack}"]
     return [*tags, f"zenml_user:{user}"] if user else tags
+
+
+def stack_tags(stack: str) -> list[str]:
+    """Return the Prefect tags that all flow runs of a stack have."""
+    return ["zenml", f"zenml_stack:{stack}"]
+
+
+def run_id_of_tags(tags: Iterable[str]) -> str | None:
+    """Return the id of the ZenML run that :func:`flow_run_tags` wrote down, None if there is none."""
+    return next((tag.partition(":")[2] for tag in tags if tag.startswith("zenml_run_id:")), None)
 
 
 def deployment_tags(pipeline: str) -> list[str]:

@@ -8,9 +8,9 @@ draws the pipeline.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from prefect import Task
 from prefect.cache_policies import NO_CACHE
@@ -23,12 +23,13 @@ from bridge import names
 from bridge.board import Board
 from bridge.errors import InvalidSettings
 from bridge.limits import LimitMissing, Limits
-from bridge.logs import LogShipper
+from bridge.logs import Logger, LogShipper
 from bridge.outcome import SUCCESSFUL, Cost, Diagnosis, Outcome, Reported, StepRecord, Verdict, refused
 from bridge.plan import StepPlan
-from bridge.ready import Fate, GraphRun, NotRun, Pass, Slots
+from bridge.ready import Fate, Gate, GraphRun, NotRun, Pass, Slots
+from bridge.resume import Earlier
 from bridge.run import Run
-from bridge.step import Attempts
+from bridge.step import Attempts, Begun
 from bridge.step_runs import CacheLookup, record_failure
 from bridge.truth import ZenMLThread
 from bridge.upstream_prefect import report_task_run_state, run_task_after
@@ -45,17 +46,17 @@ class PerStep:
         thread: ZenMLThread,
         *,
         board: Board,
-        known: Mapping[str, StepRecord],
+        earlier: Earlier,
         parallelism: int | None,
     ) -> None:
         self.run = run
         self.board = board
         self.attempts = attempts
         self.shipper = shipper
-        self.known = known
+        self.earlier = earlier
         self._thread = thread
         self._cache = CacheLookup(run.snapshot, run.run, run.stack)
-        self.task_runs: dict[str, UUID] = {step.name: uuid4() for step in run.plan.steps}
+        self.task_runs = {step.name: names.task_run_id(run.flow_run_id, step.name) for step in run.plan.steps}
         self.limits = Limits()
         self.failures: dict[str, str] = {}
         """The failed steps, in the order in which they failed, with their diagnoses."""
@@ -65,7 +66,34 @@ class PerStep:
             not_run=self._not_run,
             admission=Slots(parallelism),
             failure_mode=run.plan.failure_mode,
+            finished=earlier.successful,
+            begun=earlier.begun,
         )
+        self._kill_settling = asyncio.Event()
+
+    async def run_all(self) -> None:
+        """Run every step to its end. Raises what is a defect or an outage beyond patience."""
+        for step in self.earlier.done:
+            self.attempts.finish(step)
+            self.board.ended(step, "Completed", "")
+        late = [step.name for step in self.run.plan.steps if step.name in self.earlier.successful - self.earlier.done]
+        await asyncio.gather(self.graph.run(), *(self._settle(step) for step in late))
+
+    def kill(self, reason: str) -> None:
+        """End everything that runs."""
+        self._kill_settling.set()
+        self.graph.kill(reason)
+
+    async def _settle(self, step: str) -> None:
+        """Let Prefect know of a step that has succeeded already, and read what is left of its output.
+
+        It takes nobody's place: at most its sandbox is about to end.
+        """
+        permit = Pass(Gate(Slots(None)), step, 0, self._kill_settling)
+        try:
+            await _StepTask(self, self.run.plan.step(step), permit).run()
+        finally:
+            self.attempts.finish(step)
 
     async def answer_from_cache(self, step: StepPlan) -> Reported | None:
         """Ask ZenML's cache, once a step."""
@@ -115,17 +143,22 @@ class _StepTask:
         self._task_run: TaskRun | None = None
         self._outcome: Outcome | None = None
         self._attempting = False
+        self._begun = owner.earlier.begun.get(step.name)
 
     async def run(self) -> Fate:
+        # What an earlier process of this flow run tried counts.
+        before = self._begun.number - 1 if self._begun is not None else 0
+        delays = self._step.retry.delays[before:]
         task = _task(
             self._attempt,
             self._step.name,
-            retries=self._step.retry.retries,
-            retry_delay_seconds=list(self._step.retry.delays) or None,
+            retries=len(delays),
+            retry_delay_seconds=list(delays) or None,
             retry_condition_fn=self._retry_condition(),
         )
         owner, step = self._owner, self._step
-        call = asyncio.ensure_future(run_task_after(task, owner.task_runs[step.name], owner.inputs_of(step)))
+        task_run_id, inputs = owner.task_runs[step.name], owner.inputs_of(step)
+        call = asyncio.ensure_future(run_task_after(task, task_run_id, inputs, attempts_before=before))
         killed = asyncio.ensure_future(self._permit.kill.wait())
         await asyncio.wait({call, killed}, return_when=asyncio.FIRST_COMPLETED)
         killed.cancel()
@@ -152,26 +185,38 @@ class _StepTask:
 
     async def _outcome_of(self, number: int) -> Outcome:
         owner, step = self._owner, self._step
-        task_run_id = owner.task_runs[step.name]
-        known = owner.known.get(step.name, StepRecord())
-        if known.reported in SUCCESSFUL:
+        begun, self._begun = self._begun, None
+        known = owner.earlier.records.get(step.name, StepRecord())
+        if known.reported in SUCCESSFUL and begun is None:
             return Outcome(Verdict.SUCCEEDED, Cost.NOTHING, known)
-        if number == 1:
+        if number == 1 and begun is None:
             answer = await owner.answer_from_cache(step)
             if answer is not None:
                 return Outcome(Verdict.SUCCEEDED, Cost.NOTHING, StepRecord(answer))
-        logger = get_run_logger()
+        task_run_id, logger = owner.task_runs[step.name], get_run_logger()
+        if begun is not None and begun.where is not None:
+            async with owner.limits.slot_meanwhile(step.concurrency_limit, self._permit, task_run_id, logger):
+                return await self._attempt_step(number, logger, begun)
         try:
             async with owner.limits.slot(step.concurrency_limit, self._permit, task_run_id, logger) as held:
                 if not held:
                     stopped = Diagnosis("The step was stopped while it waited for its concurrency limit")
                     before = self._outcome.record if self._outcome is not None else StepRecord()
                     return Outcome(Verdict.STOPPED, Cost.NOTHING, before, stopped)
-                in_sandbox = partial(owner.board.in_sandbox, step.name)
-                log = owner.shipper.open(task_run_id, send=step.stream_logs, on_sandbox=in_sandbox)
-                return await owner.attempts.attempt_step(step, number, task_run_id, self._permit.kill, log, logger)
+                return await self._attempt_step(number, logger, begun)
         except LimitMissing as error:
             return await owner.refuse(step, error)
+
+    async def _attempt_step(self, number: int, logger: Logger, begun: Begun | None) -> Outcome:
+        owner, step = self._owner, self._step
+        task_run_id = owner.task_runs[step.name]
+        log = owner.shipper.open(
+            task_run_id,
+            send=step.stream_logs,
+            on_sandbox=partial(owner.board.in_sandbox, step.name),
+            on_lost=partial(owner.board.lost, step.name),
+        )
+        return await owner.attempts.attempt_step(step, number, task_run_id, self._permit.kill, log, logger, begun=begun)
 
     def _retry_condition(self) -> Callable[[object, object, object], bool]:
         # Prefect takes a plain function here: anything else that can be called silently disables retries

@@ -184,6 +184,7 @@ class GraphRun:
         admission: Which steps may run side by side.
         failure_mode: What a failed step does to the others.
         finished: Steps that were done before this run.
+        begun: Steps that run already, from before this run: they go before all others.
     """
 
     def __init__(
@@ -195,6 +196,7 @@ class GraphRun:
         admission: Admission,
         failure_mode: FailureMode,
         finished: Collection[str] = (),
+        begun: Collection[str] = (),
     ) -> None:
         self._upstream = upstream
         self._execute = execute
@@ -203,6 +205,8 @@ class GraphRun:
         self._gate = Gate(admission)
         self._downstream = _invert(upstream)
         self._priority = _chain_lengths(upstream, self._downstream)
+        for step in begun:
+            self._priority[step] += len(upstream)
         for below in self._downstream.values():
             self._heaviest_first(below)
         self._waiting_for = {step: len(set(above)) for step, above in upstream.items()}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from zenml.client import Client
+from zenml.enums import ExecutionStatus
 from zenml.models import PipelineRunResponse, PipelineRunUpdate, PipelineSnapshotResponse
 from zenml.orchestrators.utils import get_config_environment_vars
 from zenml.pipelines.run_utils import create_placeholder_run
@@ -15,7 +16,7 @@ from zenml.stack import Stack
 from zenml.utils.env_utils import get_runtime_environment
 
 from bridge import names, runners
-from bridge.errors import BridgeError, RunNotPossible
+from bridge.errors import BridgeError, RunIsOver, RunNotPossible
 from bridge.plan import Plan, SandboxSpec, StepPlan
 from bridge.run_status import end_run
 from bridge.runners.base import Runner, SandboxRequest
@@ -132,7 +133,8 @@ def load_stack(snapshot: PipelineSnapshotResponse) -> tuple[Stack, ModalPrefectO
 def adopt_run(snapshot: PipelineSnapshotResponse, run_id: UUID | None, flow_run_id: str) -> PipelineRunResponse:
     """Return the ZenML run that this flow run works on, made now if there is none yet.
 
-    Raises ``RunNotPossible`` if it doesn't exist, belongs to another snapshot or flow run, or has ended.
+    Raises ``RunNotPossible`` if it doesn't exist, or belongs to another snapshot or flow run; ``RunIsOver`` if it has
+    ended. One that this flow run has completed, but died before it could say so, is no error.
     """
     client = Client()
     if run_id is None:
@@ -166,11 +168,18 @@ def _check(run: PipelineRunResponse, snapshot: PipelineSnapshotResponse, flow_ru
             f"Leave `run_id` out to start a new run, or retry that flow run with "
             f"`prefect flow-run retry {run.orchestrator_run_id}`."
         )
-    if run.status.is_finished:
-        raise RunNotPossible(
-            f"run_id={run.id}: this run is {run.status.value} already. Start a new run of the snapshot, or replay "
-            f"it with `zenml pipeline runs replay {run.id}`."
-        )
+    if run.status.is_finished and not (
+        run.status is ExecutionStatus.COMPLETED and run.orchestrator_run_id == flow_run_id
+    ):
+        raise RunIsOver(how_to_replay(run), stopped=run.status is not ExecutionStatus.FAILED)
+
+
+def how_to_replay(run: PipelineRunResponse) -> str:
+    """Say that a run has ended, and what can be done about it."""
+    return (
+        f"run_id={run.id}: this run is {run.status.value} already. Start a new run of the snapshot, or replay "
+        f"it with `zenml pipeline runs replay {run.id}`."
+    )
 
 
 def environment_of(run: PipelineRunResponse, snapshot: PipelineSnapshotResponse) -> dict[str, str]:
@@ -199,6 +208,7 @@ def open_run(snapshot_id: UUID, run_id: UUID | None, flow_run_id: str) -> Run:
         environment={
             names.ENV_FLOW_RUN_ID: flow_run_id,
             names.ENV_RUN_ID: str(run.id),
+            names.ENV_ORPHAN_TIMEOUT: str(plan.orphan_timeout),
             **LOG_ENVIRONMENT,
             **orchestrator.local_environment(),
         },
@@ -208,7 +218,6 @@ def open_run(snapshot_id: UUID, run_id: UUID | None, flow_run_id: str) -> Run:
 
 def give_up(run_id: UUID | None, flow_run_id: str, error: BridgeError) -> None:
     """End the ZenML run that was submitted together with a flow run which can't begin: nobody else would.
-            names.ENV_ORPHAN_TIMEOUT: str(plan.orphan_timeout),
 
     Leaves runs alone that aren't this flow run's.
     """

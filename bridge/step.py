@@ -1,6 +1,6 @@
 """One attempt at a step, or at a whole pipeline: sandbox, output, end, verdict, report.
 
-Knows no Prefect but its log. A sandbox that is lost is replaced here, within the attempt; whether the step is
+Knows no Prefect. A sandbox that is lost is replaced here, within the attempt; whether the step is
 tried again after a failure is decided by the flow.
 """
 
@@ -8,23 +8,83 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
 
 from bridge import step_runs
+from bridge.again import Again, NotAsked
 from bridge.errors import CapacityUnavailable, RunnerUnavailable, SandboxRefused
-from bridge.logs import Logger, StepLog
 from bridge.outcome import Cost, Diagnosis, End, Outcome, Reported, SandboxEnd, StepRecord, Verdict, judge, refused
 from bridge.plan import StepPlan
 from bridge.run import Run
-from bridge.runners.base import Runner, Sandbox, SandboxRequest
+from bridge.runners.base import OutputLine, Runner, Sandbox, SandboxRequest
 from bridge.terminal import echo
 from bridge.truth import Truth, ZenMLThread
 from bridge.warm import WarmSteps
 
+if TYPE_CHECKING:
+    from bridge.logs import Logger  # which imports Prefect: a step operator's process may have none
+
 _asking = wait_exponential_jitter(initial=1, max=30)
+
+
+class Output(Protocol):
+    """Where the output of one attempt goes."""
+
+    @property
+    def last_line(self) -> str:
+        """The last line with anything on it, "" if there is none."""
+
+    def comes_from(self, key: str, sandbox_id: str, url: str | None) -> None:
+        """Say which sandbox the output is of, before its first line; ``key`` is the name that it was asked for by."""
+
+    def write(self, line: OutputLine) -> None:
+        """Take one line. Never blocks."""
+
+    def lost(self, what: str) -> None:
+        """Say that the sandbox was lost, or couldn't be had, and what of."""
+
+    def close(self) -> None:
+        """Nothing more comes from this sandbox. Idempotent."""
+
+    async def delivered(self) -> None:
+        """Wait, for a bounded time, until what was written so far is where it is kept."""
+
+
+@dataclass(frozen=True)
+class Begun:
+    """An attempt that an earlier process of the flow began, at a step or at the whole pipeline."""
+
+    number: int
+    """Which attempt, from 1."""
+    sandbox: int
+    """Its sandbox's number within the attempt, from 1."""
+    record: StepRecord
+    """What ZenML says of the step."""
+    where: Sandbox | None
+    """That sandbox, running or ended; for a warm step the one that it shares. None if nobody knows it any more."""
+    lost: int = 0
+    """How many sandboxes before it ended by the infrastructure's doing, in ``pipeline`` mode."""
+
+
+_FORGOTTEN = SandboxEnd(End.LOST, detail="nobody knows any more what became of it after its flow had died")
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What a sandbox is wanted for: whose output it is, the attempt's key, seconds it may take; and if it is there."""
+
+    who: str
+    key: str
+    timeout: int
+    exists: bool = False
+
+
+async def _itself(sandbox: Sandbox) -> Sandbox:
+    return sandbox
 
 
 class Attempts:
@@ -43,33 +103,51 @@ class Attempts:
         number: int,
         task_run_id: UUID,
         kill: asyncio.Event,
-        log: StepLog,
+        log: Output,
         logger: Logger,
+        step_run_id: str | None = None,
+        begun: Begun | None = None,
     ) -> Outcome:
         """Make attempt ``number`` (from 1) at a step, and tell ZenML what it doesn't know of its end.
 
-        ``kill`` ends it early. Raises only what is a defect or an outage beyond patience.
+        ``kill`` ends it early. ``step_run_id`` is the step run that it carries out, where there is one already.
+        ``begun`` is this attempt as an earlier process left it: it is gone on with, or its end is judged. Raises only
+        what is a defect or an outage beyond patience.
         """
-        before = await self._truth.read(step.name) if number > 1 else StepRecord()
-        continued: str | None = None
-        for sandbox in range(1, step.infrastructure_retries + 2):
+        if begun is not None:
+            before = StepRecord(version=number - 1)
+            step_run_id = begun.record.step_run_id if begun.record.reported is Reported.RUNNING else None
+        else:
+            before = await self._truth.read(step.name) if number > 1 else StepRecord()
+        first = begun.sandbox if begun is not None else 1
+        again = Again(step.infrastructure_retries, step_run_id, kill, logger, log.lost, first)
+        left = begun
+
+        async def try_once() -> Outcome:
+            nonlocal left
+            continued = again.step_run_id
             arguments = (*step.command, *(("--step-run-id", continued) if continued else ()))
-            request = self._run.step_request(step, self._runner.host_command(*arguments), task_run_id, number, sandbox)
-            end = await self._turn(step, continued, request, kill, log, logger)
+            command = self._runner.host_command(*arguments)
+            request = self._run.step_request(step, command, task_run_id, number, again.sandbox)
+            found, left = left, None
+            try:
+                if found is not None and found.where is None:
+                    end: SandboxEnd | Outcome = _FORGOTTEN
+                else:
+                    where = found.where if found is not None else None
+                    end = await self._turn(step, continued, request, where, kill, log, logger)
+            except NotAsked as error:
+                again.same_sandbox()
+                end = SandboxEnd(End.NEVER_STARTED, detail=str(error))
             if isinstance(end, Outcome):
-                outcome = end
-                break
-            record = await self._truth.read(step.name)
+                # A step run that waits for this sandbox is the one that failed.
+                return end if continued is None else replace(end, record=await self._truth.read(step.name))
+            record, _ = await asyncio.gather(self._truth.read(step.name), log.delivered())
             if record.version <= before.version:
                 record = StepRecord()  # an earlier attempt's: this one never reached ZenML
-            outcome = judge(end, record, stop_requested=kill.is_set(), last_output=log.last_line)
-            if outcome.verdict is not Verdict.LOST:
-                break
-            continued = record.step_run_id
-            logger.warning("%s (sandbox %d of %d)", outcome.diagnosis, sandbox, step.infrastructure_retries + 1)
-            if sandbox <= step.infrastructure_retries:
-                await _wait(kill, _delay(sandbox))
-        outcome = _exhausted(outcome, step.infrastructure_retries)
+            return judge(end, record, stop_requested=kill.is_set(), last_output=log.last_line, reports=step.reports)
+
+        outcome = await again.until_it_is_not_lost(try_once)
         await self._report(step, outcome)
         return await self._unless_too_late(step, outcome, before)
 
@@ -92,13 +170,15 @@ class Attempts:
         step: StepPlan,
         step_run_id: str | None,
         request: SandboxRequest,
+        left: Sandbox | None,
         kill: asyncio.Event,
-        log: StepLog,
+        log: Output,
         logger: Logger,
     ) -> SandboxEnd | Outcome:
         try:
-            start = self._warm.start(step, step_run_id, request)
-            return await self._sandbox(step.name, start, step.sandbox.timeout, kill, log, logger)
+            start = self._warm.start(step, step_run_id, request, left)
+            place = _Place(step.name, request.name, step.sandbox.timeout, exists=left is not None)
+            return await self._sandbox(place, start, kill, log, logger)
         finally:
             self._warm.leave(step.name)
 
@@ -124,40 +204,55 @@ class Attempts:
         await self._thread.call(lambda: step_runs.close_retries(run.snapshot, run.run, run.stack, step))
 
     async def attempt_pipeline(
-        self, number: int, task_run_id: UUID, kill: asyncio.Event, log: StepLog, logger: Logger
+        self,
+        number: int,
+        task_run_id: UUID,
+        kill: asyncio.Event,
+        log: Output,
+        logger: Logger,
+        begun: Begun | None = None,
     ) -> SandboxEnd | Outcome:
-        """Make attempt ``number`` (from 1) at the whole pipeline in one sandbox."""
+        """Make attempt ``number`` (from 1) at the whole pipeline in one sandbox; ``begun`` as in `attempt_step`."""
+        if begun is not None and begun.where is None:
+            return _FORGOTTEN
         plan = self._run.plan
         command = self._runner.host_command(*plan.command, "--run-id", self._run.id)
         request = self._run.pipeline_request(command, task_run_id, number)
-        start = self._runner.start(request)
-        return await self._sandbox(plan.pipeline, start, plan.sandbox.timeout, kill, log, logger)
+        left = begun.where if begun is not None else None
+        start = self._runner.start(request) if left is None else _itself(left)
+        place = _Place(plan.pipeline, request.name, plan.sandbox.timeout, exists=left is not None)
+        end = await self._sandbox(place, start, kill, log, logger)
+        await log.delivered()
+        return end
 
     async def _sandbox(
         self,
-        who: str,
+        place: _Place,
         start: Coroutine[Any, Any, Sandbox],
-        timeout: int,
         kill: asyncio.Event,
-        log: StepLog,
+        log: Output,
         logger: Logger,
     ) -> SandboxEnd | Outcome:
-        """Make a sandbox and stay with it to its end; an ``Outcome`` where it was never to be had."""
+        """Make a sandbox and stay with it to its end; an ``Outcome`` where it was never to be had.
+
+        Raises ``NotAsked`` where nobody knows whether there is one.
+        """
         try:
-            sandbox = await _unless_killed(start, kill)
+            # One that exists is seen to its end in any case: a kill ends it.
+            sandbox = await start if place.exists else await _unless_killed(start, kill)
         except SandboxRefused as error:
             return refused(str(error))
         except CapacityUnavailable as error:
             return SandboxEnd(End.NEVER_STARTED, detail=str(error))
         except RunnerUnavailable as error:
-            return SandboxEnd(End.NEVER_STARTED, detail=f"the runner couldn't be asked: {error}")
+            raise NotAsked(f"the runner couldn't be asked: {error}") from error
         if sandbox is None:
             return SandboxEnd(End.TERMINATED, detail="stopped before it started")
         logger.info("Sandbox %s%s", sandbox.id, f": {sandbox.url}" if sandbox.url else "")
-        log.comes_from(sandbox.id, sandbox.url)
-        output = asyncio.ensure_future(_pump(sandbox, log, logger, who))
+        log.comes_from(place.key, sandbox.id, sandbox.url)
+        output = asyncio.ensure_future(_pump(sandbox, log, logger, place.who))
         try:
-            return await self._stay(sandbox, timeout, kill)
+            return await self._stay(sandbox, place.timeout, kill)
         except asyncio.CancelledError:
             await asyncio.shield(sandbox.terminate())
             raise
@@ -208,33 +303,10 @@ async def _wait_for_end(sandbox: Sandbox, timeout: int) -> SandboxEnd:
     raise AssertionError("unreachable: tenacity returns or raises")
 
 
-async def _pump(sandbox: Sandbox, log: StepLog, logger: Logger, who: str) -> None:
+async def _pump(sandbox: Sandbox, log: Output, logger: Logger, who: str) -> None:
     try:
         async for line in sandbox.output():
             log.write(line)
             echo(who, line.text)
     except RunnerUnavailable as error:
         logger.warning("The rest of this sandbox's output can't be read: %s", error)
-
-
-def _delay(sandbox: int) -> float:
-    return min(60.0, 2.0 ** (sandbox - 1))
-
-
-async def _wait(kill: asyncio.Event, seconds: float) -> None:
-    try:
-        await asyncio.wait_for(kill.wait(), seconds)
-    except asyncio.TimeoutError:
-        return
-
-
-def _exhausted(outcome: Outcome, retries: int) -> Outcome:
-    if outcome.verdict is not Verdict.LOST or outcome.diagnosis is None:
-        return outcome
-    lost = outcome.diagnosis
-    diagnosis = Diagnosis(
-        f"{lost.what}, in {retries + 1} sandboxes one after the other",
-        lost.detail,
-        "Modal's status page may tell; `infrastructure_retries` sets how many are tried",
-    )
-    return Outcome(Verdict.FAILED, Cost.EVERYTHING, outcome.record, diagnosis)

@@ -31,6 +31,7 @@ from zenml.utils.time_utils import utc_now
 
 from bridge import upstream_zenml
 from bridge.board import Seen
+from bridge.names import METADATA_SANDBOX_ID
 from bridge.outcome import Diagnosis, Reported, StepRecord
 
 _logger = logging.getLogger(__name__)
@@ -206,10 +207,25 @@ def overview(run: PipelineRunResponse) -> list[Seen]:
     ]
 
 
+def sandbox_of(step_run_id: UUID) -> str:
+    """Return the id of the sandbox in which a step run ran, as that said itself; "" if it never said."""
+    metadata = Client().zen_store.get_run_step(step_run_id, hydrate=True).run_metadata
+    return str(metadata.get(METADATA_SANDBOX_ID, ""))
+
+
 def stop_running(run: PipelineRunResponse) -> None:
     """Tell ZenML that all step runs of a run which still run were stopped."""
     for step_run in _list(run, status=ExecutionStatus.RUNNING.value):
         record_stopped(step_run.id)
+
+
+def begin_to_stop(run: PipelineRunResponse) -> None:
+    """Tell ZenML that all step runs of a run which still run are to stop: their processes end them."""
+    for step_run in _list(run, status=ExecutionStatus.RUNNING.value):
+        try:
+            Client().zen_store.update_run_step(step_run.id, StepRunUpdate(status=ExecutionStatus.STOPPING))
+        except IllegalOperationError as error:
+            _logger.info("Step run %s isn't interrupted: %s", step_run.id, error)
 
 
 _GIVEN_UP = Diagnosis("The step isn't tried again", "The run gave up on it before its retries were used")
@@ -223,6 +239,10 @@ def close_retries(snapshot: PipelineSnapshotResponse, run: PipelineRunResponse, 
     stays FAILED. Where the run takes no new step runs, it having failed or being stopped, the step run is
     published STOPPED, which sticks.
     """
+    _close_retries(run, step)
+
+
+def _close_retries(run: PipelineRunResponse, step: str) -> None:
     record = latest(run, [step]).get(step)
     while record is not None and record.reported is Reported.RETRYING:
         try:
@@ -236,26 +256,6 @@ def close_retries(snapshot: PipelineSnapshotResponse, run: PipelineRunResponse, 
         record = StepRecord(_REPORTED.get(created.status, Reported.RUNNING), str(created.id), created.version)
 
 
-class CacheLookup:
-    """Asks ZenML's cache for the steps of one run, and publishes what it answers. Any thread may ask.
-
-    _close_retries(run, step)
-
-
-def _close_retries(run: PipelineRunResponse, step: str) -> None:
-    Where the key needs the user's code (a cache function, file or source dependencies) the answer is left to
-    the sandbox, which has it. So it is where this process's active project isn't the run's: ZenML computes
-    the key from the active project and takes no other (zenml/orchestrators/step_run_utils.py,
-    ``populate_request``).
-    """
-
-    def __init__(self, snapshot: PipelineSnapshotResponse, run: PipelineRunResponse, stack: Stack) -> None:
-        self._snapshot = snapshot
-        self._run = run
-        factory = upstream_zenml.request_factory_without_user_code()
-        self._factory = factory(snapshot=snapshot, pipeline_run=run, stack=stack)
-        self._lock = threading.Lock()
-        self._active_project: bool | None = None
 def fail_left(run: PipelineRunResponse, diagnosis: Diagnosis, running: Collection[str] | None = None) -> None:
     """End the step runs of a run that nobody works on any more as failed: none is tried again.
 
@@ -286,6 +286,22 @@ def _left(run: PipelineRunResponse, running: Collection[str] | None) -> list[Ste
     ]
 
 
+class CacheLookup:
+    """Asks ZenML's cache for the steps of one run, and publishes what it answers. Any thread may ask.
+
+    Where the key needs the user's code (a cache function, file or source dependencies) the answer is left to
+    the sandbox, which has it. So it is where this process's active project isn't the run's: ZenML computes
+    the key from the active project and takes no other (zenml/orchestrators/step_run_utils.py,
+    ``populate_request``).
+    """
+
+    def __init__(self, snapshot: PipelineSnapshotResponse, run: PipelineRunResponse, stack: Stack) -> None:
+        self._snapshot = snapshot
+        self._run = run
+        factory = upstream_zenml.request_factory_without_user_code()
+        self._factory = factory(snapshot=snapshot, pipeline_run=run, stack=stack)
+        self._lock = threading.Lock()
+        self._active_project: bool | None = None
 
     def answer(self, step: str) -> Reported | None:
         """Return CACHED or SKIPPED, published, or None where ``step`` has to run.

@@ -7,7 +7,9 @@ is supported.
   (prefect/engine.py); the public call always makes a new flow run, whose id would be known too late to be the
   ZenML run's ``orchestrator_run_id``.
 - ``prefect.task_engine.run_task_async``: takes a task run's inputs as data. The public ``wait_for=`` refuses
-  upstream states that are Cancelled, which is what a step that never ran has to point at.
+  upstream states that are Cancelled, which is what a step that never ran has to point at. And it takes a task run:
+  one that an earlier process of the flow run began goes on, under its id and with its count of attempts.
+- ``Task.create_local_run``: how the engine itself makes a task run that the server hears of by its states alone.
 - ``prefect.utilities.engine.emit_task_run_state_change_event``: a task run that waits for its retry sits in the
   engine's own sleep; cancelling it there leaves it Crashed. This is how the engine itself reports states.
 """
@@ -35,21 +37,25 @@ def run_existing_flow_run(flow: Flow[..., Any], flow_run: FlowRun, parameters: M
     return state
 
 
-async def run_task_after(task: Task[..., Any], task_run_id: UUID, upstream: Iterable[UUID]) -> State[Any]:
+async def run_task_after(
+    task: Task[..., Any], task_run_id: UUID, upstream: Iterable[UUID], attempts_before: int = 0
+) -> State[Any]:
     """Run an async task as the task run ``task_run_id`` with ``upstream`` as its task inputs.
 
     The function of the task takes one argument, named ``upstream``: inputs are recorded by argument.
-    Returns its final state; raises what Prefect's engine raises for a task run, which is nothing for one whose
-    function returns a state.
+    ``attempts_before`` is how many attempts the task run has had already, in earlier processes of the flow run: its
+    ``run_count`` goes on from there. Returns its final state; raises what Prefect's engine raises for a task run,
+    which is nothing for one whose function returns a state.
     """
     inputs: set[RunInput] = {TaskRunResult(id=task_run) for task_run in upstream}
-    state = await run_task_async(
-        task,
-        task_run_id=task_run_id,
-        parameters={UPSTREAM_PARAMETER: ()},
-        return_type="state",
-        dependencies={UPSTREAM_PARAMETER: inputs},
+    parameters: dict[str, Any] = {UPSTREAM_PARAMETER: ()}
+    task_run = await task.create_local_run(
+        id=task_run_id, parameters=parameters, extra_task_inputs={UPSTREAM_PARAMETER: inputs}
     )
+    assert task_run.state is not None, "a task run is made Pending"
+    task_run.run_count = attempts_before
+    emit_task_run_state_change_event(task_run=task_run, initial_state=None, validated_state=task_run.state)
+    state = await run_task_async(task, task_run=task_run, parameters=parameters, return_type="state")
     if not isinstance(state, State):
         raise TypeError(f"Prefect returned {type(state).__name__} for a task run, not its state")
     return state

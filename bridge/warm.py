@@ -21,7 +21,6 @@ from bridge.plan import SandboxSpec, StepPlan
 from bridge.pool import Pool
 from bridge.run import Run
 from bridge.runners.base import CallsHosts, HostCall, Runner, Sandbox, SandboxRequest
-from bridge.warm_again import left_behind
 from bridge.warm_step import LIFETIME_SECONDS, WarmHost, WarmStep
 
 _logger = logging.getLogger(__name__)
@@ -45,11 +44,9 @@ class WarmSteps:
         run: The run.
         runner: Where sandboxes come from.
         limit: Most sandboxes at once; None for any number.
-        resumed: Whether an earlier process of this flow run may have left sandboxes behind: a step that runs in
-            one of them is taken up there, and none runs twice.
     """
 
-    def __init__(self, run: Run, runner: Runner, limit: int | None, resumed: bool = False) -> None:
+    def __init__(self, run: Run, runner: Runner, limit: int | None) -> None:
         self._run = run
         self._runner = runner
         self._calls = runner if run.plan.warm and isinstance(runner, CallsHosts) and runner.can_call else None
@@ -59,21 +56,14 @@ class WarmSteps:
         self._warm = {name for name, kind in kinds.items() if self._calls is not None and kind in shared}
         early = [step.name for step in steps if step.name in self._warm and _may_start_early(step)]
         self._pool: Pool[SandboxSpec, WarmHost] = Pool(kinds, run.plan.upstream, limit, early)
-        self._resumed = resumed
-        self._left_behind: dict[str, Sandbox] = {}
         self._inside: dict[str, WarmHost | None] = {}
         self._turns: dict[str, WarmStep] = {}
         self._timers: dict[WarmHost, asyncio.TimerHandle] = {}
         self._ending: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> WarmSteps:
-        """Raises ``RunnerUnavailable`` where it can't find out what was left behind."""
         if self._calls is None and self._run.plan.warm and isinstance(self._runner, CallsHosts):
             _logger.info("Each step gets a sandbox of its own: warm ones need Linux.")
-        if self._resumed and self._calls is not None:
-            environments = [step.sandbox.modal_environment for step in self._run.plan.steps]
-            tags = {names.TAG_RUN_ID: self._run.id}
-            self._left_behind = await left_behind(self._runner, self._calls, tags, environments)
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -84,20 +74,22 @@ class WarmSteps:
         while self._ending:
             await asyncio.wait(self._ending)
 
-    async def start(self, step: StepPlan, step_run_id: str | None, request: SandboxRequest) -> Sandbox:
+    async def start(
+        self, step: StepPlan, step_run_id: str | None, request: SandboxRequest, left: Sandbox | None = None
+    ) -> Sandbox:
         """Start an attempt, ``request`` being the sandbox of its own that it would have; then call :meth:`leave`.
 
-        Raises what ``Runner.start`` raises.
+        ``left`` is the sandbox in which an earlier process of this flow run began the very same attempt: it may run
+        there still, or have ended. Raises what ``Runner.start`` raises.
         """
         timeout = step.sandbox.timeout
-        left = self._left_behind.pop(request.name, None)
         host = self._pool.enter(step.name, lambda host: left is None and host.has_time_for(timeout))
         self._inside[step.name] = host
-        if host is None:
+        if host is None and left is None:
             await self._make_room()
         calls = self._calls
         if calls is None or step.name not in self._warm:
-            return await self._runner.start(request)
+            return await self._runner.start(request) if left is None else left
         if host is None:
             kind, patience = kind_of(step.sandbox), step.sandbox.capacity_timeout
             host = self._inside[step.name] = self._known(left) if left is not None else self._new(kind, patience)

@@ -8,7 +8,7 @@ steps in it costs each of those steps one of its own retries.
 from __future__ import annotations
 
 import asyncio
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from prefect import Task
 from prefect.cache_policies import NO_CACHE
@@ -18,12 +18,13 @@ from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Completed, Failed
 
 from bridge import names, step_runs
+from bridge.again import NotAsked, differing
 from bridge.board import Board
 from bridge.limits import LimitMissing, Limits
-from bridge.logs import LogShipper
+from bridge.logs import Logger, LogShipper
 from bridge.outcome import SUCCESSFUL, Diagnosis, End, Outcome, Reported, SandboxEnd, StepRecord, judge, refused
 from bridge.run import Run
-from bridge.step import Attempts
+from bridge.step import Attempts, Begun
 from bridge.truth import ZenMLThread
 from bridge.upstream_prefect import report_task_run_state, run_task_after
 
@@ -31,7 +32,15 @@ from bridge.upstream_prefect import report_task_run_state, run_task_after
 class WholePipeline:
     """Runs one run in one sandbox, as the one task run of the current flow run."""
 
-    def __init__(self, run: Run, attempts: Attempts, shipper: LogShipper, thread: ZenMLThread, board: Board) -> None:
+    def __init__(
+        self,
+        run: Run,
+        attempts: Attempts,
+        shipper: LogShipper,
+        thread: ZenMLThread,
+        board: Board,
+        begun: Begun | None = None,
+    ) -> None:
         self.run = run
         self._board = board
         self._task_run: TaskRun | None = None
@@ -41,12 +50,14 @@ class WholePipeline:
         """True once the run is being stopped: then a lost sandbox isn't followed by another."""
         self.stopped = False
         self.failures: dict[str, str] = {}
-        self.task_run_id: UUID = uuid4()
+        self.task_run_id = names.task_run_id(run.flow_run_id, None)
         self._attempts = attempts
         self._shipper = shipper
         self._thread = thread
         self._limits = Limits()
-        self._lost = 0
+        self._begun = begun
+        self._lost = begun.lost if begun is not None else 0
+        self._not_asked = 0
         self._again = False
 
     def drain(self, reason: str) -> None:
@@ -66,19 +77,21 @@ class WholePipeline:
         def may_retry(task: object, task_run: object, state: object) -> bool:
             return self._again and not self.last_attempt and not self.kill.is_set()
 
-        # Prefect counts both kinds of retries together; `_again` keeps each kind to its own number.
-        own = sum(step.retry.retries for step in plan.steps)
+        # Prefect counts both kinds of retries together; `_again` keeps each kind to its own number. What an earlier
+        # process of this flow run tried counts.
+        before = self._begun.number - 1 if self._begun is not None else 0
+        retries = max(0, plan.infrastructure_retries + sum(step.retry.retries for step in plan.steps) - before)
         task = Task(
             self._attempt,
             name=names.prefect_name(plan.pipeline),
             task_run_name=lambda: names.prefect_name(plan.pipeline),
             cache_policy=NO_CACHE,
             persist_result=False,
-            retries=plan.infrastructure_retries + own,
-            retry_delay_seconds=[min(60.0, 2.0**n) for n in range(min(50, plan.infrastructure_retries + own))] or None,
+            retries=retries,
+            retry_delay_seconds=differing(min(50, retries)) or None,
             retry_condition_fn=may_retry,
         )
-        call = asyncio.ensure_future(run_task_after(task, self.task_run_id, ()))
+        call = asyncio.ensure_future(run_task_after(task, self.task_run_id, (), attempts_before=before))
         killed = asyncio.ensure_future(self.kill.wait())
         await asyncio.wait({call, killed}, return_when=asyncio.FIRST_COMPLETED)
         killed.cancel()
@@ -123,22 +136,34 @@ class WholePipeline:
 
     async def _sandbox(self, number: int) -> SandboxEnd | Outcome:
         """Run the sandbox of attempt ``number`` to its end; it holds one slot of the concurrency limit."""
-        plan, logger = self.run.plan, get_run_logger()
+        limit, logger = self.run.plan.concurrency_limit, get_run_logger()
+        begun, self._begun = self._begun, None
         try:
-            async with self._limits.slot(plan.concurrency_limit, self, self.task_run_id, logger) as held:
+            if begun is not None and begun.where is not None:
+                async with self._limits.slot_meanwhile(limit, self, self.task_run_id, logger):
+                    return await self._in_sandbox(number, logger, begun)
+            async with self._limits.slot(limit, self, self.task_run_id, logger) as held:
                 if not held:
                     self.kill.set()
                     return SandboxEnd(End.TERMINATED, detail="stopped while it waited for its concurrency limit")
-                in_sandbox = self._board.all_in_sandbox
-                log = self._shipper.open(self.task_run_id, send=plan.stream_logs, on_sandbox=in_sandbox)
-                return await self._attempts.attempt_pipeline(number, self.task_run_id, self.kill, log, logger)
+                # One that nobody could ask for may exist: it is asked for again, lest the pipeline run twice.
+                return await self._in_sandbox(number - self._not_asked, logger, begun)
+        except NotAsked as error:
+            self._not_asked += 1
+            return SandboxEnd(End.NEVER_STARTED, detail=str(error))
         except LimitMissing as error:
             return refused(str(error))
+
+    async def _in_sandbox(self, number: int, logger: Logger, begun: Begun | None) -> SandboxEnd | Outcome:
+        in_sandbox = self._board.all_in_sandbox
+        log = self._shipper.open(self.task_run_id, send=self.run.plan.stream_logs, on_sandbox=in_sandbox)
+        return await self._attempts.attempt_pipeline(number, self.task_run_id, self.kill, log, logger, begun)
 
     async def _judge(self, end: SandboxEnd, records: dict[str, StepRecord]) -> State[None]:
         if end.end in (End.LOST, End.EVICTED, End.NEVER_STARTED):
             self._lost += 1
             diagnosis = judge(end, StepRecord()).diagnosis
+            self._say_lost(diagnosis)
             if self._lost <= self.run.plan.infrastructure_retries:
                 self._again = True
                 return Failed(message=str(diagnosis))
@@ -155,6 +180,12 @@ class WholePipeline:
             if record.reported is Reported.RETRYING:
                 await self._attempts.close_retries(step)
         return self._failed(end, await self._records())
+
+    def _say_lost(self, diagnosis: Diagnosis | None) -> None:
+        most = self.run.plan.infrastructure_retries + 1
+        get_run_logger().warning("%s (sandbox %d of %d)", diagnosis, self._lost, most)
+        if diagnosis is not None:
+            self._board.all_lost(diagnosis.what)
 
     async def _settle(self, records: dict[str, StepRecord], end: SandboxEnd) -> list[str]:
         """Tell ZenML the end of steps that died with their sandbox, and return their names."""

@@ -166,7 +166,7 @@ class Turns:
         return [turn.call.step for turn in list(self._turns.values()) if not turn.journal.ended]
 
     def _what_runs(self) -> str:
-        return next((key for key, turn in self._turns.items() if not turn.journal.ended), "")
+        return " ".join(self._turns)
 
     def _begin(self, call: wire.Call, environment: dict[str, str]) -> _Turn:
         # What earlier steps wrote was read, or its reader will find it gone: one journal's room is the limit.

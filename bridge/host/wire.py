@@ -23,7 +23,8 @@ HEAD = struct.Struct("!BdQI")
 """Kind, seconds since the epoch, position after the frame, length of the body."""
 STDOUT, STDERR, END, ACCEPTED, REFUSED = 1, 2, 3, 4, 5
 WHAT_RUNS = ""
-"""The key of a call that runs nothing: the host answers with one frame, whose body is the key of what runs, or ""."""
+"""The key of a call that runs nothing: the host answers with one frame, whose body are the keys that it knows, the
+newest last, with spaces between."""
 MOST_CALL_BYTES = 4 << 20
 """Longest call; Linux itself takes 2 MiB of arguments and environment."""
 

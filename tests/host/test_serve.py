@@ -20,7 +20,7 @@ from bridge.outcome import End, SandboxEnd
 from bridge.runners.base import HostCall, Sandbox, SandboxRequest
 from bridge.runners.local_host import talk
 from bridge.runners.process import ProcessRunner
-from bridge.warm_again import left_behind
+from bridge.warm_again import attempts_in
 from bridge.warm_step import WarmHost, WarmStep
 from tests.host.conftest import TIMEOUT, Job, Zen
 
@@ -187,7 +187,7 @@ async def test_where_nothing_can_be_loaded_a_step_gets_a_process_of_its_own(zen:
 
 
 async def test_a_flow_that_comes_back_takes_up_the_step_that_runs(zen: Zen, tmp_path: Path) -> None:
-    """Two runners, one after the other, as two processes of one flow run have them; an idle host is ended."""
+    """Runners one after the other, as the processes of one flow run have them; the last comes after the step's end."""
     job = zen.submit("telling", tmp_path)
     name, idle = names.host_name(), names.host_name()
     tags = {"run": job.run}
@@ -206,16 +206,22 @@ async def test_a_flow_that_comes_back_takes_up_the_step_that_runs(zen: Zen, tmp_
             if b"it hangs now" in data:
                 break
     async with ProcessRunner(tmp_path / "state") as runner:
-        found = await left_behind(runner, runner, tags, [None])
+        found = await attempts_in(runner, await runner.running(tags))
         assert {key: found.name for key, found in found.items()} == {"k": name}
-        assert await runner.find("app", idle) is None
         turn = WarmStep(runner, WarmHost(itself(found["k"]), call.socket), found["k"], call)
         (tmp_path / "go").touch()
         lines = [line.text async for line in turn.output()]
         assert await turn.wait() == OK
         assert turn.leaves_it_fit
         assert "it hangs now" in lines
-        await found["k"].terminate()
+        del turn, found
+    async with ProcessRunner(tmp_path / "state") as runner:
+        found = await attempts_in(runner, await runner.running(tags))
+        turn = WarmStep(runner, WarmHost(itself(found["k"]), call.socket), found["k"], call)
+        assert [line.text async for line in turn.output()] == lines
+        assert await turn.wait() == OK
+        for box in await runner.running(tags):
+            await box.terminate()
     assert len(job.trace("hung")) == 1
 
 

@@ -216,7 +216,7 @@ class Lab:
                     page = client.read_logs(chosen, limit=200, offset=len(found), sort=LogSort.TIMESTAMP_ASC)
                     found += page
                     if len(page) < 200:
-                        return [log for log in found if log.name == "bridge.sandbox"]
+                        return [log for log in found if log.name.startswith("bridge.sandbox.")]
 
             return [log.message for log in eventually(read, lambda found: len(found) >= at_least)]
 

@@ -1,0 +1,174 @@
+"""Running a flow run again whose process died: what `modal-prefect resume` does.
+
+What the new process then finds and goes on with is :mod:`bridge.resume`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Crashed, Scheduled
+from zenml.client import Client
+from zenml.enums import ExecutionStatus
+from zenml.models import PipelineRunResponse
+
+from bridge import lease, whereabouts
+from bridge.errors import RunIsOver, RunNotPossible
+from bridge.plan import Plan
+from bridge.prefect_api import prefect_api, prefect_settings
+from bridge.run import how_to_replay, load_snapshot, load_stack
+from bridge.submission import run_here
+from bridge.work_pool import nobody_works
+
+SLACK_SECONDS = 15.0
+"""How much later than planned a sign of life may come."""
+
+
+@dataclass(frozen=True)
+class Dead:
+    """A flow run whose process is gone, and what it was at."""
+
+    flow_run: FlowRun
+    run: PipelineRunResponse
+    plan: Plan
+
+
+def resume(some_id: UUID, *, sure: bool, here: bool, say: Callable[[str], None]) -> None:
+    """Run a dead flow run again: by a worker if it has a deployment, else, and with ``here``, in this process.
+
+    Args:
+        some_id: The id of the flow run, or of its ZenML run.
+        sure: Whether the caller knows that its process is gone, where nothing else tells.
+        here: Whether to run it in this process although a worker could.
+        say: Told what is done.
+
+    Raises ``RunNotPossible`` (``RunIsOver`` where ZenML's run has ended) where there is nothing to go on with, or its
+    process may be alive; ``PrefectUnavailable``; and in this process ``RunFailed`` or ``RunStopped``.
+    """
+    found = _zenml_run(some_id)
+    config = load_stack(load_snapshot(_snapshot_id(found)))[1].config if found is not None else None
+    if config is None:
+        _resume(some_id, found, sure, here, say)
+        return
+    with prefect_settings(config):
+        _resume(some_id, found, sure, here, say)
+
+
+def _resume(
+    some_id: UUID, found: PipelineRunResponse | None, sure: bool, here: bool, say: Callable[[str], None]
+) -> None:
+    with prefect_api() as client:
+        dead = _dead(client, some_id, found, sure)
+        state = dead.flow_run.state
+        if state is not None and not state.is_final():
+            message = f"Its process is gone; `modal-prefect resume` found it {state.name}."
+            client.set_flow_run_state(dead.flow_run.id, Crashed(message=message), force=True)
+        # Prefect runs nothing that is in a final state.
+        again: State[None] = Scheduled(message="Goes on after a crash.")
+        client.set_flow_run_state(dead.flow_run.id, again, force=True)
+        if dead.flow_run.deployment_id is not None and not here:
+            say(f"Flow run {dead.flow_run.name} ({dead.flow_run.id}) waits for a worker, which goes on with it.")
+            if dead.flow_run.work_pool_name and (warning := nobody_works(client, dead.flow_run.work_pool_name)):
+                say(warning)
+            return
+        flow_run = client.read_flow_run(dead.flow_run.id)
+    say(f"Flow run {flow_run.name} ({flow_run.id}) goes on in this process.")
+    run_here(flow_run, dead.plan)
+
+
+def _zenml_run(some_id: UUID) -> PipelineRunResponse | None:
+    try:
+        return Client().zen_store.get_run(some_id, hydrate=True)
+    except KeyError:
+        return None
+
+
+def _snapshot_id(run: PipelineRunResponse) -> UUID:
+    if run.snapshot is None:
+        raise RunNotPossible(f"run_id={run.id}: its snapshot was deleted, so nobody knows its steps any more.")
+    return run.snapshot.id
+
+
+def _dead(client: SyncPrefectClient, some_id: UUID, run: PipelineRunResponse | None, sure: bool) -> Dead:
+    flow_run = _flow_run(client, some_id, run)
+    run = run or _run_of(flow_run)
+    if run.status.is_finished and run.status is not ExecutionStatus.COMPLETED:
+        raise RunIsOver(how_to_replay(run), stopped=run.status is not ExecutionStatus.FAILED)
+    snapshot = load_snapshot(_snapshot_id(run))
+    plan = load_stack(snapshot)[1].plan(snapshot)
+    _check_state(flow_run)
+    _check_process(flow_run, run, plan, sure)
+    return Dead(flow_run, run, plan)
+
+
+def _flow_run(client: SyncPrefectClient, some_id: UUID, run: PipelineRunResponse | None) -> FlowRun:
+    if run is not None and run.orchestrator_run_id is None:
+        raise RunNotPossible(f"run_id={run.id}: no flow run works on this run. Start a new one.")
+    flow_run_id = UUID(run.orchestrator_run_id) if run is not None and run.orchestrator_run_id else some_id
+    try:
+        return client.read_flow_run(flow_run_id)
+    except ObjectNotFound:
+        if run is not None:
+            raise RunNotPossible(
+                f"run_id={run.id}: its flow run {flow_run_id} was deleted in Prefect, or is in another Prefect. "
+                f"Check `prefect config view`; to run its other steps anew: `zenml pipeline runs replay {run.id}`."
+            ) from None
+        raise RunNotPossible(
+            f"{some_id} is neither a run of this ZenML server nor a flow run of this Prefect. Check `zenml status` and "
+            "`prefect config view`; ids are in `zenml pipeline runs list` and `prefect flow-run ls`."
+        ) from None
+
+
+def _run_of(flow_run: FlowRun) -> PipelineRunResponse:
+    prefix = "zenml_run_id:"
+    ids = [tag.removeprefix(prefix) for tag in flow_run.tags if tag.startswith(prefix)]
+    given = flow_run.parameters.get("run_id")
+    found = _zenml_run(UUID(str(given or ids[0]))) if given or ids else None
+    if found is None:
+        raise RunNotPossible(
+            f"flow run {flow_run.id}: no run of this ZenML server belongs to it, so there is nothing to go on with. "
+            f"`prefect flow-run retry {flow_run.id}` begins it anew."
+        )
+    return found
+
+
+def _check_state(flow_run: FlowRun) -> None:
+    state = flow_run.state
+    if state is None or state.is_crashed() or state.is_failed() or not (state.is_final() or state.is_scheduled()):
+        return
+    if state.is_scheduled():
+        raise RunNotPossible(
+            f"flow run {flow_run.id} is {state.name} already: it waits for a worker. `prefect worker start --pool "
+            f"{flow_run.work_pool_name or '<pool>'}` starts one."
+        )
+    raise RunNotPossible(f"flow run {flow_run.id} is {state.name}: there is nothing to go on with.")
+
+
+def _check_process(flow_run: FlowRun, run: PipelineRunResponse, plan: Plan, sure: bool) -> None:
+    """Raise ``RunNotPossible`` if the process of a flow run is alive, or may be as far as anybody can tell."""
+    sign = lease.last_sign(run)
+    process = lease.process_of(sign)
+    there = whereabouts.is_there(process) if process else None
+    if there:
+        raise RunNotPossible(
+            f"flow run {flow_run.id} is alive: its process, {process.split('/')[-2]}, is on this machine. To stop "
+            f"the run: `zenml pipeline runs stop {run.id}`."
+        )
+    crashed = flow_run.state is not None and flow_run.state.is_final()
+    if there is False or crashed or sure:
+        return
+    age, most = lease.age(sign, datetime.now(timezone.utc)), lease.period(plan.orphan_timeout) + SLACK_SECONDS
+    if age is not None and age > most:
+        return
+    said = f"gave a sign of life {age:.0f} s ago" if age is not None else "has given no sign of life yet"
+    wait = f"Wait {most - (age or 0.0):.0f} s" if age is not None else "Wait for one"
+    raise RunNotPossible(
+        f"flow run {flow_run.id} may be alive: it {said}, on {process.partition('~')[0] or 'an unknown machine'}. "
+        f"{wait}, or pass --yes if you know that its process is gone: two of them would run steps twice."
+    )
