@@ -111,7 +111,8 @@ def prefect_server(folder: Path, port: int | None = None, *, record_at_once: boo
         "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "100",
     }
     if record_at_once:
-        environment["PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL"] = "0.25"
+        # Whole seconds: of less Prefect makes 0, and its server spins (prefect/server/services/task_run_recorder.py).
+        environment["PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL"] = "1"
     argv = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     return Server("prefect server", argv, environment, url, "/api/health", folder / "prefect.log")
 
