@@ -36,6 +36,8 @@ _OWN_TAGS = frozenset(
         names.TAG_SERVER,
         names.TAG_STACK,
         names.TAG_STEP,
+        names.TAG_STEP_OPERATOR,
+        names.TAG_STEP_RUN_ID,
         names.TAG_FLOW_RUN_ID,
     }
 )

@@ -84,6 +84,7 @@ class OperatedRun(Run):
     """
 
     step_run_id: UUID
+    operator: str
     command: tuple[str, ...] | None = None
 
     @property
@@ -93,9 +94,12 @@ class OperatedRun(Run):
 
     def tags(self, step: str | None) -> dict[str, str]:
         """The tags of its sandbox."""
-        tags = {**super().tags(step), names.TAG_STEP_RUN_ID: str(self.step_run_id)}
+        ours = {
+            names.TAG_STEP_OPERATOR: names.modal_tag(self.operator),
+            names.TAG_STEP_RUN_ID: str(self.step_run_id),
+        }
         # Another orchestrator has no flow run.
-        return {name: value for name, value in tags.items() if value}
+        return {name: value for name, value in {**super().tags(step), **ours}.items() if value}
 
     def step_request(
         self, step: StepPlan, host_command: tuple[str, ...], task_run_id: UUID, attempt: int, sandbox: int

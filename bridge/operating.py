@@ -183,8 +183,7 @@ class Operating:
             try:
                 return await _carry_out(step, runner, thread)
             finally:
-                if told:
-                    await asyncio.wait(told)
+                await _told(told)
                 thread.close()
 
         step.task = asyncio.ensure_future(carry_out())
@@ -241,6 +240,15 @@ class Operating:
             self._open = None
         opened.loop.call_soon_threadsafe(opened.close.set)
         opened.thread.join()
+
+
+async def _told(told: set[asyncio.Future[None]]) -> None:
+    for future in told:
+        try:
+            await future
+        except Exception as error:
+            # The step goes on without it: only its link to Modal is missing in ZenML.
+            _logger.warning("ZenML couldn't be told where the step runs: %s: %s", type(error).__name__, error)
 
 
 async def _carry_out(step: _Step, runner: Runner, thread: ZenMLThread) -> Outcome:

@@ -128,6 +128,7 @@ class ModalPrefectStepOperator(BaseStepOperator):
                 "ZENML_ACTIVE_STACK_ID": str(snapshot.stack.id),
             },
             step_run_id=info.step_run_id,
+            operator=self.name,
             # ZenML's own entrypoint needs root for its folder, and wouldn't find this package: ours takes its place.
             command=tuple(entrypoint_command) if config.command is not None else None,
         )

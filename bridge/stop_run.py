@@ -12,6 +12,7 @@ from zenml.models import PipelineRunResponse
 
 from bridge import names, step_runs
 from bridge.flow import make_runner, on_own_loop
+from bridge.operated_end import end_operated
 from bridge.prefect_api import prefect_api
 from bridge.run import load_snapshot, load_stack
 from bridge.run_status import end_run
@@ -88,5 +89,6 @@ def _end_sandboxes(run: PipelineRunResponse, orchestrator: ModalPrefectOrchestra
             for environment in environments:
                 for sandbox in await runner.running({names.TAG_RUN_ID: str(run.id)}, environment):
                     await sandbox.terminate()
+        await end_operated(str(run.id), snapshot, stack)
 
     on_own_loop(end)

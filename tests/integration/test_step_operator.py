@@ -58,7 +58,7 @@ class Operators:
         self._lab = lab
         self._modal = modal
         client = Client()
-        for source in ("bridge.flavors.ModalPrefectStepOperatorFlavor",):
+        for source in ("bridge.flavors.ModalPrefectStepOperatorFlavor", "beside.BesideFlavor"):
             client.create_flavor(source, StackComponentType.STEP_OPERATOR)
 
     def operator(self, runner: str, **configuration: Any) -> str:
@@ -66,11 +66,20 @@ class Operators:
         from zenml.enums import StackComponentType
 
         name = f"operator-{runner}-{uuid4().hex[:6]}"
-        if runner == "modal":
-            configuration = {"token_id": self._modal.token[0], "token_secret": self._modal.token[1], **configuration}
-        Client().create_stack_component(
-            name, "modal-prefect", StackComponentType.STEP_OPERATOR, {"runner": runner, **configuration}
-        )
+        configuration = {"runner": runner, **self.token(runner), **configuration}
+        Client().create_stack_component(name, "modal-prefect", StackComponentType.STEP_OPERATOR, configuration)
+        return name
+
+    def token(self, runner: str) -> dict[str, str]:
+        return dict(zip(("token_id", "token_secret"), self._modal.token, strict=True)) if runner == "modal" else {}
+
+    def foreign(self) -> str:
+        """Somebody else's operator."""
+        from zenml.client import Client
+        from zenml.enums import StackComponentType
+
+        name = f"beside-{uuid4().hex[:6]}"
+        Client().create_stack_component(name, "beside", StackComponentType.STEP_OPERATOR, {})
         return name
 
     def stack(self, operators: list[str], orchestrator: str = "default", **configuration: Any) -> str:
@@ -81,9 +90,8 @@ class Operators:
         client = Client()
         name = f"operated-{uuid4().hex[:6]}"
         if orchestrator != "default":
-            client.create_stack_component(
-                name, "modal-prefect", Kind.ORCHESTRATOR, {"runner": orchestrator, **configuration}
-            )
+            configuration = {"runner": orchestrator, **self.token(orchestrator), **configuration}
+            client.create_stack_component(name, "modal-prefect", Kind.ORCHESTRATOR, configuration)
         client.create_stack(
             name,
             components={
@@ -121,9 +129,10 @@ def boxes_of(modal: LoopbackModal, ran: Ran) -> dict[str, list[Any]]:
 def test_steps_of_a_local_pipeline(
     here: Lab, modal: LoopbackModal, operators: Operators, operated, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    from zenml.client import Client
     from zenml.config import ResourceSettings
 
-    stack = operators.stack([operators.operator("modal", tags={"team": "vision"})])
+    stack = operators.stack([operators.operator("modal", tags={"team": "vision", "cost": "1"}, timeout=600)])
     settings = {"gpu": ["A100", "H100"], "secrets": ["hf"], "tags": {"cost": "7"}}
     options = {
         "steps": {
@@ -134,9 +143,67 @@ def test_steps_of_a_local_pipeline(
         }
     }
     ran = here.run(operated.mixed, stack, options=options)
-    print(capfd.readouterr())
     assert ran.error is None
     assert ran.steps == dict.fromkeys(("one", "train", "again", "add"), "completed")
     assert ran.run.steps["add"].output.load() == 42 + 84
+
     boxes = boxes_of(modal, ran)
-    assert set(boxes) == {"train", "again"}
+    assert {step: len(found) for step, found in boxes.items()} == {"train": 1, "again": 1}
+    (train,), (again,) = boxes["train"], boxes["again"]
+    assert (train.gpu_type, train.gpu_count, train.memory_mib, train.timeout) == ("A100", 2, 1024, 600)
+    assert (again.gpu_type, again.memory_mib, again.named_secrets) == ("", 0, ())
+    assert train.app == "zenml-mixed"
+    assert train.named_secrets == ("hf",)
+    step_run = ran.run.steps["train"]
+    tags = {"team": "vision", "cost": "7", "zenml_step": "train", "zenml_step_run_id": str(step_run.id)}
+    assert tags.items() <= dict(train.tags).items()
+    assert "prefect_flow_run_id" not in train.tags
+    assert step_run.run_metadata["modal_sandbox_id"] == train.id
+    assert str(step_run.run_metadata["modal_sandbox_url"]).endswith(train.id)
+    assert step_run.output.run_metadata["rows"] == 41
+    (trace,) = ran.traces("train")
+    assert trace["sandbox"] == train.id
+    assert (trace["USER_VARIABLE"], trace["HF_TOKEN"], trace["ZENML_STEP_OPERATOR"]) == (
+        "of the step",
+        "hf-secret",
+        "True",
+    )
+
+    assert capfd.readouterr().out.count("training on 41 rows") == 2, "the output appears here"
+    logs = [log for log in step_run.log_collection if log.source == "step"]
+    entries = Client().zen_store.get_logs_entries(logs[0].id) if logs else None
+    assert "training on 41 rows" in str(entries), "and in the logs of the step"
+
+
+@pytest.mark.parametrize("mode", ["per_step", "pipeline"])
+def test_steps_of_our_orchestrator(here: Lab, modal: LoopbackModal, operators: Operators, operated, mode: str) -> None:
+    """A GPU for all is for the step that runs here and the one on our operator, not for those that wait for them."""
+    ours, foreign = operators.operator("modal"), operators.foreign()
+    stack = operators.stack([ours, foreign], "modal")
+    gpu = {"settings": {"step_operator": {"gpu": "T4"}}}
+    ran = here.run(
+        operated.several,
+        stack,
+        settings={"execution_mode": mode},
+        options={"steps": {"ours": gpu}},
+        image=CALLER_IMAGE,
+        ours=ours,
+        foreign=foreign,
+    )
+    assert ran.error is None
+    assert (ran.status, ran.flow_run.state.name) == ("completed", "Completed")
+    assert set(ran.steps.values()) == {"completed"}
+    assert (ran.folder / "written").read_text() == "x\n"
+    boxes = [box for found in boxes_of(modal, ran).values() for box in found]
+    own = {box.tags["zenml_step"]: box for box in boxes if "zenml_step_run_id" in box.tags}
+    assert set(own) == {"ours", "shell"}
+    assert own["ours"].gpu_type == "T4"
+    assert own["shell"].argv[0] == "sh"
+    assert not [box for box in boxes if box.gpu_type and box.id != own["ours"].id]
+    step_run = ran.run.steps["ours"]
+    assert ran.traces("ours")[0]["sandbox"] == own["ours"].id == step_run.run_metadata["modal_sandbox_id"]
+    assert own["ours"].tags["prefect_flow_run_id"] == str(ran.flow_run.id)
+    task_run = ran.task_runs["ours" if mode == "per_step" else "several"]
+    prefix = "" if mode == "per_step" else "[ours] "
+    assert step_run.run_metadata["prefect_task_run_id"] == str(task_run.id)
+    assert f"{prefix}training on 41 rows" in here.logs(task_run, at_least=5)
