@@ -37,6 +37,7 @@ from bridge.limits import check_limits
 from bridge.logs import LogShipper
 from bridge.operated_end import end_with
 from bridge.outage import until_it_answers
+from bridge.own_words import warn_in_run_logs
 from bridge.per_step import PerStep
 from bridge.plan import Mode, Plan
 from bridge.ready import Fate
@@ -73,6 +74,7 @@ def zenml_pipeline(snapshot_id: UUID, run_id: UUID | None = None) -> State[None]
     if context is None or context.flow_run is None:
         raise RuntimeError("`zenml_pipeline` is a Prefect flow: call it, not its function.")
     flow_run = context.flow_run
+    warn_in_run_logs()
     try:
         run = open_run(snapshot_id, run_id, str(flow_run.id))
         runner = make_runner(run.config, run.stack, run.plan)

@@ -21,6 +21,7 @@ from bridge.runners.modal_errors import (
     SDK_ERRORS,
     Patience,
     is_away,
+    is_full,
     is_throttled,
     ride_out,
     say_again,
@@ -194,11 +195,16 @@ class Creator:
         self, gpu: str | None, request: SandboxRequest, arguments: _Arguments, abandoned: asyncio.Event
     ) -> _Made | None:
         """Make it; again where Modal refuses it for now or can't be reached. One name, so never a second sandbox."""
-        throttled, away = Patience(THROTTLE_SECONDS), Patience(self._outage)
+        troubles = [
+            (is_throttled, Patience(THROTTLE_SECONDS)),
+            (is_full, Patience(request.spec.capacity_timeout)),
+            (is_away, Patience(self._outage)),
+        ]
         unsure = False
 
         def stop(state: RetryCallState) -> bool:
-            return (throttled if state.outcome and is_throttled(state.outcome.exception()) else away)(state)
+            error = state.outcome.exception() if state.outcome else None
+            return next(patience for is_it, patience in troubles if is_it(error))(state)
 
         def again(state: RetryCallState) -> None:
             nonlocal unsure
@@ -207,7 +213,7 @@ class Creator:
 
         try:
             async for attempt in AsyncRetrying(
-                retry=retry_if_exception(lambda error: is_throttled(error) or is_away(error)),
+                retry=retry_if_exception(lambda error: any(is_it(error) for is_it, _ in troubles)),
                 stop=stop,
                 wait=wait_random_exponential(multiplier=1, max=15),
                 sleep=lambda seconds: _unless(abandoned, asyncio.sleep(seconds)),

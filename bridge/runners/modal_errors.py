@@ -48,6 +48,11 @@ def is_throttled(error: BaseException | None) -> bool:
     return isinstance(error, exception.ResourceExhaustedError) and "rate limit" in str(error).lower()
 
 
+def is_full(error: BaseException | None) -> bool:
+    """Whether Modal has no machine of the kind at present."""
+    return isinstance(error, exception.ResourceExhaustedError) and not is_throttled(error)
+
+
 def is_transient(error: BaseException) -> bool:
     """Whether an error of the SDK says nothing but "couldn't ask"."""
     if isinstance(error, (exception.AuthError, exception.PermissionDeniedError)):
@@ -71,7 +76,7 @@ def translated(error: BaseException, doing: str) -> RunnerError:
     text = f"{doing}: {str(error).strip() or type(error).__name__}".rstrip(".")
     if isinstance(error, (exception.AuthError, exception.PermissionDeniedError)):
         return CredentialsRefused(f"{text}. {CREDENTIALS_FIX}.")
-    if isinstance(error, exception.ResourceExhaustedError) and not is_throttled(error):
+    if is_full(error):
         return CapacityUnavailable(f"{text}.")
     if is_transient(error):
         return RunnerUnavailable(f"{text}.")

@@ -282,6 +282,26 @@ async def test_no_capacity(cloud: LoopbackModal, runner: ModalRunner) -> None:
     assert not cloud.stats().most_at_once
 
 
+@pytest.mark.skipif(TOO_OLD_FOR_V2, reason="this SDK creates on V1 alone")
+@pytest.mark.parametrize("refuses", [False, True], ids=["waits", "refuses"])
+async def test_no_room_for_any_sandbox(
+    cloud: LoopbackModal, runner: ModalRunner, monkeypatch: pytest.MonkeyPatch, refuses: bool
+) -> None:
+    """On V2, whichever way a full Modal behaves: what comes free in time is taken, and nothing is left behind."""
+    monkeypatch.setenv("MODAL_SANDBOX_V2", "1")
+    cloud.capacity("", 0)
+    cloud.set(refuse_when_full=refuses)
+    with pytest.raises(CapacityUnavailable, match="within 1 s"):
+        await runner.start(request(spec=replace(SPEC, capacity_timeout=1)))
+    await eventually(lambda: not cloud.stats().creating)
+    assert all(box.status == "terminated" for box in cloud.sandboxes())
+    calls = cloud.stats().calls["SandboxCreateV2"]
+    start = asyncio.ensure_future(runner.start(request(spec=replace(SPEC, capacity_timeout=60))))
+    await eventually(lambda: cloud.stats().calls["SandboxCreateV2"] > calls)
+    cloud.capacity("", 1)
+    assert cloud.sandbox((await start).id).status in ("pending", "running")
+
+
 async def test_capacity_that_comes_free(cloud: LoopbackModal, runner: ModalRunner) -> None:
     cloud.capacity("H100", 0)
     start = asyncio.ensure_future(runner.start(request(spec=with_gpus("H100", capacity_timeout=60))))

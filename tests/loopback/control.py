@@ -219,6 +219,8 @@ class Control(Objects):
         if request.definition.resources.gpu_config.gpu_type:
             raise rules.invalid("GPUs are not supported by V2 Sandboxes")
         sandbox = await self._create(2, request, self._v2_environment(request), metadata)
+        # The answer says where the sandbox runs: it can't come before that is known.
+        await sandbox.placed_or_ended()
         response = api_pb2.SandboxCreateV2Response(sandbox_id=sandbox.id, task_id=sandbox.task_id)
         if hasattr(response, "command_router_access"):
             response.command_router_access.CopyFrom(
@@ -282,6 +284,9 @@ class Control(Objects):
         rules.check_definition(definition)
         tags = {tag.tag_name: tag.tag_value for tag in getattr(request, "tags", ())}
         rules.check_tags(tags)
+        if backend == 2 and self.world.faults.refuse_when_full and not world.has_place("", 0):
+            # What Modal really says then isn't known; this is what the SDK raises for V1 (_impl_v1.py).
+            raise GRPCError(Status.RESOURCE_EXHAUSTED, "Insufficient capacity to create sandbox.")
         image = self._image(definition.image_id)
         if image.failure is not None:
             raise GRPCError(Status.FAILED_PRECONDITION, f"Image {image.id} wasn't built")

@@ -17,6 +17,8 @@ class Faults:
     """Seconds between a sandbox's scheduling and the start of its process."""
     capacity: dict[str, int] = field(default_factory=dict)
     """GPUs of a type there are; a type that isn't named has no limit. ``""`` limits sandboxes without a GPU."""
+    refuse_when_full: bool = False
+    """Refuse a create on V2 for which there is no place, instead of letting it wait for one."""
     creates_per_second: float | None = None
     create_delay: float = 0.0
     """Seconds a create takes before anything happens."""

@@ -122,6 +122,15 @@ class LoopbackSandbox:
             self.ended.set()
             self.started.set()
 
+    async def placed_or_ended(self) -> None:
+        """Wait until it has its machine, or never will."""
+        waits = [asyncio.ensure_future(event.wait()) for event in (self.scheduled, self.ended)]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
     async def running(self) -> RealProcess:
         """Return its entrypoint, once that runs. Raises FAILED_PRECONDITION if it has ended."""
         await self.started.wait()

@@ -164,13 +164,13 @@ class World:
             self.wake()
 
     async def _place(self, sandbox: LoopbackSandbox) -> None:
-        while not self._has_place(sandbox):
+        while not self.has_place(*sandbox.gpu):
             await self._freed.wait()
         sandbox.scheduled.set()
         self.most_at_once = max(self.most_at_once, len(self.alive()))
 
-    def _has_place(self, sandbox: LoopbackSandbox) -> bool:
-        gpu_type, count = sandbox.gpu
+    def has_place(self, gpu_type: str, count: int) -> bool:
+        """Whether there is room for a sandbox with these GPUs."""
         if gpu_type not in self.faults.capacity:
             return True
         used = sum(box.gpu[1] or 1 for box in self.alive() if box.gpu[0] == gpu_type)

@@ -1,0 +1,158 @@
+"""What isn't the user's fault costs infrastructure retries, and a person can see it; what is theirs costs none.
+
+How running sandboxes end is :mod:`tests.integration.test_ends`'s; here are those that can't be had.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, LogFilter
+from zenml.client import Client
+
+from tests import servers
+from tests.integration.lab import STACK_CODE, Lab, Ran, eventually
+from tests.integration.under import Under
+from tests.loopback import LoopbackImage
+
+AWAY_SECONDS = float(os.environ.get("TEST_AWAY_SECONDS", "12"))
+"""More than the SDK rides out by itself, which is 0.7 s, and more than a step's sandbox takes to start."""
+
+
+@pytest.fixture
+def shapes(lab: Lab):  # type: ignore[no-untyped-def]
+    import shapes
+
+    return shapes
+
+
+@pytest.fixture
+def fresh_image(lab: Lab) -> str:
+    """An image that was never pulled."""
+    name = f"registry.example.com/fresh:{uuid4().hex[:8]}"
+    python = servers.ROOT / ".venv-sandbox" / "bin" / "python"
+    image = LoopbackImage(python, files={"/opt/stack-code": STACK_CODE}, env={"PYTHONPATH": "/opt/stack-code"})
+    lab.modal.image_changes(name, image)
+    return name
+
+
+def warnings(ran: Ran) -> list[str]:
+    """What was warned of in the logs of the run and of its tasks."""
+    chosen = LogFilter(flow_run_id={"any_": [ran.flow_run.id]}, level={"ge_": 30})  # type: ignore[arg-type]
+    with get_client(sync_client=True) as client:
+        return [log.message for log in client.read_logs(chosen, limit=200)]
+
+
+def table(ran: Ran) -> dict[str, dict[str, Any]]:
+    """The rows of the table artifact, by step."""
+    chosen = ArtifactFilter(flow_run_id={"any_": [ran.flow_run.id]}, type={"any_": ["table"]})  # type: ignore[arg-type]
+    with get_client(sync_client=True) as client:
+        (found,) = client.read_artifacts(artifact_filter=chosen)
+    return {row["step"]: row for row in json.loads(str(found.data))}
+
+
+@pytest.mark.parametrize("mode", ["per_step", pytest.param("pipeline", marks=pytest.mark.slow)])
+def test_a_sandbox_that_can_not_be_had(lab: Lab, shapes, fresh_image: str, mode: str) -> None:
+    """A pull that fails, no machine in time, a machine that doesn't come up; the fourth sandbox runs the step."""
+    lab.modal.image_pull_fails(1)
+    lab.modal.capacity("", 0)
+    lab.modal.set(init_failures=1)
+    known = {box.id for box in lab.modal.sandboxes()}
+
+    gave_up = threading.Event()
+
+    def machines_come_free() -> None:
+        def ours() -> list[str]:
+            return [box.status for box in lab.modal.sandboxes() if box.id not in known]
+
+        if "terminated" in eventually(ours, lambda found: "terminated" in found, 200):
+            gave_up.set()
+        lab.modal.capacity("", None)
+
+    freeing = threading.Thread(target=machines_come_free)
+    freeing.start()
+    ran = lab.run(
+        shapes.retried,
+        lab.stack("modal"),
+        settings={"execution_mode": mode, "capacity_timeout": 1, "warm": False},
+        image=fresh_image,
+        times=0,
+    )
+    freeing.join()
+    assert gave_up.is_set()
+    assert (ran.status, ran.flow_run.state.name) == ("completed", "Completed")
+    task_run = ran.task_runs["fail_first" if mode == "per_step" else "retried"]
+    assert task_run.run_count == (1 if mode == "per_step" else 4)
+    assert ran.run.steps["fail_first"].version == 1, "none of the step's own retries was used"
+    told = [text for text in warnings(ran) if "The sandbox never started" in text]
+    for number, why in enumerate(["connection reset", "no machine", "failed to initialize"], 1):
+        assert [text for text in told if why in text and f"sandbox {number} of 4" in text], told
+    assert table(ran)["fail_first"]["lost sandboxes"] == "3: The sandbox never started"
+    if mode == "per_step":
+        assert table(ran)["after"]["lost sandboxes"] == ""
+
+
+@pytest.mark.parametrize(
+    ("how", "mode", "seconds"),
+    [
+        ("unavailable", "per_step", AWAY_SECONDS),
+        pytest.param("unavailable", "pipeline", 60.0, marks=pytest.mark.slow),
+        pytest.param("pause", "per_step", 60.0, marks=pytest.mark.slow),
+    ],
+)
+def test_modals_control_plane_is_away(lab: Lab, tmp_path: Path, how: str, mode: str, seconds: float) -> None:
+    """In it a step ends and, in a sandbox of its own, the next one has to start: without any infrastructure retry."""
+    import stoppable
+
+    settings = {"execution_mode": mode, "infrastructure_retries": 0, "warm": False}
+    under = Under(lab, tmp_path).start(stoppable.telling_twice, "modal", settings)
+    under.until_steps({"first": "running"})
+    back = threading.Event()
+    if how == "unavailable":
+        lab.modal.unavailable(seconds)
+    else:
+        lab.modal.pause()
+    (tmp_path / "go-first").touch()
+    (tmp_path / "go-second").touch()
+    under.until_steps({"first": "completed"} | ({"second": "completed"} if mode == "pipeline" else {}))
+    back.wait(seconds)
+    if how == "pause":
+        lab.modal.resume()
+    ran = under.join(120)
+    assert ran.error is None
+    assert (ran.status, ran.flow_run.state.name) == ("completed", "Completed")
+    assert {step.version for step in ran.run.steps.values()} == {1}
+    assert {task_run.run_count for task_run in ran.task_runs.values()} == {1}
+    assert len(lab.sandboxes(ran)) == len(ran.task_runs)
+    if mode == "per_step":
+        assert [text for text in warnings(ran) if "It is asked again" in text]
+        assert {row["lost sandboxes"] for row in table(ran).values()} == {""}
+
+
+def test_a_token_that_is_revoked_in_the_middle_is_not_infrastructure(lab: Lab, tmp_path: Path) -> None:
+    """The step that runs goes on as far as it can; the next one fails at once, and nothing is tried again."""
+    import stoppable
+
+    right = lab.modal.token
+    under = Under(lab, tmp_path).start(stoppable.telling_twice, "modal", {"execution_mode": "per_step", "warm": False})
+    under.until_steps({"first": "running"})
+    try:
+        (tmp_path / "go-first").touch()
+        under.until_steps({"first": "completed"})
+        lab.modal.token = ("ak-other", "as-other")
+        ran = under.join(120)
+    finally:
+        lab.modal.token = right
+    assert (ran.status, ran.flow_run.state.name) == ("failed", "Failed")
+    assert ran.task_runs["second"].run_count == 1
+    assert "modal setup" in ran.task_runs["second"].state.message
+    assert not [text for text in warnings(ran) if "sandbox 1 of" in text]
+    assert "as-loopback" not in str([warnings(ran), ran.error, ran.task_runs["second"].state.message])
+    assert Client().get_pipeline_run(ran.run.id).steps["first"].status == "completed"
