@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from contextvars import copy_context
 from dataclasses import dataclass
-from threading import Thread
+from threading import Event, Thread
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -33,6 +33,7 @@ from bridge import names, runners, step_runs
 from bridge.artifacts import Showing
 from bridge.board import Board
 from bridge.errors import BridgeError, RunIsOver
+from bridge.eviction import is_eviction
 from bridge.limits import check_limits
 from bridge.logs import LogShipper
 from bridge.operated_end import end_with
@@ -88,7 +89,10 @@ def zenml_pipeline(snapshot_id: UUID, run_id: UUID | None = None) -> State[None]
     if warning := other_bridge(flow_run.deployment_version):
         get_run_logger().warning("%s", warning)
     get_run_logger().info("%s", run.plan)
-    return on_own_loop(lambda: carry_out(run, runner, resumed=flow_run.run_count > 1))
+    return on_own_loop(
+        lambda: carry_out(run, runner, resumed=flow_run.run_count > 1),
+        leave=lambda interruption: is_eviction(interruption, flow_run.id),
+    )
 
 
 def introduce(run: Run, flow_run: FlowRun) -> None:
@@ -120,11 +124,16 @@ def make_runner(
     )
 
 
-def on_own_loop(core: Callable[[], Coroutine[Any, Any, T]]) -> T:
+def on_own_loop(
+    core: Callable[[], Coroutine[Any, Any, T]], leave: Callable[[BaseException], bool] = lambda interruption: False
+) -> T:
     """Run a coroutine on a new event loop in a new thread and return its result.
 
     Whatever interrupts the calling thread in the meantime (Ctrl-C, Prefect's ``TerminationSignal``) cancels the
     coroutine; its result is still waited for, since it ends sandboxes. A second interruption leaves at once.
+
+    Where ``leave`` says of an interruption that it takes this process away, the coroutine goes no further, ends
+    nothing, and the interruption is raised.
     """
     context = copy_context()
     result: Future[T] = Future()
@@ -145,12 +154,17 @@ def on_own_loop(core: Callable[[], Coroutine[Any, Any, T]]) -> T:
     thread.start()
     try:
         return result.result()
-    except BaseException:
+    except BaseException as interruption:
+        if result.done():
+            raise
+        loop, task = started.result()
+        if leave(interruption) and not result.done():
+            # The loop stands still, as after a SIGKILL: an end of its own would end sandboxes and tell ZenML of it.
+            loop.call_soon_threadsafe(Event().wait)
+            raise
         if not result.done():
-            loop, task = started.result()
             loop.call_soon_threadsafe(task.cancel)
-            return result.result()
-        raise
+        return result.result()
 
 
 @dataclass(frozen=True)

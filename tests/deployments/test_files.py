@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from bridge import eviction
 from tests.deployments import files
 from tests.deployments.files import DEPLOYMENTS, DOCKERFILES, ENVIRONMENTS
 
@@ -144,8 +145,9 @@ def test_the_job(rendered: dict[str, Any], tmp_path: Path) -> None:
     ]
     variables = {variable["name"]: variable.get("value") for variable in container["env"]}
     assert variables["LEVEL"] == "high"
-    # Not "reschedule", which prefect-kubernetes sets where nothing is said: that would stop the run.
-    assert variables["PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR"] == "crash"
+    # The flow of an evicted pod dies, and another pod goes on with its run: tests/integration/test_evicted.py.
+    assert variables[eviction.VARIABLE] == "reschedule"
+    assert variables[eviction.VARIABLE] in eviction.BEHAVIORS
     assert container["resources"]["requests"]
     assert container["resources"]["limits"]
 

@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 import psutil
 import pytest
 
+from bridge import eviction
 from tests.integration.lab import Lab, eventually
 from tests.integration.workers import Worker, make_pool
 
@@ -41,10 +42,10 @@ def client() -> Any:
     return get_client(sync_client=True)
 
 
-def submitted(lab: Lab, pool: str, pipeline: Any, folder: Path | None = None) -> Any:
+def submitted(lab: Lab, pool: str, pipeline: Any, folder: Path | None = None, **settings: Any) -> Any:
     """Submit without waiting; return the ZenML run."""
     stack = lab.stack("process", work_pool=pool, synchronous=False)
-    ran = lab.run(pipeline, stack, settings=PIPELINE_MODE, into=folder, begun=False)
+    ran = lab.run(pipeline, stack, settings={**PIPELINE_MODE, **settings}, into=folder, begun=False)
     assert ran.error is None
     return ran.run
 
@@ -141,13 +142,19 @@ def test_a_graceful_stop_is_left_to_the_flow(lab: Lab, pool: str, tmp_path: Path
     assert eventually(lambda: flow_run(run).state, lambda state: state.is_final(), 30).is_cancelled()
 
 
-def test_a_crashed_run_stays_running_until_it_is_stopped(lab: Lab, pool: str, tmp_path: Path) -> None:
-    """The flow's process is killed, its sandbox lives on: stopping ends that too."""
+@pytest.mark.parametrize(
+    "how", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)], ids=["evicted", "killed"]
+)
+def test_a_crashed_run_stays_running_until_it_is_stopped(
+    lab: Lab, pool: str, tmp_path: Path, how: signal.Signals
+) -> None:
+    """The flow's process is evicted or killed, its sandbox lives on: stopping ends that too."""
     import shapes
 
-    run = submitted(lab, pool, shapes.telling, tmp_path)
+    variables = {"env": {eviction.VARIABLE: "crash"}} if how is signal.SIGTERM else {}
+    run = submitted(lab, pool, shapes.telling, tmp_path, job_variables=variables)
     under_way(run, tmp_path)
-    kill_flow(run)
+    end_flow(run, how)
     assert eventually(lambda: flow_run(run).state, lambda state: state.is_final(), 30).is_crashed()
     assert fetched(run) == ("running", {"hung": "running"})
     assert refresh(run) == ("running", {"hung": "running"})
@@ -158,15 +165,15 @@ def test_a_crashed_run_stays_running_until_it_is_stopped(lab: Lab, pool: str, tm
     assert flow_run(run).state.is_cancelled()
 
 
-def kill_flow(run: Any) -> None:
-    """SIGKILL to the process in which the worker runs the flow."""
+def end_flow(run: Any, how: signal.Signals) -> None:
+    """A signal to the process in which the worker runs the flow."""
     for process in psutil.process_iter():
         try:
             mine = process.environ().get("PREFECT__FLOW_RUN_ID") == run.orchestrator_run_id
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
         if mine and "prefect" in " ".join(process.cmdline()) and "host" not in process.cmdline():
-            os.kill(process.pid, signal.SIGKILL)
+            os.kill(process.pid, how)
             return
     raise AssertionError("no process of the flow")
 
