@@ -9,6 +9,7 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.concurrency.sync import concurrency
 
+from bridge.limits import LEASE_SECONDS
 from tests.integration.lab import Lab, eventually
 from tests.integration.under import Under, cancel
 
@@ -78,6 +79,27 @@ def test_a_pipelines_sandbox_holds_one_slot_until_it_is_killed(lab: Lab, limit: 
     assert under.all_dead()
     under.join()
     assert taken(limit) == 0
+
+
+@pytest.mark.slow  # two minutes: nobody can wait for less than a lease
+@pytest.mark.timeout(600)
+def test_the_slot_of_a_killed_process_comes_free(lab: Lab, limit: str, tmp_path: Path) -> None:
+    """Its step lives on, but nobody renews the lease; somebody who waits for the slot gets it then."""
+    under = Under(lab, tmp_path)
+    process = under.start_script("shapes.telling", "process", {"concurrency_limit": limit})
+    try:
+        under.until_steps({"hung": "running"})
+        assert taken(limit) == 1
+    finally:
+        process.kill()
+        process.wait()
+    try:
+        assert taken(limit) == 1
+        assert eventually(lambda: taken(limit), lambda found: found == 0, LEASE_SECONDS + 90) == 0
+        assert not under.all_dead(0)
+    finally:
+        (tmp_path / "go").touch()
+    assert under.all_dead(30)
 
 
 def test_a_limit_that_is_deleted_meanwhile(lab: Lab, limit: str, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from tests.integration.forwarder import Forwarder
-from tests.integration.lab import Lab, eventually
+from tests.integration.lab import Lab, Ran, eventually
 from tests.integration.workers import Worker, make_pool
 
 
@@ -37,7 +37,9 @@ def client() -> Any:
     return get_client(sync_client=True)
 
 
-def schedule_it(lab: Lab, pool: str, into: Path | None = None, **schedule: Any) -> tuple[Any, BaseException | None]:
+def schedule_it(
+    lab: Lab, pool: str, into: Path | None = None, settings: dict[str, Any] | None = None, **schedule: Any
+) -> tuple[Any, BaseException | None]:
     """Run a pipeline with a schedule; return ZenML's schedule, if it kept one."""
     import shapes
     from zenml.client import Client
@@ -47,7 +49,7 @@ def schedule_it(lab: Lab, pool: str, into: Path | None = None, **schedule: Any) 
     ran = lab.run(
         shapes.chain,
         lab.stack("process", work_pool=pool),
-        settings={"execution_mode": "pipeline"},
+        settings={"execution_mode": "pipeline", **(settings or {})},
         options={"schedule": Schedule(name=name, **schedule)},
         into=into,
         begun=False,
@@ -83,7 +85,8 @@ def test_a_schedule_fires_and_each_run_is_a_zenml_run_of_its_own(lab: Lab, pool:
 
     start = datetime.now(timezone.utc).replace(microsecond=0) + timedelta(seconds=20)
     every = timedelta(seconds=12)
-    schedule, error = schedule_it(lab, pool, tmp_path, start_time=start, interval_second=every)
+    settings = {"work_queue": "nightly", "job_variables": {"env": {"FROM_JOB": "yes"}}}
+    schedule, error = schedule_it(lab, pool, tmp_path, settings, start_time=start, interval_second=every)
     assert (error, schedule is not None) == (None, True)
 
     def ended() -> list[Any]:
@@ -103,6 +106,9 @@ def test_a_schedule_fires_and_each_run_is_a_zenml_run_of_its_own(lab: Lab, pool:
     assert [first.name, second.name] == [run.name for run in runs[:2]]
     assert first.parameters == {"snapshot_id": str(runs[0].snapshot.id)}
     assert f"zenml_run_id:{runs[0].id}" in first.tags
+    assert (first.work_queue_name, second.work_queue_name) == ("nightly", "nightly")
+    # The process in which the worker runs the flow has it, and hands it on to its sandboxes.
+    assert {trace["job"] for trace in Ran(tmp_path).traces("one")} == {"yes"}
     assert in_prefect(schedule) is None
     assert planned(schedule) == []
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -98,18 +97,8 @@ def test_stopped_by_force_in_zenml(lab: Lab, stoppable, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
 def test_the_process_is_interrupted(lab: Lab, tmp_path: Path, number: signal.Signals) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(
-        "import stoppable\n"
-        "from zenml.config import DockerSettings\n"
-        f"docker = DockerSettings(parent_image={IMAGE!r}, skip_build=True)\n"
-        f"stoppable.held.with_options(settings={{'docker': docker}})({str(tmp_path)!r})\n"
-    )
-    lab.activate(lab.stack("process"))
     under = Under(lab, tmp_path)
-    with (tmp_path / "script.log").open("wb") as log:
-        environment = {**os.environ, "PYTHONPATH": f"{STACK_CODE}:{PROJECT}"}
-        process = subprocess.Popen([sys.executable, str(script)], cwd=PROJECT, env=environment, stdout=log, stderr=log)
+    process = under.start_script("stoppable.held", "process", {})
     try:
         under.until_steps({"hangs": "running", "again": "retrying"})
         process.send_signal(number)

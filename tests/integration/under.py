@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,7 @@ from prefect.client.schemas.filters import LogFilter
 from prefect.states import Cancelling
 from zenml.client import Client
 
-from tests.integration.lab import Lab, Ran, eventually
+from tests.integration.lab import IMAGE, PROJECT, STACK_CODE, Lab, Ran, eventually
 
 ALIVE_SECONDS = 10.0
 
@@ -39,6 +42,22 @@ class Under:
         self._thread = threading.Thread(target=work, daemon=True)  # a test that fails must not wait for it
         self._thread.start()
         return self
+
+    def start_script(self, pipeline: str, place: str, settings: dict[str, Any]) -> subprocess.Popen[bytes]:
+        """Call a pipeline (``module.name``) in a process of its own; its output is in ``script.log``."""
+        module, _, name = pipeline.partition(".")
+        script = self.folder / "script.py"
+        script.write_text(
+            f"import {module}\n"
+            "from zenml.config import DockerSettings\n"
+            f"docker = DockerSettings(parent_image={IMAGE!r}, skip_build=True)\n"
+            f"settings = {{'docker': docker, 'orchestrator': {settings!r}}}\n"
+            f"{module}.{name}.with_options(settings=settings)({str(self.folder)!r})\n"
+        )
+        self.lab.activate(self.lab.stack(place))
+        environment = {**os.environ, "PYTHONPATH": f"{STACK_CODE}:{PROJECT}"}
+        with (self.folder / "script.log").open("wb") as log:
+            return subprocess.Popen([sys.executable, str(script)], cwd=PROJECT, env=environment, stdout=log, stderr=log)
 
     @property
     def run_id(self) -> UUID:
