@@ -25,12 +25,12 @@ from bridge.errors import InvalidSettings
 from bridge.limits import LimitMissing, Limits
 from bridge.logs import Logger, LogShipper
 from bridge.outcome import SUCCESSFUL, Cost, Diagnosis, Outcome, Reported, StepRecord, Verdict, refused
-from bridge.plan import StepPlan
+from bridge.plan import FailureMode, StepPlan
 from bridge.ready import Fate, Gate, GraphRun, NotRun, Pass, Slots
 from bridge.resume import Earlier
 from bridge.run import Run
 from bridge.step import Attempts, Begun
-from bridge.step_runs import CacheLookup, record_failure
+from bridge.step_runs import CacheLookup, record_failure, stop_running
 from bridge.truth import ZenMLThread
 from bridge.upstream_prefect import report_task_run_state, run_task_after
 
@@ -113,9 +113,13 @@ class PerStep:
 
     async def _execute(self, name: str, permit: Pass) -> Fate:
         try:
-            return await _StepTask(self, self.run.plan.step(name), permit).run()
+            fate = await _StepTask(self, self.run.plan.step(name), permit).run()
         finally:
             self.attempts.finish(name)
+        if fate is Fate.FAILED and self.run.plan.failure_mode is FailureMode.FAIL_FAST:
+            # The others are killed next: ZenML hears of it before their processes could call that a failure.
+            await self._thread.call(lambda: stop_running(self.run.run))
+        return fate
 
     async def _not_run(self, missing: NotRun) -> None:
         """Give a step that never starts a task run that says so; else the UI draws it as pending for ever."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from zenml.client import Client
-from zenml.enums import ExecutionStatus
+from zenml.enums import ExecutionStatus, StoreType
 from zenml.exceptions import IllegalOperationError
 from zenml.models import ExceptionInfo, PipelineRunResponse, PipelineRunUpdate
 from zenml.orchestrators.publish_utils import (
@@ -46,16 +46,25 @@ def bind_run(run: PipelineRunResponse, flow_run_id: str) -> None:
 def begin_stop(run: PipelineRunResponse) -> None:
     """Prepare ZenML for the end of the run's sandboxes: then a step that dies isn't retried and fails nothing.
 
-    A run that hasn't ended becomes STOPPING. One that failed can't: the step runs that still run are STOPPED, before
-    ZenML's handler of SIGTERM in their processes calls them failed.
+    A run that hasn't ended becomes STOPPING. The step runs that still run are STOPPED, before their processes, which
+    may have handlers of SIGTERM of their own, call them failed.
     """
     status = status_of(run)
-    if status is None or status is ExecutionStatus.STOPPING:
+    if status is None:
         return
-    if status.is_finished:
-        step_runs.stop_running(run)
-        return
-    publish_pipeline_run_status_update(run.id, ExecutionStatus.STOPPING, status_reason="Stopped")
+    if not status.is_finished and status is not ExecutionStatus.STOPPING:
+        publish_pipeline_run_status_update(run.id, ExecutionStatus.STOPPING, status_reason="Stopped")
+    step_runs.stop_running(run)
+
+
+def interrupt_steps(run: PipelineRunResponse) -> None:
+    """Let the heartbeats of a stopping run's steps interrupt them where they don't by themselves.
+
+    A heartbeat brings back the run's status from a server only. From a local database it brings back its step run's
+    (zenml/zen_stores/sql_zen_store.py, ``update_step_heartbeat``), so the step runs become STOPPING there.
+    """
+    if Client().zen_store.type is StoreType.SQL:
+        step_runs.begin_to_stop(run)
 
 
 def end_run(run: PipelineRunResponse, *, failures: Mapping[str, str], stopped: bool) -> None:

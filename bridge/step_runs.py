@@ -47,6 +47,7 @@ _REPORTED = {
 }
 """Every other status means that the step run hasn't ended."""
 
+_STILL_RUNS = "oneof:" + json.dumps([ExecutionStatus.RUNNING.value, ExecutionStatus.STOPPING.value])
 _LONGEST_FILTER = 4000
 """Characters of names in one query: a REST server answers 414 to a request line of more than about 8,000."""
 _PAGE = 1000
@@ -215,7 +216,7 @@ def sandbox_of(step_run_id: UUID) -> str:
 
 def stop_running(run: PipelineRunResponse) -> None:
     """Tell ZenML that all step runs of a run which still run were stopped."""
-    for step_run in _list(run, status=ExecutionStatus.RUNNING.value):
+    for step_run in _list(run, status=_STILL_RUNS):
         record_stopped(step_run.id)
 
 

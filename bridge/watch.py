@@ -93,6 +93,8 @@ class Watch:
         stop = self._stop
         await stop.draining.wait()
         drain(stop.reason)
+        if not stop.killing.is_set():
+            await self._tell("interrupt the steps", lambda: run_status.interrupt_steps(self._run.run))
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(stop.killing.wait(), GRACE_SECONDS)
         await self._announce()
@@ -101,14 +103,15 @@ class Watch:
 
     async def _announce(self) -> None:
         # Before any sandbox ends: a step that dies in a run which isn't stopping would be retried, or fail the run.
-        if self._stop.failure:
-            return
+        if not self._stop.failure:
+            await self._tell("say that the run is stopping", lambda: run_status.begin_stop(self._run.run))
+
+    async def _tell(self, what: str, tell: Callable[[], None]) -> None:
         try:
-            run = self._run.run
-            await asyncio.wait_for(self._thread.call(lambda: run_status.begin_stop(run)), ANNOUNCE_SECONDS)
+            await asyncio.wait_for(self._thread.call(tell), ANNOUNCE_SECONDS)
         except Exception as error:
             # The sandboxes end whether or not ZenML can be told; the end of the run is told patiently.
-            _logger.warning("ZenML couldn't be told that the run is stopping: %s: %s", type(error).__name__, error)
+            _logger.warning("Couldn't %s in ZenML: %s: %s", what, type(error).__name__, error)
 
     async def _keep_looking(self, look: Callable[[], Awaitable[None]], seconds: float) -> None:
         away = False

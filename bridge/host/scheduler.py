@@ -30,7 +30,7 @@ from bridge.outcome import (
     Verdict,
     judge,
 )
-from bridge.plan import Plan
+from bridge.plan import FailureMode, Plan
 from bridge.ready import Fate, GraphRun, NotRun, Pass
 
 GRACE_SECONDS = 10.0
@@ -148,7 +148,13 @@ class Scheduler:
                 return await self._stopped(step, record)
             if not await self._may_try_again(step, record, permit):
                 await self._store.close_retries(step)
-                return Fate.STOPPED if permit.kill.is_set() else Fate.FAILED
+                return Fate.STOPPED if permit.kill.is_set() else await self._failed()
+
+    async def _failed(self) -> Fate:
+        if self._plan.failure_mode is FailureMode.FAIL_FAST:
+            # The others are killed next: ZenML hears of it before their processes could call that a failure.
+            await self._store.stop_running()
+        return Fate.FAILED
 
     async def _attempt(self, step: str, before: StepRecord, permit: Pass) -> Outcome:
         """Make one attempt: go on with a step run that a dead process left, or begin a new one."""

@@ -66,6 +66,10 @@ class Store:
         if step_run_id is not None and record.reported is Reported.RUNNING:
             await self._ask(lambda: step_runs.record_stopped(UUID(step_run_id)))
 
+    async def stop_running(self) -> None:
+        """Tell that all steps that run were stopped."""
+        await self._ask(lambda: step_runs.stop_running(self._loaded.run))
+
     async def close_retries(self, step: str) -> None:
         """Tell that a step isn't tried again."""
         loaded = self._loaded

@@ -35,7 +35,7 @@ def await_file(path: str, seconds: float = 60) -> None:
 
 @step(enable_cache=False)
 def one(folder: str, value: int = 1) -> int:
-    trace(folder, "begin", cuda=os.environ.get("CUDA_VISIBLE_DEVICES"), cwd=os.getcwd())
+    trace(folder, "begin", cuda=os.environ.get("CUDA_VISIBLE_DEVICES"), cwd=os.getcwd(), job=os.environ.get("FROM_JOB"))
     print(f"value {value}")
     trace(folder, "end")
     return value
@@ -161,10 +161,23 @@ def hanging(folder: str) -> None:
     add(folder, top, hung, id="bottom")
 
 
+@step(enable_cache=False)
+def hang_stubbornly(folder: str) -> int:
+    """Runs until it is killed, and answers SIGTERM with a failure of its own."""
+
+    def refuse(number: int, frame: object) -> None:
+        raise RuntimeError("not like this")
+
+    signal.signal(signal.SIGTERM, refuse)
+    trace(folder, "begin")
+    await_file(f"{folder}/never", 300)
+    return 1
+
+
 @pipeline
 def hanging_beside_failure(folder: str) -> None:
-    """``bad`` fails once ``hung`` is under way, which would wait for a minute; ``later`` follows ``hung``."""
-    hung = hang_first(folder, id="hung")
+    """``bad`` fails once ``hung`` is under way, which doesn't take its end well; ``later`` follows ``hung``."""
+    hung = hang_stubbornly(folder, id="hung")
     fail_after(folder, "hung", id="bad")
     add(folder, hung, id="later")
 

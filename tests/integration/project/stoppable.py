@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from shapes import add, await_file, fail, fail_first, trace
+from shapes import add, await_file, fail, fail_first, hang_stubbornly, trace
 from zenml import get_step_context, pipeline, step
 from zenml.config.retry_config import StepRetryConfig
 
@@ -30,10 +30,10 @@ def cling(folder: str) -> int:
 
 @pipeline
 def held(folder: str) -> None:
-    """``hangs`` runs, ``again`` waits for a retry that is far away, ``later`` would start after ``hangs``."""
+    """``hangs`` runs and doesn't take its end well, ``again`` waits for a far retry, ``later`` follows ``hangs``."""
     retry = StepRetryConfig(max_retries=3, delay=600, backoff=1)
     fail_first.with_options(retry=retry)(folder, "raise", 9, id="again")
-    add(folder, hang(folder, id="hangs"), id="later")
+    add(folder, hang_stubbornly(folder, id="hangs"), id="later")
 
 
 @pipeline
