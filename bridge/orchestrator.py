@@ -20,7 +20,7 @@ from zenml.orchestrators.exceptions import PipelineSubmissionError
 from zenml.stack import Stack, StackValidator
 from zenml.utils import source_utils
 
-from bridge import names
+from bridge import ahead, names
 from bridge.errors import BridgeError
 from bridge.local import local_environment
 from bridge.plan import Plan
@@ -85,6 +85,7 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
         self._translate(
             NewSnapshot(snapshot.is_dynamic, snapshot.pipeline_configuration, snapshot.step_configurations), ""
         )
+        ahead.imports(self.config.runner)
         return [] if self.config.runner == "process" else super().get_docker_builds(snapshot)
 
     def plan(self, snapshot: PipelineSnapshotResponse) -> Plan:
@@ -125,6 +126,7 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
         ZenML take back a schedule.
         """
         del base_environment, step_environments
+        ahead.imports(self.config.runner).result()
         from bridge.limits import check_limits
         from bridge.prefect_api import prefect_settings
 
