@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from tests import servers
 from tests.bench.compare import report
@@ -24,7 +23,8 @@ from tests.bench.machine import machine
 
 FOLDER = servers.ROOT / ".test"
 RAW, FOUND = FOLDER / "compare.jsonl", FOLDER / "compare.json"
-PAGE, PLOT = servers.ROOT / "docs" / "benchmarks.md", servers.ROOT / "docs" / "img" / "benchmarks.svg"
+DOCS = servers.ROOT / "docs"
+PAGE, DATA, PLOT = DOCS / "benchmarks.md", DOCS / "benchmarks.json", DOCS / "img" / "benchmarks.svg"
 PLOT_PYTHON = servers.ROOT / ".venv-plot" / "bin" / "python"
 QUICK = [Cell("diamond", way.name, 0.0 if way.local else 2.0) for way in WAYS]
 
@@ -94,24 +94,13 @@ def main(given: Sequence[str]) -> None:
     shown = {cell: figures for cell, figures in found.items() if cell in wanted}
     for cold_start in COLD_STARTS:
         print(f"\nCold start {cold_start:.0f} s\n\n{report.table(shown, cold_start)}")
-    print(f"\n{report.goal_lines(found)}")
-    newest: dict[str, Any] = max((each["machine"] for many in measurements.values() for each in many), key=_when)
-    FOUND.write_text(
-        json.dumps({"machine": newest, "rows": report.rows(found), "goals": report.goals(found)}, indent=1)
-    )
+    print(f"\n{report.start_up(found)}\n\n{report.goal_lines(found)}")
+    machines = [each["machine"] for several in measurements.values() for each in several]
+    everything = {"machines": machines, "rows": report.rows(found), "goals": report.goals(found)}
+    FOUND.write_text(json.dumps(everything, indent=1) + "\n")
     print(f"\n{FOUND}")
     if options.publish:
-        publish()
-
-
-def _when(each: dict[str, Any]) -> str:
-    return str(each["when"])
-
-
-def publish() -> None:
-    """Write the plot and the table into ``docs/``."""
-    subprocess.run([PLOT_PYTHON, Path(__file__).parent / "plot.py", FOUND, PLOT], check=True)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
+        PAGE.write_text(report.replaced(PAGE.read_text(), report.page(found, machines)))
+        shutil.copy(FOUND, DATA)
+        subprocess.run([PLOT_PYTHON, Path(__file__).parent / "plot.py", FOUND, PLOT], check=True)
+        print(f"{PAGE}\n{DATA}\n{PLOT}")

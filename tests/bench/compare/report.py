@@ -7,7 +7,20 @@ from dataclasses import asdict
 from statistics import median
 from typing import Any
 
-from tests.bench.compare.scenarios import COLD_STARTS, GOALS, NATIVE, SCENARIOS, WAYS, ZENML_LOCAL, Cell, Goal, Way
+from tests.bench.compare.scenarios import (
+    COLD_STARTS,
+    GOALS,
+    NATIVE,
+    NATIVE_DYNAMIC,
+    PIPELINE,
+    SCENARIOS,
+    WAYS,
+    ZENML_LOCAL,
+    Cell,
+    Goal,
+    Way,
+)
+from tests.bench.compare.startup import PARTS
 
 Medians = Mapping[str, float]
 NATURALLY = ("wall_s", "sandbox_s", "gpu_s", "control_calls", "client_cpu_s", "client_peak_mb")
@@ -89,7 +102,7 @@ def table(found: Mapping[Cell, Medians], cold_start: float) -> str:
     lines = [head, ["---"] * len(head)]
     last = ""
     for row in rows(found):
-        if row["cold_start"] != cold_start:
+        if row["cold_start"] != cold_start or "ours_s" in row:
             continue
         if row["scenario"] != last:
             last = row["scenario"]
@@ -104,12 +117,50 @@ def _cell(row: Mapping[str, Any], name: str, form: str) -> str:
     return f"{text} ({ratio:.1f})" if ratio is not None and name in _WITH_RATIO else text
 
 
+def start_up(found: Mapping[Cell, Medians]) -> str:
+    """What happens before the first sandbox, as Markdown."""
+    ours, native = (found.get(Cell("start-up", way.name, 0.0)) for way in (PIPELINE, NATIVE_DYNAMIC))
+    if ours is None or native is None:
+        return ""
+    lines = ["| seconds, from the call | ours | ZenML's own |", "|---|---|---|"]
+    for name, title in PARTS.items():
+        lines.append(f"| {title} | {ours[name]:.2f} | {native[name]:.2f} |")
+    lines.append(f"| the orchestrator's parts together | {ours['ours_s']:.2f} | {native['ours_s']:.2f} |")
+    first = [f"{each['first_sandbox_s']:.2f}" for each in (ours, native)]
+    lines.append(f"| until the first sandbox is asked for | {first[0]} | {first[1]} |")
+    return "\n".join(lines)
+
+
 def goal_lines(found: Mapping[Cell, Medians]) -> str:
     """The goals, as Markdown."""
     lines = ["| goal | measured | |", "|---|---|---|"]
     for each in goals(found):
         lines.append(f"| {each['goal']} | {each['value']:.2f} | {'met' if each['met'] else '**missed**'} |")
     return "\n".join(lines)
+
+
+def page(found: Mapping[Cell, Medians], machines: Sequence[Mapping[str, Any]]) -> str:
+    """What the tool writes into the page: the machine, the goals, the tables."""
+    return "\n\n".join(
+        [
+            machine_line(machines),
+            goal_lines(found),
+            "![Wall time and sandbox-seconds](img/benchmarks.svg)",
+            *(f"### Cold start {cold_start:.0f} s\n\n{table(found, cold_start)}" for cold_start in COLD_STARTS),
+            f"### Start-up\n\n{start_up(found)}",
+        ]
+    )
+
+
+def machine_line(machines: Sequence[Mapping[str, Any]]) -> str:
+    """Where and when, with the load at the beginning of the measurements."""
+    last = max(machines, key=lambda each: str(each["when"]))
+    loads = sorted(each["load"][0] for each in machines)
+    return (
+        f"{last['when'][:10]}, {last['cpu']}, {last['cores']} cores, {last['memory_gb']} GB; Python {last['python']}, "
+        f"{', '.join(f'{name} {version}' for name, version in last['versions'].items())}. Load when a measurement "
+        f"began: {loads[0]} to {loads[-1]}, median {median(loads)}."
+    )
 
 
 def replaced(page: str, text: str) -> str:

@@ -19,6 +19,7 @@ from modal_proto.api_grpc import ModalClientBase
 
 from tests import servers
 from tests.bench.compare.scenarios import Cell, Scenario, Way, scenario, way
+from tests.bench.compare.startup import breakdown
 from tests.bench.rig import Rig, processor_seconds
 from tests.integration.lab import STACK_CODE
 from tests.loopback import LoopbackImage, LoopbackModal
@@ -49,35 +50,37 @@ class Yard:
     modal: LoopbackModal
     stacks: dict[str, str] = field(default_factory=dict)
 
-    def measure(self, cell: Cell, *, sample: bool = False) -> Figures:
+    def measure(self, cell: Cell) -> Figures:
         """Run it once. Raises ``RuntimeError`` unless the run and every step of it completed."""
         chosen, how = scenario(cell.scenario), way(cell.way)
         self.modal.set(cold_start=cell.cold_start)
         known = {box.id for box in self.modal.sandboxes()}
         calls, machine = self._calls(), _machine_seconds()
         at_servers = [processor_seconds(server) for server in self.rig.servers]
-        answer = self._call(chosen, how, sample)
+        answer = self._call(chosen, how)
         _check(cell, answer, chosen.steps)
         self._until_quiet()
         boxes = [box for box in self.modal.sandboxes() if box.id not in known]
         now = [processor_seconds(server) for server in self.rig.servers]
+        begin = answer["begin"]
+        first = min((box.created_at for box in boxes), default=begin)
         return {
             "wall_s": answer["wall_s"],
             "sandboxes": len(boxes),
             "sandbox_s": sum(box.seconds for box in boxes),
             "gpu_s": sum(box.seconds * box.gpu_count for box in boxes),
             "step_s": _apart(answer["step_starts"]),
-            "first_sandbox_s": min((box.created_at for box in boxes), default=answer["begin"]) - answer["begin"],
+            "first_sandbox_s": first - begin,
             "control_calls": self._calls() - calls,
             "client_cpu_s": answer["client_cpu_s"],
             "client_peak_mb": answer["client_peak_mb"],
             "zenml_server_cpu_s": now[0] - at_servers[0],
             "prefect_server_cpu_s": now[1] - at_servers[1],
             "machine_cpu_s": _machine_seconds() - machine,
-            **({"samples": answer["samples"], "begin": answer["begin"]} if sample else {}),
+            **(breakdown(answer["samples"], begin, first) if chosen.sampled else {}),
         }
 
-    def _call(self, chosen: Scenario, how: Way, sample: bool) -> Figures:
+    def _call(self, chosen: Scenario, how: Way) -> Figures:
         asked, answer, log = (self.folder / name for name in ("asked.json", "answer.json", "call.log"))
         image = None if how.local else NATIVE_IMAGE if how.stack == "native" else OUR_IMAGE
         wanted = {
@@ -85,7 +88,7 @@ class Yard:
             "arguments": chosen.arguments,
             "settings": {**how.settings, **(chosen.settings if how.ours else {})},
             "image": image,
-            "sample": sample,
+            "sample": chosen.sampled,
         }
         asked.write_text(json.dumps(wanted))
         answer.unlink(missing_ok=True)
