@@ -17,7 +17,8 @@ from pathlib import Path
 from tests import servers
 from tests.bench.compare import report
 from tests.bench.compare.record import Record, state_of_bridge
-from tests.bench.compare.scenarios import COLD_STARTS, SCENARIOS, WAYS, Cell, cells
+from tests.bench.compare.scenarios import COLD_STARTS, NATIVE_DYNAMIC, PIPELINE, SCENARIOS, WAYS, Cell, cells, core
+from tests.bench.compare.scenarios import way as way_of
 from tests.bench.compare.yard import yard
 from tests.bench.machine import machine
 
@@ -33,6 +34,7 @@ def arguments(given: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser("python -m tests.bench compare", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="each way once, on the diamond")
+    parser.add_argument("--core", action="store_true", help="what the goals need and the first scenario")
     parser.add_argument("--only", action="append", choices=[each.name for each in SCENARIOS], help="scenarios")
     parser.add_argument("--way", action="append", choices=[each.name for each in WAYS], help="ways")
     parser.add_argument("--cold-start", action="append", type=float, choices=COLD_STARTS, help="seconds")
@@ -49,7 +51,7 @@ def chosen(options: argparse.Namespace) -> list[Cell]:
         return QUICK
     return [
         cell
-        for cell in cells()
+        for cell in (core() if options.core else cells())
         if cell.scenario in (options.only or [cell.scenario])
         and cell.way in (options.way or [cell.way])
         and cell.cold_start in (options.cold_start or [cell.cold_start])
@@ -57,18 +59,20 @@ def chosen(options: argparse.Namespace) -> list[Cell]:
 
 
 def missing(record: Record, wanted: Sequence[Cell], repeats: int) -> list[Cell]:
-    """What is still to be measured, in rounds: where a run is cut short, every row has been measured once first."""
+    """What is still to be measured, in rounds, those of the core first: a run may be cut short."""
     have = {cell: len(several) for cell, several in record.read().items()}
-    return [cell for turn in range(repeats) for cell in wanted if have.get(cell, 0) <= turn]
+    first = [cell for cell in wanted if cell in core()]
+    rest = [cell for cell in wanted if cell not in first]
+    return [cell for part in (first, rest) for turn in range(repeats) for cell in part if have.get(cell, 0) <= turn]
 
 
 def measure(record: Record, wanted: Sequence[Cell], within: float | None) -> None:
     """Measure and write down."""
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="compare-") as folder, yard(Path(folder)) as ours:
-        for way in {cell.way for cell in wanted}:
+        for way in {PIPELINE, NATIVE_DYNAMIC} & {way_of(cell.way) for cell in wanted}:
             # Thrown away: files that nobody has read since the machine was started, and code that isn't uploaded.
-            ours.measure(Cell("diamond", way, 0.0))
+            ours.measure(Cell("diamond", way.name, 0.0))
         for number, cell in enumerate(wanted):
             if within is not None and time.monotonic() - begin > 60 * within:
                 print(f"{len(wanted) - number} measurements are left for another time.")
