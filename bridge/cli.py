@@ -8,6 +8,8 @@ from bridge import names
 from bridge.commands.plan import plan
 from bridge.commands.resume import resume
 
+from bridge.commands.sweep import sweep
+from bridge.commands.watchdog import watchdog
 
 @click.group(help="Run ZenML pipelines as Prefect flows whose steps run in Modal sandboxes.")
 @click.version_option(package_name=names.DISTRIBUTION)
@@ -17,3 +19,5 @@ def main() -> None:
 
 main.add_command(plan)
 main.add_command(resume)
+main.add_command(sweep)
+main.add_command(watchdog)

@@ -10,6 +10,7 @@ import hashlib
 import re
 import uuid
 from collections.abc import Iterable
+from urllib.parse import quote
 
 FLAVOR = "modal-prefect"
 DISTRIBUTION = "zenml-modal-prefect"

@@ -92,6 +92,10 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
         """Translate a snapshot. Raises ``InvalidSettings`` or ``NotTranslatable``; warns of what can't be honoured."""
         return self._announced(snapshot).plan
 
+    def run_settings(self, snapshot: PipelineSnapshotResponse) -> ModalPrefectOrchestratorSettings:
+        """The settings of a run of this snapshot. Raises what :meth:`plan` does, and warns of nothing."""
+        return self._translate(snapshot, "").settings
+
     def _announced(self, snapshot: PipelineSnapshotResponse) -> Translation:
         translation = self._translate(snapshot, snapshot.stack.name if snapshot.stack else "")
         for warning in translation.warnings:

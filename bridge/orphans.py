@@ -10,7 +10,7 @@ from zenml.orchestrators.publish_utils import publish_failed_pipeline_run
 
 from bridge import step_runs
 from bridge.outcome import Diagnosis
-from bridge.run_status import end_run, status_of
+from bridge.run_status import begin_stop, end_run, status_of
 
 
 def gone(run: PipelineRunResponse, detail: str) -> Diagnosis:
@@ -20,16 +20,21 @@ def gone(run: PipelineRunResponse, detail: str) -> Diagnosis:
     )
 
 
-def end(run: PipelineRunResponse, why: Diagnosis, running: Collection[str] | None = None) -> None:
-    """End a run without a flow: stopped where it was being stopped, else failed, and its steps with it.
+def end(
+    run: PipelineRunResponse, why: Diagnosis, running: Collection[str] | None = None, *, stopped: bool = False
+) -> None:
+    """End a run without a flow, and its steps with it.
 
-    What has ended stays as it is, and a run that was deleted is let be. ``running`` names the steps on which nobody
-    works for certain; None means all.
+    It becomes stopped where ``stopped`` says so or it was being stopped anyway, else failed. What has ended stays as it
+    is, and a run that was deleted is let be. ``running`` names the steps on which nobody works for certain; None means
+    all.
     """
     status = status_of(run)
     if status is None:
         return
-    if status in (ExecutionStatus.STOPPING, ExecutionStatus.STOPPED):
+    if stopped or status in (ExecutionStatus.STOPPING, ExecutionStatus.STOPPED):
+        # First, else a step that ends before its run is stopping would be tried again.
+        begin_stop(run)
         step_runs.stop_left(run, running)
         end_run(run, failures={}, stopped=True)
         return

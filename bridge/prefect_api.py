@@ -44,6 +44,16 @@ def prefect_settings(config: ModalPrefectOrchestratorConfig) -> Iterator[None]:
         yield
 
 
+def refuse_temporary_server(what: str) -> None:
+    """Raise ``PrefectUnavailable`` where Prefect would start a server for this process alone: ``what`` is of no use."""
+    if PREFECT_API_URL.value() is None:
+        raise PrefectUnavailable(
+            f"{what} needs a Prefect server that stays, and no PREFECT_API_URL is set here. Start one with `prefect "
+            "server start`, and set its URL with `prefect config set PREFECT_API_URL=...`, or as `prefect_api_url` on "
+            "the orchestrator."
+        )
+
+
 @contextlib.contextmanager
 def prefect_api() -> Iterator[SyncPrefectClient]:
     """A client of Prefect's API.

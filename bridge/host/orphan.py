@@ -29,7 +29,7 @@ _PAUSE_SECONDS = 2.0
 _logger = logging.getLogger(__name__)
 
 
-def watch(begin: Callable[[], Collection[str] | None], finish: Callable[[], None]) -> None:
+def watch(begin: Callable[[], Collection[str] | None], finish: Callable[[], object]) -> None:
     """Watch the lease, if this program is to have one: :data:`bridge.names.ENV_ORPHAN_TIMEOUT` says so.
 
     Both are called in another thread, once the flow is gone. ``begin`` is to start nothing more, and returns the steps

@@ -124,6 +124,11 @@ class Runner(Protocol):
     async def running(self, tags: Mapping[str, str], modal_environment: str | None = None) -> Sequence[Sandbox]:
         """Return the running sandboxes that carry all of ``tags``. Raises ``RunnerUnavailable``."""
 
+    async def tagged(
+        self, tags: Mapping[str, str], modal_environment: str | None = None
+    ) -> Sequence[tuple[Sandbox, Mapping[str, str]]]:
+        """Return what :meth:`running` does, each with all of its tags. Raises ``RunnerUnavailable``."""
+
     async def by_id(self, sandbox_id: str) -> Sandbox | None:
         """Return the sandbox of that id, running or ended; None if nobody knows it any more.
 

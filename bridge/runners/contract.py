@@ -539,6 +539,8 @@ async def check_running(runner: Runner, lab: Lab) -> None:
             for step, tags in (("all", {}), ("one", {"zenml_step": "one"}), ("none", {"zenml_step": "three"}))
         }
         assert ids == {"all": {first.id, second.id}, "one": {first.id}, "none": set()}
+        ((found, tags),) = await lab.within(runner.tagged({"contract": lab.app, "zenml_step": "two"}))
+        assert (found.id, tags.items() >= two.tags.items()) == (second.id, True)
         await lab.within(first.terminate())
         left = await lab.within(runner.running({"contract": lab.app}))
         assert [sandbox.id for sandbox in left] == [second.id]

@@ -126,6 +126,12 @@ class ModalRunner:
 
         With ``MODAL_SANDBOX_V2=0`` the SDK sees those of the V1 backend alone. Raises ``RunnerUnavailable``.
         """
+        return [sandbox for sandbox, _ in await self.tagged(tags, modal_environment)]
+
+    async def tagged(
+        self, tags: Mapping[str, str], modal_environment: str | None = None
+    ) -> Sequence[tuple[ModalSandbox, Mapping[str, str]]]:
+        """Return the same, each with all of its tags. Raises ``RunnerUnavailable``."""
         try:
             app_ids = await self._app_ids(tags, modal_environment)
             room = asyncio.Semaphore(_LISTINGS)
@@ -155,10 +161,13 @@ class ModalRunner:
         prefix = names.app_name("")
         return {app_id for name, app_id in listed.items() if name.startswith(prefix)} | set(known.values())
 
-    async def _running_in(self, app_id: str, tags: Mapping[str, str], room: asyncio.Semaphore) -> list[ModalSandbox]:
+    async def _running_in(
+        self, app_id: str, tags: Mapping[str, str], room: asyncio.Semaphore
+    ) -> list[tuple[ModalSandbox, Mapping[str, str]]]:
         async with room:
             found = []
             async for handle in modal.Sandbox.list.aio(app_id=app_id, tags=dict(tags), client=self._clients.main):
-                name = (await handle.get_tags.aio()).get(names.TAG_SANDBOX, "")
-                found.append(await ModalSandbox.of(handle, name, self._clients, self._outage))
+                own = await handle.get_tags.aio()
+                name = own.get(names.TAG_SANDBOX, "")
+                found.append((await ModalSandbox.of(handle, name, self._clients, self._outage), own))
             return found

@@ -267,13 +267,19 @@ class ProcessRunner:
 
     async def running(self, tags: Mapping[str, str], modal_environment: str | None = None) -> Sequence[ProcessSandbox]:
         """Return the running sandboxes that carry all of ``tags``, whichever process started them."""
-        found = []
+        return [sandbox for sandbox, _ in await self.tagged(tags, modal_environment)]
+
+    async def tagged(
+        self, tags: Mapping[str, str], modal_environment: str | None = None
+    ) -> Sequence[tuple[ProcessSandbox, Mapping[str, str]]]:
+        """Return the same, each with all of its tags."""
+        found: list[tuple[ProcessSandbox, Mapping[str, str]]] = []
         for folder in self._state.folders():
             request = folder.request()
             if request and tags.items() <= request.tags.items() and folder.is_alive():
                 sandbox = self._sandbox(folder)
                 if sandbox is not None:
-                    found.append(sandbox)
+                    found.append((sandbox, request.tags))
         return found
 
     async def by_id(self, sandbox_id: str) -> ProcessSandbox | None:

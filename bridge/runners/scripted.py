@@ -415,8 +415,14 @@ class ScriptedRunner:
 
     async def running(self, tags: Mapping[str, str], modal_environment: str | None = None) -> Sequence[ScriptedSandbox]:
         """Return the running sandboxes that carry all of ``tags``."""
+        return [sandbox for sandbox, _ in await self.tagged(tags, modal_environment)]
+
+    async def tagged(
+        self, tags: Mapping[str, str], modal_environment: str | None = None
+    ) -> Sequence[tuple[ScriptedSandbox, Mapping[str, str]]]:
+        """Return the same, each with all of its tags."""
         self.ask()
-        return [s for s in self._running.values() if tags.items() <= dict(s.request.tags).items()]
+        return [(s, s.request.tags) for s in self._running.values() if tags.items() <= dict(s.request.tags).items()]
 
     async def by_id(self, sandbox_id: str) -> ScriptedSandbox | None:
         """Return the sandbox of that id: one that runs, or an ended one that somebody still holds."""

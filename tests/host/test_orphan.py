@@ -74,7 +74,8 @@ def test_without_its_flow_a_sandbox_ends_and_says_so(zen: Zen, tmp_path: Path) -
     assert processes["pipeline"].returncode == 2
 
 
-@pytest.mark.parametrize("kind", [KINDS[0], *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS[1:])])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
 def test_as_long_as_its_flow_renews_the_lease_a_sandbox_lives(zen: Zen, tmp_path: Path, kind: str) -> None:
     job = zen.submit("held", tmp_path)
     process = start(job, kind)

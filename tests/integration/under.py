@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -31,14 +32,20 @@ class Under:
         self._thread: threading.Thread | None = None
 
     def start(
-        self, pipeline: Any, place: str, settings: dict[str, Any], options: Any = None, **arguments: Any
+        self,
+        pipeline: Any,
+        place: str,
+        settings: dict[str, Any],
+        options: Any = None,
+        stack: str | None = None,
+        **arguments: Any,
     ) -> Under:
-        """Call the pipeline in a thread."""
+        """Call the pipeline in a thread, on a stack of that place."""
 
         def work() -> None:
-            self.ran = self.lab.run(pipeline, stack, settings=settings, into=self.folder, options=options, **arguments)
+            self.ran = self.lab.run(pipeline, chosen, settings=settings, into=self.folder, options=options, **arguments)
 
-        stack = self.lab.stack(place)
+        chosen = stack or self.lab.stack(place)
         self._thread = threading.Thread(target=work, daemon=True)  # a test that fails must not wait for it
         self._thread.start()
         return self
@@ -59,7 +66,7 @@ class Under:
         with (self.folder / "script.log").open("wb") as log:
             return subprocess.Popen([sys.executable, str(script)], cwd=PROJECT, env=environment, stdout=log, stderr=log)
 
-    @property
+    @cached_property
     def run_id(self) -> UUID:
         def read() -> list[Any]:
             runs = Client().list_pipeline_runs(size=100, sort_by="desc:created").items

@@ -6,6 +6,7 @@ import time
 
 from shapes import add, await_file, fail, fail_first, hang_stubbornly, trace
 from zenml import get_step_context, pipeline, step
+from zenml.config.resource_settings import ResourceSettings
 from zenml.config.retry_config import StepRetryConfig
 
 
@@ -64,3 +65,11 @@ def tell(folder: str, value: int = 0) -> int:
 def telling_twice(folder: str) -> None:
     """Two steps, one after the other, each of which waits to be told."""
     tell(folder, tell(folder, id="first"), id="second")
+
+
+@pipeline
+def held_in_both(folder: str) -> None:
+    """``hangs`` runs in a sandbox that it could share with ``later``, ``alone`` in one of its own."""
+    add(folder, hang(folder, id="hangs"), id="later")
+    more = {"resources": ResourceSettings(memory="2GiB")}
+    hang.with_options(settings=more)(folder, id="alone")

@@ -1,0 +1,366 @@
+"""Finding the runs and sandboxes of a stack that nobody owns, and ending them on all sides.
+
+Found from three sides, since each may know of what the others have forgotten: ZenML's runs, Prefect's flow runs, and
+the sandboxes themselves, by their tags. :mod:`bridge.ownership` decides; what it leaves in doubt stays as it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    FlowRunFilterTags,
+    TaskRunFilter,
+    TaskRunFilterState,
+    TaskRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, State, StateType, TaskRun
+from prefect.client.schemas.sorting import TaskRunSort
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Cancelled, Completed, Crashed, Failed
+from zenml.client import Client
+from zenml.enums import ExecutionStatus, StackComponentType
+from zenml.models import PipelineRunResponse, StackResponse
+from zenml.stack import StackComponent
+from zenml.utils.pagination_utils import depaginate
+
+from bridge import lease, names, orphans, runners
+from bridge.errors import BridgeError, RunNotPossible
+from bridge.flow import on_own_loop
+from bridge.orchestrator import ModalPrefectOrchestrator
+from bridge.ownership import OVER, Facts, FlowState, Judgement, Owner, judge
+from bridge.prefect_api import prefect_api, prefect_settings
+from bridge.runners.base import Runner, Sandbox
+
+TOLERANCE_SECONDS = 60.0
+"""By how much the clocks of two machines may differ."""
+_PAGE = 200
+_LISTED = 100
+
+_SHOWN = {Owner.NOBODY: "nobody's", Owner.UNCLEAR: "left alone", Owner.FLOW: "its flow's"}
+
+Tagged = tuple[Sandbox, Mapping[str, str]]
+
+_STATES = {
+    StateType.SCHEDULED: FlowState.WAITING,
+    StateType.PENDING: FlowState.WAITING,
+    StateType.PAUSED: FlowState.WAITING,
+    StateType.RUNNING: FlowState.RUNNING,
+    StateType.CANCELLING: FlowState.CANCELLING,
+    StateType.CANCELLED: FlowState.CANCELLED,
+    StateType.FAILED: FlowState.FAILED,
+    StateType.CRASHED: FlowState.CRASHED,
+    StateType.COMPLETED: FlowState.COMPLETED,
+}
+_OPEN = [state for state, meaning in _STATES.items() if meaning not in OVER]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A run that may be nobody's, with its sandboxes that are alive. ``run`` is None where ZenML has deleted it."""
+
+    run_id: UUID
+    name: str
+    run: PipelineRunResponse | None
+    flow_run: FlowRun | None
+    judgement: Judgement
+    sandboxes: tuple[tuple[Sandbox, str], ...] = ()
+    """Each with its step, or ""."""
+
+
+@dataclass
+class Report:
+    """What was found in a stack, and what was done."""
+
+    stack: str
+    found: list[Found] = field(default_factory=list)
+    ended: set[UUID] = field(default_factory=set)
+    problems: list[str] = field(default_factory=list)
+    """What couldn't be asked or ended."""
+
+    def of(self, owner: Owner) -> list[Found]:
+        """The runs with that owner."""
+        return [found for found in self.found if found.judgement.owner is owner]
+
+    def lines(self) -> list[str]:
+        """The report as text: what nobody owns, what is unclear, and how many are at work."""
+        lines = []
+        for found in (*self.of(Owner.NOBODY), *self.of(Owner.UNCLEAR)):
+            done = "ended" if found.run_id in self.ended else _SHOWN[found.judgement.owner]
+            lines.append(f"  run {found.name} ({found.run_id}): {done}: {found.judgement.why}")
+            lines += [f"    sandbox {box.id}{f' of step {step}' if step else ''}" for box, step in found.sandboxes]
+        owned = self.of(Owner.FLOW)
+        boxes = sum(len(found.sandboxes) for found in owned)
+        return [f"stack {self.stack}: {len(owned)} runs with a flow, {boxes} sandboxes in them", *lines]
+
+
+def stacks(name: str | None = None, everything: bool = False) -> list[StackResponse]:
+    """Return the active stack, the one of that name, or all whose orchestrator is of this package.
+
+    Raises ``RunNotPossible`` where there is none, or it has another orchestrator.
+    """
+    client = Client()
+    if everything:
+        return [stack for stack in depaginate(client.list_stacks, hydrate=True) if _is_ours(stack)]
+    try:
+        stack = client.get_stack(name, hydrate=True) if name is not None else client.active_stack_model
+    except (KeyError, ValueError) as error:
+        raise RunNotPossible(f"--stack {name}: there is no such stack. `zenml stack list` shows them.") from error
+    if not _is_ours(stack):
+        raise RunNotPossible(
+            f"The stack `{stack.name}` has no orchestrator of flavour `{names.FLAVOR}`. Name one that has with --stack."
+        )
+    return [stack]
+
+
+def _is_ours(stack: StackResponse) -> bool:
+    orchestrators = stack.components.get(StackComponentType.ORCHESTRATOR, [])
+    return any(component.flavor_name == names.FLAVOR for component in orchestrators)
+
+
+def orchestrator_of(stack: StackResponse) -> ModalPrefectOrchestrator:
+    """Return a stack's orchestrator, alone: the stack's other components may need the user's code."""
+    orchestrator = StackComponent.from_model(stack.components[StackComponentType.ORCHESTRATOR][0])
+    if not isinstance(orchestrator, ModalPrefectOrchestrator):
+        raise RunNotPossible(f"The stack `{stack.name}` has an orchestrator of another flavour.")
+    return orchestrator
+
+
+def sweep(
+    stack: StackResponse,
+    *,
+    end: bool,
+    modal_environments: Sequence[str] = (),
+    tolerance: float = TOLERANCE_SECONDS,
+) -> Report:
+    """Look at a stack, and end what nobody owns where ``end`` says so.
+
+    Args:
+        stack: A stack of this package's orchestrator.
+        end: Whether to end it; else it is only reported.
+        modal_environments: Where to look for sandboxes besides the orchestrator's own Modal environment.
+        tolerance: By how many seconds the clocks of two machines may differ.
+
+    Raises nothing for what can't be asked or ended: the report says so.
+    """
+    report = Report(stack.name)
+    try:
+        orchestrator = orchestrator_of(stack)
+        with prefect_settings(orchestrator.config):
+            sweeper = _Sweeper(stack, orchestrator, tolerance, modal_environments)
+            on_own_loop(lambda: sweeper.sweep(report, end))
+    except BridgeError as error:
+        report.problems.append(str(error))
+    return report
+
+
+class _Sweeper:
+    def __init__(
+        self,
+        stack: StackResponse,
+        orchestrator: ModalPrefectOrchestrator,
+        tolerance: float,
+        modal_environments: Sequence[str],
+    ) -> None:
+        self._stack = stack
+        self._orchestrator = orchestrator
+        self._tolerance = tolerance
+        self._environments = dict.fromkeys([orchestrator.config.modal_environment, *modal_environments])
+
+    async def sweep(self, report: Report, end: bool) -> None:
+        config = self._orchestrator.config
+        runner = runners.create(config.runner, token_id=config.token_id, token_secret=config.token_secret)
+        async with runner:
+            boxes = await self._sandboxes(runner)
+            report.found = await asyncio.to_thread(self._look, boxes)
+            if not end:
+                return
+            for found in report.of(Owner.NOBODY):
+                try:
+                    await self._end(found)
+                    report.ended.add(found.run_id)
+                except BridgeError as error:
+                    report.problems.append(f"run {found.name}: {error}")
+
+    async def _sandboxes(self, runner: Runner) -> dict[UUID, list[Tagged]]:
+        """The sandboxes of this stack and ZenML server that run, by their run."""
+        tags = {
+            names.TAG_SERVER: str(Client().zen_store.get_store_info().id),
+            names.TAG_STACK: names.modal_tag(self._stack.name),
+        }
+        found: dict[UUID, list[Tagged]] = {}
+        for environment in self._environments:
+            for sandbox, own in await runner.tagged(tags, environment):
+                found.setdefault(UUID(own[names.TAG_RUN_ID]), []).append((sandbox, own))
+        return found
+
+    def _look(self, boxes: Mapping[UUID, Sequence[Tagged]]) -> list[Found]:
+        with prefect_api() as prefect:
+            flow_runs = self._open_flow_runs(prefect)
+            ids = dict.fromkeys([*self._open_runs(), *flow_runs, *boxes])
+            return [self._found(prefect, run_id, flow_runs.get(run_id), boxes.get(run_id, ())) for run_id in ids]
+
+    def _open_runs(self) -> Iterable[UUID]:
+        """ZenML's runs of this stack that haven't ended, in all projects."""
+        unfinished = "oneof:" + json.dumps([status.value for status in ExecutionStatus if not status.is_finished])
+        for project in depaginate(Client().list_projects):
+            runs = depaginate(
+                Client().list_pipeline_runs,
+                stack_id=self._stack.id,
+                project=project.id,
+                status=unfinished,
+                size=_LISTED,
+            )
+            yield from (run.id for run in runs)
+
+    def _open_flow_runs(self, prefect: SyncPrefectClient) -> dict[UUID, FlowRun]:
+        """Prefect's flow runs of this stack that haven't ended, by their ZenML run."""
+        chosen = FlowRunFilter(
+            tags=FlowRunFilterTags(all_=names.stack_tags(self._stack.name)),
+            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_OPEN)),
+        )
+        found: dict[UUID, FlowRun] = {}
+        offset = 0
+        while True:
+            page = prefect.read_flow_runs(flow_run_filter=chosen, limit=_PAGE, offset=offset)
+            for flow_run in page:
+                if (run_id := names.run_id_of_tags(flow_run.tags)) is not None:
+                    found[UUID(run_id)] = flow_run
+            if len(page) < _PAGE:
+                return found
+            offset += len(page)
+
+    def _found(
+        self,
+        prefect: SyncPrefectClient,
+        run_id: UUID,
+        flow_run: FlowRun | None,
+        boxes: Sequence[Tagged],
+    ) -> Found:
+        try:
+            run = Client().zen_store.get_run(run_id)
+        except KeyError:
+            run = None
+        flow_run_id = run.orchestrator_run_id if run is not None else None
+        for _, own in boxes:
+            flow_run_id = flow_run_id or own.get(names.TAG_FLOW_RUN_ID)
+        if flow_run is None and flow_run_id is not None:
+            flow_run = _read_flow_run(prefect, UUID(flow_run_id))
+        return Found(
+            run_id=run_id,
+            name=run.name if run is not None else f"{run_id} (deleted in ZenML)",
+            run=run,
+            flow_run=flow_run,
+            judgement=self._judge(run, flow_run, flow_run_id),
+            sandboxes=tuple((sandbox, own.get(names.TAG_STEP, "")) for sandbox, own in boxes),
+        )
+
+    def _judge(self, run: PipelineRunResponse | None, flow_run: FlowRun | None, flow_run_id: str | None) -> Judgement:
+        if run is not None and flow_run_id is None:
+            return Judgement(Owner.UNCLEAR, "no flow run is written down for it: it may be being submitted")
+        state = flow_run.state if flow_run is not None else None
+        if run is None and (state is None or not state.is_final()):
+            said = f"is {state.name}" if state is not None else "isn't known to Prefect"
+            return Judgement(Owner.UNCLEAR, f"it was deleted in ZenML, and its flow run {said}")
+        now = datetime.now(timezone.utc)
+        try:
+            orphan_timeout = self._orphan_timeout(run)
+        except BridgeError as error:
+            return Judgement(Owner.UNCLEAR, f"its settings can't be read: {error}")
+        return judge(
+            Facts(
+                state=_STATES[state.type] if state is not None else FlowState.UNKNOWN,
+                since=(now - state.timestamp).total_seconds() if state is not None else 0.0,
+                # Not by its start time: Prefect sets that when it cancels a flow run that never began.
+                began=flow_run is not None and flow_run.run_count > 0,
+                elsewhere=flow_run is not None and flow_run.deployment_id is not None,
+                sign=lease.age(lease.last_sign(run), now) if run is not None else None,
+                orphan_timeout=orphan_timeout,
+                tolerance=self._tolerance,
+            )
+        )
+
+    def _orphan_timeout(self, run: PipelineRunResponse | None) -> float:
+        if run is None or run.snapshot is None:
+            return self._orchestrator.config.orphan_timeout
+        return self._orchestrator.run_settings(Client().zen_store.get_snapshot(run.snapshot.id)).orphan_timeout
+
+    async def _end(self, found: Found) -> None:
+        """End a run on all sides, unless its flow has come back since."""
+        again = await asyncio.to_thread(self._look_again, found)
+        if again.owner is not Owner.NOBODY:
+            raise RunNotPossible(f"left alone after all: {again.why}")
+        stopped = await asyncio.to_thread(_end_in_zenml, found)
+        for sandbox, _ in found.sandboxes:
+            await sandbox.terminate()
+        await asyncio.to_thread(_end_in_prefect, found, stopped)
+
+    def _look_again(self, found: Found) -> Judgement:
+        with prefect_api() as prefect:
+            return self._found(prefect, found.run_id, None, _tagged(found)).judgement
+
+
+def _tagged(found: Found) -> Sequence[Tagged]:
+    flow_run_id = {names.TAG_FLOW_RUN_ID: str(found.flow_run.id)} if found.flow_run is not None else {}
+    return [(sandbox, flow_run_id) for sandbox, _ in found.sandboxes]
+
+
+def _read_flow_run(prefect: SyncPrefectClient, flow_run_id: UUID) -> FlowRun | None:
+    try:
+        return prefect.read_flow_run(flow_run_id)
+    except ObjectNotFound:
+        return None
+
+
+def _end_in_zenml(found: Found) -> ExecutionStatus:
+    """End the run in ZenML, and return how it ended."""
+    if found.run is None:
+        return ExecutionStatus.STOPPED
+    why = orphans.gone(found.run, found.judgement.why[:1].upper() + found.judgement.why[1:])
+    orphans.end(found.run, why, stopped=found.judgement.stopped)
+    return Client().get_pipeline_run(found.run.id, hydrate=False, project=found.run.project_id).status
+
+
+def _end_in_prefect(found: Found, ended: ExecutionStatus) -> None:
+    """End the flow run as ZenML's run has ended, and those of its task runs that no engine works on any more."""
+    flow_run = found.flow_run
+    if flow_run is None or flow_run.state is None:
+        return
+    message = f"Nobody worked on this run: {found.judgement.why}."
+    with prefect_api() as prefect:
+        if not flow_run.state.is_final() or flow_run.state.is_crashed():
+            prefect.set_flow_run_state(flow_run.id, _flow_state(ended, message), force=True)
+        for task_run in _open_task_runs(prefect, flow_run.id):
+            state: State[None] = Crashed(message=message)
+            if ended is ExecutionStatus.STOPPED:
+                state = Cancelled(message=message)
+            prefect.set_task_run_state(task_run.id, state, force=True)
+
+
+def _flow_state(ended: ExecutionStatus, message: str) -> State[None]:
+    if ended is ExecutionStatus.COMPLETED:
+        return Completed(message=message)
+    return Cancelled(message=message) if ended is ExecutionStatus.STOPPED else Failed(message=message)
+
+
+def _open_task_runs(prefect: SyncPrefectClient, flow_run_id: UUID) -> list[TaskRun]:
+    ours = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id]))
+    unfinished = TaskRunFilter(state=TaskRunFilterState(type=TaskRunFilterStateType(any_=_OPEN)))
+    found: list[TaskRun] = []
+    while True:
+        page = prefect.read_task_runs(
+            flow_run_filter=ours, task_run_filter=unfinished, limit=_PAGE, offset=len(found), sort=TaskRunSort.ID_DESC
+        )
+        found += page
+        if len(page) < _PAGE:
+            return found

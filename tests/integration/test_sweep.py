@@ -1,0 +1,218 @@
+"""The sweep: runs and sandboxes that nobody owns are ended on all sides, everything else is let be."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.states import Cancelling
+from zenml.client import Client
+
+from tests.integration.flow_process import FlowProcess
+from tests.integration.lab import Lab, eventually
+from tests.integration.test_cli import call
+from tests.integration.under import Under, cancel, living
+from tests.integration.workers import make_pool
+from tests.servers import free_port
+
+PER_STEP = {"execution_mode": "per_step"}
+
+
+def sweep(stack: str, *more: str) -> subprocess.CompletedProcess[str]:
+    return call("sweep", "--stack", stack, *more)
+
+
+def line_of(shown: subprocess.CompletedProcess[str], run_id: UUID) -> str:
+    """What the sweep says of a run; "" if it says nothing."""
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    return next((line for line in shown.stdout.splitlines() if str(run_id) in line), "")
+
+
+def make_old(run_id: UUID) -> None:
+    """Let the last sign of life of a dead flow be of yesterday: nobody waits for its time here."""
+    from zenml.enums import MetadataResourceTypes
+    from zenml.models import RunMetadataResource
+
+    from bridge.names import METADATA_FLOW_ALIVE
+
+    resource = RunMetadataResource(id=run_id, type=MetadataResourceTypes.PIPELINE_RUN)
+    Client().create_run_metadata({METADATA_FLOW_ALIVE: "2020-01-01T00:00:00.000+00:00"}, [resource])
+
+
+@pytest.mark.parametrize("place", ["modal", pytest.param("process", marks=pytest.mark.slow)])
+def test_what_nobody_owns_is_ended_and_nothing_else(lab: Lab, tmp_path: Path, place: str) -> None:
+    import stoppable
+
+    stack = lab.stack(place, warm_idle_timeout=61)  # a stack of its own
+    with FlowProcess(lab, tmp_path / "dead", stack, "stoppable.held", PER_STEP) as flow:
+        dead = flow.under.until_steps({"hangs": "running", "again": "retrying"})
+    dead_id = dead.run_id
+    live = Under(lab, tmp_path / "live")
+    live.start(stoppable.held, place, PER_STEP, stack=stack)
+    live.until_steps({"hangs": "running", "again": "retrying"})
+
+    shown = sweep(stack)
+    assert (line_of(shown, dead_id), line_of(shown, live.run_id)) == ("", ""), shown.stdout
+    assert "2 runs with a flow" in shown.stdout
+
+    make_old(dead_id)
+    shown = sweep(stack)
+    assert "nobody's: its flow gave its last sign of life" in line_of(shown, dead_id)
+    assert "Nothing was changed" in shown.stdout
+    assert "of step hangs" in shown.stdout or "sandbox sb-" in shown.stdout
+    assert any(living(pid) for pid in dead.pids())
+    assert Client().get_pipeline_run(dead_id).status.value == "running"
+
+    shown = sweep(stack, "--yes")
+    assert "ended" in line_of(shown, dead_id)
+    assert dead.all_dead()
+    ran = dead.join()
+    assert ran.status == "failed"
+    assert "The flow of this run is gone" in ran.run.exception_info.traceback
+    assert (ran.steps["hangs"], ran.steps["again"] in ("failed", "stopped")) == ("failed", True)
+    assert (ran.flow_run.state.name, ran.states["hangs"]) == ("Failed", "Crashed")
+
+    assert line_of(shown, live.run_id) == ""
+    assert any(living(pid) for pid in live.pids())
+    assert Client().get_pipeline_run(live.run_id).status.value == "running"
+    cancel(live.flow_run_id)
+    assert live.join().status == "stopped"
+    assert line_of(sweep(stack, "--yes"), dead_id) == ""
+
+
+def submitted(lab: Lab, stack: str) -> Any:
+    import shapes
+
+    ran = lab.run(shapes.chain, stack, settings={"execution_mode": "pipeline"}, begun=False)
+    assert ran.error is None
+    return ran.run
+
+
+@pytest.fixture(scope="module")
+def idle(lab: Lab) -> str:
+    """A stack whose work pool has no worker."""
+    pool = f"idle-{uuid4().hex[:6]}"
+    make_pool(pool)
+    return lab.stack("process", work_pool=pool, synchronous=False)
+
+
+def status(run: Any) -> str:
+    return str(Client().get_pipeline_run(run.id).status.value)
+
+
+def test_a_flow_that_was_cancelled_or_deleted_before_it_began(lab: Lab, idle: str) -> None:
+    """One waits for a worker, one was cancelled meanwhile, one was deleted, one crashed in the worker's hands."""
+    from prefect.states import Crashed
+
+    waiting, cancelled, deleted, crashed = (submitted(lab, idle) for _ in range(4))
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(UUID(cancelled.orchestrator_run_id), Cancelling())
+        client.delete_flow_run(UUID(deleted.orchestrator_run_id))
+        client.set_flow_run_state(UUID(crashed.orchestrator_run_id), Crashed(message="no such image"), force=True)
+    shown = sweep(idle, "--yes")
+    assert "cancelled before it began" in line_of(shown, cancelled.id)
+    assert "left alone: Prefect doesn't know its flow run" in line_of(shown, deleted.id)
+    assert "crashed before it began" in line_of(shown, crashed.id)
+    assert line_of(shown, waiting.id) == ""
+    assert [status(run) for run in (waiting, cancelled, crashed)] == ["provisioning", "stopped", "failed"]
+    assert status(deleted) == "provisioning"
+
+
+def test_a_prefect_that_can_t_be_asked(lab: Lab) -> None:
+    away = lab.stack("process", prefect_api_url=f"http://127.0.0.1:{free_port()}/api")
+    shown = sweep(away, "--yes")
+    assert shown.returncode == 1
+    assert "Prefect's API at http://127.0.0.1" in shown.stderr
+
+
+def test_bad_requests(lab: Lab, idle: str) -> None:
+    """In this process: each error comes before anything is done."""
+    from click.testing import CliRunner
+
+    from bridge.cli import main
+
+    def said(*arguments: str) -> tuple[int, str]:
+        result = CliRunner().invoke(main, arguments)
+        return result.exit_code, result.output
+
+    assert said("sweep", "--stack", "no-such-stack")[0] == 1
+    assert "there is no such stack" in said("sweep", "--stack", "no-such-stack")[1]
+    assert said("sweep", "--stack", idle, "--all")[0] == 2
+    assert "no orchestrator of flavour `modal-prefect`" in said("sweep", "--stack", "default")[1]
+    code, text = said("watchdog", "--stack", idle, "--after", "60")
+    assert (code, "a flow says every 180 s that it lives" in text) == (1, True)
+
+
+def test_the_flow_that_sweeps_all_stacks(lab: Lab, idle: str) -> None:
+    """Called in this process, as a worker would."""
+    from bridge.sweep_flow import sweep_stacks
+
+    run = submitted(lab, idle)
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(UUID(run.orchestrator_run_id), Cancelling())
+    state = sweep_stacks(return_state=True)
+    assert status(run) == "stopped"
+    assert "Ended" in (state.message or "")
+    listed = sweep_stacks(stack=idle, end=False, return_state=True)
+    assert (listed.name, listed.message) == ("Completed", "Ended 0 runs, left 0 that nobody owns.")
+
+
+def test_the_watchdog_s_automations(lab: Lab, idle: str) -> None:
+    """Made once, changed where asked, taken away; with the sweep deployed there is one that runs it."""
+    from bridge import names, watchdog
+    from bridge.sweep_flow import sweep_stacks
+
+    shown = call("watchdog", "--stack", idle)
+    assert f"{names.AUTOMATION_CRASH}: made" in shown.stdout, shown.stderr
+    assert "modal-prefect sweep --yes" in shown.stdout
+    with get_client(sync_client=True) as client:
+
+        def set_up(after: int) -> list[str]:
+            return [done.what for done in watchdog.set_up(client, after, 1800)]
+
+        assert set_up(600) == ["kept"]
+        assert set_up(700) == ["changed"]
+        (automation,) = client.read_automations_by_name(names.AUTOMATION_CRASH)
+        client.pause_automation(automation.id)
+        assert set_up(700) == ["changed"]
+        flow_id = client.create_flow(sweep_stacks)
+        client.create_deployment(flow_id, names.SWEEP, entrypoint="bridge.sweep_flow.sweep_stacks", pull_steps=[])
+        assert set_up(700) == ["kept", "made"]
+        assert set_up(700) == ["kept", "kept"]
+        assert [done.what for done in watchdog.take_away(client)] == ["removed", "removed"]
+        assert watchdog.take_away(client) == []
+
+
+@pytest.mark.slow
+def test_the_watchdog_sees_a_flow_die_and_not_one_that_lives(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prefect's shortest heartbeat is 30 s."""
+    monkeypatch.setenv("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "30")
+    stack = lab.stack("process")
+    shown = call("watchdog", "--stack", stack, "--after", "60")
+    assert shown.returncode == 0, shown.stderr
+    with FlowProcess(lab, tmp_path / "live", stack, "stoppable.held", PER_STEP) as live:
+        live.under.until_steps({"hangs": "running", "again": "retrying"})
+        with FlowProcess(lab, tmp_path / "dead", stack, "stoppable.held", PER_STEP) as dead:
+            dead.under.until_steps({"hangs": "running", "again": "retrying"})
+
+        def state(flow: FlowProcess) -> Any:
+            with get_client(sync_client=True) as client:
+                return client.read_flow_run(flow.under.flow_run_id).state
+
+        found = eventually(lambda: state(dead), lambda state: state.is_crashed(), 120)
+        assert found.is_crashed()
+        assert "no sign of life for 60 s" in found.message
+        assert state(live).is_running()
+        assert Client().get_pipeline_run(dead.under.run_id).status.value == "running"
+        cancel(live.under.flow_run_id)
+        assert live.under.join().status == "stopped"
+    call("watchdog", "--stack", stack, "--remove")
+    make_old(dead.under.run_id)
+    assert "ended" in line_of(sweep(stack, "--yes"), dead.under.run_id)
+    assert dead.under.join().status == "failed"
