@@ -5,11 +5,12 @@ from __future__ import annotations
 import click
 
 from bridge import names
+from bridge.commands.doctor import doctor
 from bridge.commands.plan import plan
 from bridge.commands.resume import resume
-
 from bridge.commands.sweep import sweep
 from bridge.commands.watchdog import watchdog
+
 
 @click.group(help="Run ZenML pipelines as Prefect flows whose steps run in Modal sandboxes.")
 @click.version_option(package_name=names.DISTRIBUTION)
@@ -17,6 +18,7 @@ def main() -> None:
     """The group of all commands."""
 
 
+main.add_command(doctor)
 main.add_command(plan)
 main.add_command(resume)
 main.add_command(sweep)

@@ -17,7 +17,7 @@ from typing import Any
 
 from bridge import names
 from bridge.host.wire import Call
-from bridge.plan import SandboxSpec, StepPlan
+from bridge.plan import Plan, SandboxSpec, StepPlan
 from bridge.pool import Pool
 from bridge.run import Run
 from bridge.runners.base import CallsHosts, HostCall, Runner, Sandbox, SandboxRequest
@@ -34,11 +34,19 @@ def kind_of(spec: SandboxSpec) -> SandboxSpec:
     return replace(spec, timeout=LIFETIME_SECONDS, capacity_timeout=SandboxSpec().capacity_timeout)
 
 
+def sharing(plan: Plan) -> dict[str, SandboxSpec]:
+    """The steps that others may share a sandbox with, and the kind they have in common.
+
+    A step whose spec no other step has gets a sandbox of its own; so does one with volumes, whose contents would be
+    stale in a sandbox that lives on.
+    """
+    kinds = {step.name: kind_of(step.sandbox) for step in plan.steps}
+    number = Counter(kinds.values())
+    return {name: kind for name, kind in kinds.items() if number[kind] > 1 and not kind.volumes}
+
+
 class WarmSteps:
     """Starts the steps of one run, in warm sandboxes where they can share one. Use as ``async with``.
-
-    A step whose spec no other step has gets a sandbox of its own; so does one with volumes, whose contents
-    would be stale in a sandbox that lives on.
 
     Args:
         run: The run.
@@ -52,8 +60,7 @@ class WarmSteps:
         self._calls = runner if run.plan.warm and isinstance(runner, CallsHosts) and runner.can_call else None
         steps = run.plan.steps
         kinds = {step.name: kind_of(step.sandbox) for step in steps}
-        shared = {kind for kind, number in Counter(kinds.values()).items() if number > 1 and not kind.volumes}
-        self._warm = {name for name, kind in kinds.items() if self._calls is not None and kind in shared}
+        self._warm = set(sharing(run.plan)) if self._calls is not None else set()
         early = [step.name for step in steps if step.name in self._warm and _may_start_early(step)]
         self._pool: Pool[SandboxSpec, WarmHost] = Pool(kinds, run.plan.upstream, limit, early)
         self._inside: dict[str, WarmHost | None] = {}

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from uuid import UUID
-
 import click
 
 from bridge.commands.failure import told_plainly
 
 
 @click.command()
-@click.argument("snapshot_id", type=click.UUID)
-def plan(snapshot_id: UUID) -> None:
-    """Print what a run of SNAPSHOT_ID would do: its steps, their order, machines and retries. Starts nothing.
+@click.argument("what", metavar="SNAPSHOT_OR_PIPELINE")
+def plan(what: str) -> None:
+    """Print what a run would do: graph, commands, machines, images, warm sandboxes. Starts nothing.
 
-    `zenml pipeline snapshot list` shows the ids.
+    SNAPSHOT_OR_PIPELINE is the id of a snapshot (`zenml pipeline snapshot list` shows them), or the name of a
+    pipeline, of which the newest snapshot is meant.
     """
-    from bridge.run import load_snapshot, load_stack
+    import sys
+
+    from bridge.preview import as_text, describe
+    from bridge.run import load_stack
+    from bridge.snapshots import find_snapshot
 
     with told_plainly():
-        snapshot = load_snapshot(snapshot_id)
+        snapshot = find_snapshot(what)
         _, orchestrator = load_stack(snapshot)
-        click.echo(str(orchestrator.plan(snapshot)))
+        runner = orchestrator.config.runner
+        # As the runners say of themselves (`can_call`): a step host needs Linux, which Modal's sandboxes are.
+        can_share = runner == "modal" or sys.platform == "linux"
+        click.echo(as_text(describe(orchestrator.plan(snapshot), runner, can_share=can_share)))

@@ -1,0 +1,127 @@
+"""Prefect's API, the work pool and its workers, the deployments of pipelines."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.settings import PREFECT_API_URL
+
+from bridge import names
+from bridge.doctor.finding import Finding, Grade, told
+from bridge.doctor.patient import Patient, Unmet
+from bridge.errors import InvalidSettings
+from bridge.flow import zenml_pipeline
+from bridge.prefect_api import prefect_api, prefect_settings
+from bridge.versions import other_bridge
+from bridge.work_pool import check_pool, nobody_works
+
+_PAGE = 100
+_NO_SERVER = (
+    "Start a server that stays with `prefect server start`, and `prefect config set "
+    "PREFECT_API_URL=http://127.0.0.1:4200/api`"
+)
+
+
+def api(patient: Patient) -> Iterator[Finding]:
+    """Whether Prefect's API answers. Raises ``PrefectUnavailable``."""
+    check, config = "prefect api", patient.orchestrator_config
+    with prefect_settings(config):
+        if PREFECT_API_URL.value() is None:
+            if config.work_pool is not None:
+                what = f"work_pool={config.work_pool!r} needs a Prefect server, and no PREFECT_API_URL is set"
+                yield Finding(check, Grade.PROBLEM, what, _NO_SERVER)
+            else:
+                what = "no PREFECT_API_URL is set: each run starts a server of its own, which takes some ten seconds"
+                yield Finding(check, Grade.NOTE, what, _NO_SERVER)
+            return
+        with prefect_api() as client:
+            there = client.api_version()
+            client.read_work_pools(limit=1)  # something that a key is needed for
+        if there.split(".")[0] != client.client_version().split(".")[0]:
+            what = f"Prefect's server is {there}, and the client here is {client.client_version()}"
+            fix = f"Bring the server to {client.client_version()}, or pip install 'prefect=={there}'"
+            yield Finding(check, Grade.PROBLEM, what, fix)
+            return
+        yield Finding(check, Grade.OK, f"Prefect {there} at {PREFECT_API_URL.value()}")
+
+
+def work_pool(patient: Patient) -> Iterator[Finding]:
+    """Whether the work pool takes runs, and whether a worker is online for it. Raises ``PrefectUnavailable``."""
+    check, config = "work pool", patient.orchestrator_config
+    if config.work_pool is None:
+        yield Finding(check, Grade.OK, "none: runs are carried out by the process that submits them")
+        return
+    with _server(patient), prefect_api() as client:
+        try:
+            pool = check_pool(client, config, config.work_queue)
+        except InvalidSettings as error:
+            yield Finding(check, Grade.PROBLEM, f"{error.where}={error.value!r}: {error.problem}", error.fix)
+            return
+        if warning := nobody_works(client, pool):
+            yield told(check, Grade.PROBLEM, warning, f"prefect worker start --pool {shlex.quote(pool)}")
+        else:
+            yield Finding(check, Grade.OK, f"`{pool}` takes runs, and a worker is online")
+
+
+def deployments(patient: Patient) -> Iterator[Finding]:
+    """Whether the deployments of this package are those of the release that is installed here.
+
+    Raises ``PrefectUnavailable``.
+    """
+    check, bad = "deployments", False
+    with _server(patient), prefect_api() as client:
+        found = [one for one in _all(client) if (one.entrypoint or "").startswith("bridge.")]
+        pools = {pool.name for pool in client.read_work_pools(limit=200)}
+        flows = {one.flow_id: client.read_flow(one.flow_id).name for one in found}
+    for one in found:
+        name = f"{flows[one.flow_id]}/{one.name}"
+        again = (
+            "Deploy it again: `prefect --no-prompt deploy --all`"
+            if one.name in (names.DEPLOYMENT, names.SWEEP)
+            else "Run the pipeline once from here, which brings it up to date"
+        )
+        if one.work_pool_name is not None and one.work_pool_name not in pools:
+            bad = True
+            what = f"deployment `{name}`: its work pool `{one.work_pool_name}` doesn't exist any more"
+            fix = f"prefect work-pool create {shlex.quote(one.work_pool_name)} --type process"
+            yield Finding(check, Grade.PROBLEM, what, fix)
+        if why := _out_of_date(one):
+            bad = True
+            yield Finding(check, Grade.NOTE, f"deployment `{name}` is out of date: {why}", again)
+    if not bad:
+        yield Finding(check, Grade.OK, f"{len(found)} of this package, all up to date" if found else "none yet")
+
+
+@contextmanager
+def _server(patient: Patient) -> Iterator[None]:
+    """The settings of the component's Prefect. Raises ``Unmet`` where there is no server that stays."""
+    with prefect_settings(patient.orchestrator_config):
+        if PREFECT_API_URL.value() is None:
+            raise Unmet("there is no Prefect server")
+        yield
+
+
+def _all(client: SyncPrefectClient) -> Iterator[DeploymentResponse]:
+    ours = DeploymentFilter(tags=DeploymentFilterTags(all_=["zenml"]))
+    offset = 0
+    while page := client.read_deployments(deployment_filter=ours, limit=_PAGE, offset=offset):
+        yield from page
+        offset += len(page)
+
+
+def _out_of_date(deployment: DeploymentResponse) -> str | None:
+    here = version(names.DISTRIBUTION)
+    if other_bridge(deployment.version, here):
+        return f"{names.DISTRIBUTION} {deployment.version} made it, and {here} is installed"
+    if deployment.entrypoint == names.FLOW_ENTRYPOINT:
+        schema = deployment.parameter_openapi_schema or {}
+        wanted = zenml_pipeline.parameters.model_dump_for_openapi()
+        if schema.get("properties", {}).keys() != wanted.get("properties", {}).keys():
+            return "the flow's parameters have changed"
+    return None

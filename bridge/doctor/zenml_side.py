@@ -1,0 +1,116 @@
+"""ZenML's server, the stack, and what its components need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import zenml
+from zenml.enums import StackComponentType, StoreType
+
+from bridge import names
+from bridge.doctor.finding import Finding, Grade, told
+from bridge.doctor.installation import unfit
+from bridge.doctor.patient import Patient, Unmet
+from bridge.settings import ModalPrefectOrchestratorConfig, ModalPrefectStepOperatorConfig
+from bridge.validation import check_operator_stack, check_stack
+
+_SERVER = "zenml server"
+
+
+def server(patient: Patient) -> Iterator[Finding]:
+    """Whether ZenML's server answers, is of the client's release, and can be reached by sandboxes."""
+    try:
+        store = patient.store
+        info = store.get_store_info()
+    except Exception as error:
+        # ZenML and what is below it raise many kinds; whichever it is, the server gave no answer.
+        what = f"ZenML's server can't be used ({type(error).__name__}: {_first_line(error)})"
+        yield Finding(_SERVER, Grade.UNKNOWN, what, "Check `zenml status`, and log in with `zenml login <url>`")
+        raise Unmet("ZenML's server can't be used") from error
+    there, here = str(info.version), zenml.__version__
+    if there.split(".")[:2] != here.split(".")[:2]:
+        what = f"ZenML's server is {there}, and the client here is {here}"
+        yield Finding(_SERVER, Grade.PROBLEM, what, f"pip install 'zenml=={there}', or bring the server to {here}")
+        return
+    if store.type == StoreType.REST:
+        yield Finding(_SERVER, Grade.OK, f"ZenML {there} at {store.url}")
+        return
+    yield Finding(
+        _SERVER,
+        Grade.NOTE,
+        "ZenML keeps its data in a local database: fine for one laptop, out of Modal's reach",
+        "For Modal sandboxes log in to a ZenML server: `zenml login <url>`",
+    )
+
+
+def stack(patient: Patient) -> Iterator[Finding]:
+    """Whether the stack has a component of ours, can be loaded, and can run where sandboxes are."""
+    check, model = "stack", patient.stack_model
+    try:
+        component = patient.component
+    except Unmet:
+        flavors = [found.flavor_name for found in model.components.get(StackComponentType.ORCHESTRATOR, [])]
+        yield Finding(
+            check,
+            Grade.PROBLEM,
+            f"the stack `{model.name}` has the orchestrator flavour {', '.join(flavors)}, not `{names.FLAVOR}`",
+            "Activate a stack that has it, `zenml stack set <name>`, or name one with --stack; to make one: "
+            f"`zenml orchestrator flavor register {names.ORCHESTRATOR_FLAVOR_SOURCE}`, `zenml orchestrator register "
+            f"modal --flavor {names.FLAVOR}`, `zenml stack register modal -o modal -a <artifact store>`",
+        )
+        return
+    try:
+        loaded = patient.stack
+    except Exception as error:
+        # A flavour's code may raise whatever it likes when it is imported or reads its configuration.
+        yield Finding(
+            check,
+            Grade.PROBLEM,
+            f"the stack `{model.name}` can't be loaded ({type(error).__name__}: {_first_line(error)})",
+            _how_to_load(patient),
+        )
+        return
+    config = patient.config
+    fits, message = True, ""
+    if isinstance(config, ModalPrefectOrchestratorConfig):
+        fits, message = check_stack(loaded, config)
+    elif isinstance(config, ModalPrefectStepOperatorConfig):
+        fits, message = check_operator_stack(loaded, config, component.name)
+    if not fits:
+        yield told(check, Grade.PROBLEM, message, "Change the stack with `zenml stack update`")
+        return
+    if config.runner == "modal" and patient.store.type != StoreType.REST:
+        yield Finding(
+            check,
+            Grade.PROBLEM,
+            f"the stack `{model.name}` runs steps on Modal, which can't reach ZenML's local database",
+            "Log in to a ZenML server with `zenml login <url>`, or run steps here: `zenml "
+            f"{component.type.value.replace('_', '-')} update {component.name} --runner=process`",
+        )
+        return
+    yield Finding(check, Grade.OK, f"`{model.name}`: {component.type.value} `{component.name}`, runner {config.runner}")
+
+
+def integrations(patient: Patient) -> Iterator[Finding]:
+    """Whether what the stack's components need is installed here. A worker needs the same."""
+    _ = patient.config  # only of a stack that can be loaded
+    bad = unfit(sorted(patient.stack.requirements()), "integrations")
+    yield from bad
+    if not bad:
+        yield Finding("integrations", Grade.OK, "what the stack's components need is installed")
+
+
+def _how_to_load(patient: Patient) -> str:
+    known = {
+        found.flavor.integration
+        for components in patient.stack_model.components.values()
+        for found in components
+        if found.flavor.integration and found.flavor.integration not in ("built-in", "custom")
+    }
+    if known:
+        return f"zenml integration install {' '.join(sorted(known))} -y"
+    return "Put the code of the stack's custom flavours where Python finds it, or fix what the message says"
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "")

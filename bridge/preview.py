@@ -1,0 +1,134 @@
+"""What a run would do, for a person to read before it does: graph, commands, machines, images, shared sandboxes."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Iterator
+
+from bridge.plan import Mode, Plan, SandboxSpec, StepPlan
+from bridge.warm import sharing
+
+_UNNAMED = "this machine's Python"
+
+
+def describe(plan: Plan, runner: str, *, can_share: bool) -> Iterator[str]:
+    """Yield the lines.
+
+    Args:
+        plan: The plan.
+        runner: The component's ``runner``.
+        can_share: Whether steps can take turns in a sandbox of this runner.
+    """
+    yield f"{plan.pipeline}: {_count(len(plan.steps), 'step')}, mode {plan.mode.value}, runner {runner}"
+    yield f"  snapshot {plan.snapshot_id}, stack `{plan.stack}`"
+    most = f", at most {plan.max_parallelism} steps at once" if plan.max_parallelism else ""
+    yield f"  after a failure: {plan.failure_mode.value}{most}"
+    yield ""
+    yield "Graph (a step starts as soon as what it follows has ended; steps of a stage don't need each other)"
+    for number, stage in enumerate(stages(plan), 1):
+        for name in stage:
+            after = plan.step(name).upstream
+            yield f"  {number}  {name}" + (f"  <- {', '.join(after)}" if after else "")
+    yield ""
+    if plan.mode is Mode.PIPELINE:
+        yield from _one_sandbox(plan)
+    else:
+        yield from _sandboxes(plan, can_share)
+    if runner == "modal":
+        yield ""
+        yield "Prices: `modal billing rates` shows those of your workspace; the run's table in Prefect what it costs."
+
+
+def stages(plan: Plan) -> list[list[str]]:
+    """The steps by the length of the longest way to them."""
+    depth: dict[str, int] = {}
+    for step in plan.steps:  # upstream before downstream
+        depth[step.name] = 1 + max((depth[above] for above in step.upstream), default=-1)
+    found: list[list[str]] = [[] for _ in range(max(depth.values(), default=-1) + 1)]
+    for name, number in depth.items():
+        found[number].append(name)
+    return found
+
+
+def _one_sandbox(plan: Plan) -> Iterator[str]:
+    yield "One sandbox for all steps"
+    yield from _spec(plan.sandbox)
+    yield f"  command: <bridge> {shlex.join(plan.command)}"
+    yield from _extras(plan.infrastructure_retries, plan.concurrency_limit)
+    for step in plan.steps:
+        if note := _of_step(step):
+            yield f"  {step.name}: {note}"
+
+
+def _sandboxes(plan: Plan, can_share: bool) -> Iterator[str]:
+    kinds = sharing(plan) if plan.warm and can_share else {}
+    groups: dict[SandboxSpec, list[StepPlan]] = {}
+    for step in plan.steps:
+        if step.name in kinds:
+            groups.setdefault(kinds[step.name], []).append(step)
+    for number, members in enumerate(groups.values(), 1):
+        yield f"Warm sandboxes {number}: {_count(len(members), 'step')} take turns, idle ones end after " + (
+            f"{plan.warm_idle_timeout} s"
+        )
+        yield from _spec(members[0].sandbox, with_timeout=False)
+        for step in members:
+            yield from _step(step)
+        yield ""
+    for step in plan.steps:
+        if step.name not in kinds:
+            yield f"A sandbox of its own: {step.name}"
+            yield from _spec(step.sandbox)
+            yield from _step(step)
+            yield ""
+
+
+def _spec(spec: SandboxSpec, *, with_timeout: bool = True) -> Iterator[str]:
+    yield f"  machine: {spec.resources}"
+    yield f"  image:   {spec.image or _UNNAMED}"
+    places = [
+        spec.cloud or "",
+        "/".join(spec.region),
+        f"Modal environment {spec.modal_environment or 'of the profile'}",
+    ]
+    yield f"  where:   {', '.join(place for place in places if place)}"
+    if spec.secrets:
+        yield f"  secrets: {', '.join(spec.secrets)}"
+    for path, name in spec.volumes:
+        yield f"  volume:  {name} at {path}"
+    if spec.tags:
+        yield f"  tags:    {', '.join(f'{key}={value}' for key, value in spec.tags)}"
+    if with_timeout:
+        yield f"  timeout: {spec.timeout} s"
+
+
+def _step(step: StepPlan) -> Iterator[str]:
+    note = _of_step(step)
+    yield f"  {step.name}: <bridge> {shlex.join(step.command)}" + (f"  ({note})" if note else "")
+    yield from _extras(step.infrastructure_retries, step.concurrency_limit, "    ")
+
+
+def _of_step(step: StepPlan) -> str:
+    delays = ", ".join(f"{delay:g}" for delay in step.retry.delays)
+    operator = f"the step operator {step.step_operator}" if isinstance(step.step_operator, str) else "a step operator"
+    notes = [
+        f"{_count(step.retry.retries, 'retry', 'retries')} after {delays} s" if delays else "",
+        f"runs in {operator}" if step.step_operator else "",
+        "" if step.caching else "never from the cache",
+    ]
+    return ", ".join(note for note in notes if note)
+
+
+def _extras(infrastructure_retries: int, concurrency_limit: str | None, indent: str = "  ") -> Iterator[str]:
+    if infrastructure_retries != 3:
+        yield f"{indent}fresh sandboxes for a lost one: {infrastructure_retries}"
+    if concurrency_limit:
+        yield f"{indent}holds a slot of the Prefect limit {concurrency_limit}"
+
+
+def _count(number: int, one: str, many: str | None = None) -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def as_text(lines: Iterable[str]) -> str:
+    """The lines as one text, without a blank line at its end."""
+    return "\n".join(lines).rstrip()

@@ -1,0 +1,214 @@
+"""The doctor's findings where no server is needed: real packages, folders and a registry on loopback."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+import bridge
+from bridge.doctor import installation, registry
+from bridge.doctor.examination import examine_by
+from bridge.doctor.finding import Finding, Grade, told
+from bridge.doctor.patient import Patient, Unmet
+from bridge.doctor.show import as_json, show, summary
+from bridge.errors import PrefectUnavailable, RunNotPossible
+
+
+class TestAMessageBecomesAFinding:
+    def test_what_is_wrong_and_what_to_do(self) -> None:
+        found = told("stack", Grade.PROBLEM, "registry=`x` is local, v1.2 too. Use a remote one. Or none.", "")
+        assert (found.what, found.fix) == ("registry=`x` is local, v1.2 too", "Use a remote one. Or none.")
+
+    def test_one_sentence(self) -> None:
+        found = told("stack", Grade.PROBLEM, "It broke.", "Mend it")
+        assert (found.what, found.fix) == ("It broke", "Mend it")
+
+
+class TestTheInstallation:
+    def test_this_one_is_fine(self) -> None:
+        found = [*installation.system(), *installation.versions(), *installation.import_name()]
+        assert [finding.grade for finding in found] == [Grade.OK] * 3, found
+
+    def test_windows(self) -> None:
+        (found,) = installation.system("win32")
+        assert (found.grade, "WSL" in found.fix) == (Grade.PROBLEM, True)
+
+    def test_an_old_python(self) -> None:
+        (found,) = installation.system(python="3.9.18")
+        assert "Python 3.9.18" in found.what
+        assert ">=3.10" in found.fix
+
+    def test_versions_that_do_not_fit(self) -> None:
+        wanted = ["click>=1", "click>=99", "nobody-has-this>=1", "nobody-needs-this; extra == 'local'"]
+        found = installation.unfit(wanted)
+        assert [finding.fix for finding in found] == ["pip install 'click>=99'", "pip install 'nobody-has-this>=1'"]
+
+    def test_a_folder_of_the_users_that_is_called_bridge(self, tmp_path: Path) -> None:
+        (tmp_path / "bridge").mkdir()
+        (tmp_path / "bridge" / "__init__.py").touch()
+        (found,) = installation.import_name(tmp_path)
+        assert found.grade is Grade.PROBLEM
+        assert str(tmp_path / "bridge") in found.what
+        assert found.fix.startswith(f"Rename {tmp_path / 'bridge'}")
+
+    def test_a_module_of_the_users_that_is_called_bridge(self, tmp_path: Path) -> None:
+        (tmp_path / "bridge.py").touch()
+        (found,) = installation.import_name(tmp_path)
+        assert str(tmp_path / "bridge.py") in found.what
+
+    def test_another_distribution_that_ships_bridge(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        info = tmp_path / "span-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: span\nVersion: 1.0\n")
+        (info / "top_level.txt").write_text("bridge\n")
+        monkeypatch.syspath_prepend(str(tmp_path))
+        found = list(installation.import_name())
+        assert [finding.grade for finding in found] == [Grade.PROBLEM]
+        assert found[0].fix.startswith("pip uninstall span && pip install")
+
+    def test_a_program_elsewhere_gets_ours(self, tmp_path: Path) -> None:
+        (found,) = installation.import_name(tmp_path)
+        assert (found.grade, found.what) == (Grade.OK, f"`bridge` is {Path(bridge.__file__).parent}")
+
+
+class TestTheOrder:
+    def test_an_error_is_a_finding_and_what_needs_it_is_skipped(self) -> None:
+        def broken(patient: Patient) -> Iterator[Finding]:
+            raise RunNotPossible("The store is closed. Open it.")
+            yield
+
+        def never(patient: Patient) -> Iterator[Finding]:
+            raise AssertionError("looked at though its need isn't met")
+            yield
+
+        def fine(patient: Patient) -> Iterator[Finding]:
+            yield Finding("modal", Grade.OK, "fine")
+
+        found = list(examine_by([("zenml server", broken), ("stack", never), ("other", fine)], Patient()))
+        assert found == [
+            Finding("zenml server", Grade.PROBLEM, "The store is closed", "Open it."),
+            Finding("stack", Grade.SKIPPED, "mend zenml server first"),
+            Finding("modal", Grade.OK, "fine"),
+        ]
+
+    def test_not_being_able_to_ask_is_no_problem_found(self) -> None:
+        def away(patient: Patient) -> Iterator[Finding]:
+            raise PrefectUnavailable("Prefect is away. Wait.")
+            yield
+
+        def unmet(patient: Patient) -> Iterator[Finding]:
+            raise Unmet("there is no stack")
+            yield
+
+        found = list(examine_by([("prefect api", away), ("registry", unmet)], Patient()))
+        assert [finding.grade for finding in found] == [Grade.UNKNOWN, Grade.SKIPPED]
+
+
+FINDINGS = [
+    Finding("modal", Grade.OK, "fine"),
+    Finding("stack", Grade.PROBLEM, "a long story " * 12, "Tell it again"),
+    Finding("clocks", Grade.UNKNOWN, "[bold]no markup", "Ask"),
+]
+
+
+class TestShowing:
+    def test_a_program_gets_json(self) -> None:
+        said = json.loads(as_json(FINDINGS))
+        assert said["ok"] is False
+        assert said["findings"][1]["fix"] == "Tell it again"
+        assert json.loads(as_json(FINDINGS[:1]))["ok"] is True
+
+    def test_a_file_gets_whole_lines_without_colours(self) -> None:
+        out = io.StringIO()
+        for finding in FINDINGS:
+            show(Console(file=out, width=40), finding)
+        lines = out.getvalue().splitlines()
+        assert len(lines) == 5
+        assert lines[1].endswith("a long story ")
+        assert lines[2].strip() == "→ Tell it again"
+        assert "[bold]no markup" in lines[3]
+        assert "\x1b" not in out.getvalue()
+
+    def test_a_terminal_gets_colours_and_what_fits(self) -> None:
+        out = io.StringIO()
+        show(Console(file=out, width=60, force_terminal=True, color_system="standard"), FINDINGS[1])
+        assert "\x1b[" in out.getvalue()
+        assert len(out.getvalue().splitlines()) > 3
+        assert out.getvalue().count("story") == 12
+
+    def test_the_summary(self) -> None:
+        assert summary(FINDINGS) == "1 to be mended, 1 couldn't be asked."
+        assert summary(FINDINGS[:1]) == "Nothing is wrong."
+
+
+class _Registry(BaseHTTPRequestHandler):
+    """A registry that speaks the scheme its path prefix names; `ada` with the password `secret` may enter."""
+
+    scheme = "bearer"
+
+    def do_GET(self) -> None:
+        basic = "Basic " + base64.b64encode(b"ada:secret").decode()
+        given = self.headers.get("Authorization", "")
+        host = self.headers["Host"]
+        if self.path.startswith("/token"):
+            assert "service=here" in self.path
+            self._answer(200 if given == basic else 401, json.dumps({"token": "good"}).encode())
+        elif given == (basic if self.scheme == "basic" else "Bearer good"):
+            self._answer(200)
+        elif self.scheme == "basic":
+            self._answer(401, header='Basic realm="here"')
+        else:
+            self._answer(401, header=f'Bearer realm="http://{host}/token",service="here"')
+
+    def _answer(self, status: int, body: bytes = b"", header: str = "") -> None:
+        self.send_response(status)
+        if header:
+            self.send_header("WWW-Authenticate", header)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Tests tell by their result."""
+
+
+@pytest.fixture(params=["bearer", "basic"])
+def registry_uri(request: pytest.FixtureRequest) -> Iterator[str]:
+    handler = type("Handler", (_Registry,), {"scheme": request.param})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"127.0.0.1:{server.server_address[1]}/team"
+        server.shutdown()
+        thread.join(10)
+
+
+class TestTheRegistry:
+    def test_good_credentials(self, registry_uri: str) -> None:
+        assert registry.log_in(registry_uri, ("ada", "secret")) == 200
+
+    @pytest.mark.parametrize("pair", [("ada", "wrong"), None])
+    def test_wrong_ones(self, registry_uri: str, pair: tuple[str, str] | None) -> None:
+        assert registry.log_in(registry_uri, pair) == 401
+
+    @pytest.mark.parametrize(
+        ("uri", "base"),
+        [
+            ("docker.io/me", "https://registry-1.docker.io"),
+            ("1234.dkr.ecr.eu-west-1.amazonaws.com", "https://1234.dkr.ecr.eu-west-1.amazonaws.com"),
+            ("ghcr.io/me/images", "https://ghcr.io"),
+            ("localhost:5000", "http://localhost:5000"),
+            ("127.0.0.1:5000/x", "http://127.0.0.1:5000"),
+        ],
+    )
+    def test_its_address(self, uri: str, base: str) -> None:
+        assert registry.base_url(uri) == base
+
