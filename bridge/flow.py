@@ -47,7 +47,7 @@ from bridge.resume import Earlier, end_sandboxes, look_back
 from bridge.run import Run, give_up, open_run, registry_credentials
 from bridge.run_status import end_run
 from bridge.runners.base import Runner
-from bridge.settings import ModalPrefectOrchestratorConfig
+from bridge.settings import RunnerConfig
 from bridge.step import Attempts
 from bridge.truth import Truth, ZenMLThread
 from bridge.versions import other_bridge
@@ -110,9 +110,7 @@ def introduce(run: Run, flow_run: FlowRun) -> None:
     publish_pipeline_run_metadata(run.run.id, {run.stack.orchestrator.id: metadata})
 
 
-def make_runner(
-    config: ModalPrefectOrchestratorConfig, stack: Stack, plan: Plan, outage: float = runners.OUTAGE_SECONDS
-) -> Runner:
+def make_runner(config: RunnerConfig, stack: Stack, plan: Plan, outage: float = runners.OUTAGE_SECONDS) -> Runner:
     """The runner that the stack's orchestrator is configured for; ``outage`` is how long Modal may be away."""
     return runners.create(
         config.runner,

@@ -113,7 +113,7 @@ class ModalPrefectStepOperator(BaseStepOperator):
         wishes = wishes_of(name, config, self.config, self.name)
         for warning in wishes.warnings:
             logger.warning("%s", warning)
-        image = info.get_image(names.STEP_OPERATOR_IMAGE_KEY) if self.config.runner == "modal" else None
+        image = self._image(info) if self.config.runner == "modal" else None
         return OperatedRun(
             snapshot=snapshot,
             run=Client().get_pipeline_run(info.run_id),
@@ -132,6 +132,16 @@ class ModalPrefectStepOperator(BaseStepOperator):
             # ZenML's own entrypoint needs root for its folder, and wouldn't find this package: ours takes its place.
             command=tuple(entrypoint_command) if config.command is not None else None,
         )
+
+    def _image(self, info: StepRunInfo) -> str:
+        try:
+            return info.get_image(names.STEP_OPERATOR_IMAGE_KEY)
+        except (RuntimeError, KeyError) as error:
+            # A dynamic pipeline's images are built before its steps are known.
+            raise RunNotPossible(
+                f"No image was built for step {info.pipeline_step_name}, which the step operator `{self.name}` runs. "
+                "In a dynamic pipeline name the step, with its step operator, in @pipeline(depends_on=[...])."
+            ) from error
 
     def _plain_environment(self, info: StepRunInfo) -> dict[str, str]:
         from bridge.run import LOG_ENVIRONMENT

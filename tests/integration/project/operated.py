@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from shapes import add, await_file, one, struck_first, trace
+from shapes import add, await_file, hang_first, one, struck_first, trace
 from zenml import get_step_context, pipeline, step
 from zenml.config.retry_config import StepRetryConfig
 from zenml.steps import CommandStep
@@ -38,17 +38,21 @@ def cling(folder: str) -> int:
 
 
 @pipeline
-def struck(folder: str, ends: list[str], retries: int = 0) -> None:
-    """A step on the operator for each end."""
-    retry = StepRetryConfig(max_retries=retries, delay=0, backoff=1) if retries else None
-    for end in ends:
-        struck_first.with_options(retry=retry, step_operator=True)(folder, end, id=end)
+def struck(folder: str, ends: dict[str, int]) -> None:
+    """A step on the operator for each end, with so many retries."""
+    for end, retries in ends.items():
+        retry = StepRetryConfig(max_retries=retries, delay=0, backoff=1) if retries else None
+        made = struck_first.with_options(retry=retry, step_operator=True)
+        if end == "refused":
+            made = made.with_options(settings={"step_operator": {"secrets": ["no-such-secret"]}})
+        made(folder, end, id=end)
 
 
 @pipeline
-def held(folder: str) -> None:
-    """A step on the operator that would never end, and one after it."""
-    add(folder, cling.with_options(step_operator=True)(folder, id="hangs"), id="later")
+def held(folder: str, first: bool = False) -> None:
+    """A step on the operator that waits for a file, ``go`` or, without ``first``, ``never``; and one after it."""
+    hang = hang_first if first else cling
+    add(folder, hang.with_options(step_operator=True)(folder, id="hangs"), id="later")
 
 
 @pipeline
@@ -61,10 +65,13 @@ def several(folder: str, ours: str, foreign: str) -> None:
     write.with_options(step_operator=ours)()
 
 
-@pipeline(dynamic=True)
+operated_train = train.with_options(step_operator=True)
+
+
+@pipeline(dynamic=True, depends_on=[operated_train])
 def dynamic(folder: str) -> int:
     """Two steps on the operator at the same time, and one here."""
     rows = one(folder, 41)
-    futures = [train.with_options(step_operator=True).submit(folder, rows, extra) for extra in (0, 10)]
+    futures = [operated_train.submit(folder, rows, extra) for extra in (0, 10)]
     total = sum(future.load() for future in futures)
-    return add(folder, total, 1).load()
+    return add(folder, total, 1)
