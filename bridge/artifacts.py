@@ -153,7 +153,8 @@ class Showing:
         run = self._run
         if self._zenml is None:
             url = await self._thread.call(lambda: get_run_url(run.run))
-            self._zenml = f"[{run.run.name}]({url})" if url else f"{run.run.name}, id {run.id}"
+            name = names.markdown_text(run.run.name)
+            self._zenml = f"[{name}]({url})" if url else f"{name}, id {run.id}"
         lines = [f"- ZenML run: {self._zenml}"]
         if self._dashboard is not None:
             box = self._board.sandbox_url

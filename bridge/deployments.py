@@ -61,9 +61,13 @@ def ensure_deployment(client: SyncPrefectClient, pipeline: str, component: str, 
 def find_deployment(client: SyncPrefectClient, pipeline: str, component: str) -> DeploymentResponse | None:
     """Return the deployment of a pipeline and a component, if there is one."""
     try:
-        return client.read_deployment_by_name(f"{names.prefect_name(pipeline)}/{names.prefect_name(component)}")
+        return client.read_deployment_by_name(f"{_in_url(pipeline)}/{_in_url(component)}")
     except ObjectNotFound:
         return None
+
+
+def _in_url(name: str) -> str:
+    return names.url_segment(names.prefect_name(name))
 
 
 def configure_jobs(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import shlex
 from collections.abc import AsyncIterator
 from typing import Protocol
 from uuid import UUID
@@ -18,6 +19,7 @@ from prefect.client.schemas.objects import ConcurrencyLeaseHolder
 from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError, concurrency
 from prefect.exceptions import ObjectNotFound
 
+from bridge import names
 from bridge.errors import InvalidSettings
 from bridge.logs import Logger
 from bridge.plan import Plan
@@ -38,7 +40,7 @@ class LimitMissing(InvalidSettings):
             "concurrency_limit",
             name,
             "Prefect has no global concurrency limit of this name",
-            f"Make it with `prefect gcl create {name} --limit <slots>`, or leave concurrency_limit out",
+            f"Make it with `prefect gcl create {shlex.quote(name)} --limit <slots>`, or leave concurrency_limit out",
         )
 
     def __reduce__(self) -> tuple[type[LimitMissing], tuple[str]]:  # type: ignore[override]
@@ -63,7 +65,7 @@ def check_limit(name: str) -> None:
     """Raise ``LimitMissing`` if Prefect has no global concurrency limit of that name, ``PrefectUnavailable``."""
     with prefect_api() as client:
         try:
-            client.read_global_concurrency_limit_by_name(name)
+            client.read_global_concurrency_limit_by_name(names.url_segment(name))
         except ObjectNotFound:
             raise LimitMissing(name) from None
 

@@ -82,6 +82,8 @@ _HASH_LENGTH = 10
 _NOT_MODAL = re.compile(r"[^A-Za-z0-9\-_.]+")
 _MODAL_APP_ID = re.compile(r"ap-[A-Za-z0-9]{22}")
 _NOT_ARTIFACT = re.compile(r"[^a-z0-9]+")
+_MARKDOWN = re.compile(r"[\\`*_\[\]<>&!|~]")
+"""What Markdown would take for more than text, in the middle of a line."""
 _NOT_PREFECT = re.compile(r"[/%&<>\x00-\x1f\x7f]+")  # prefect/utilities/names.py: BANNED_CHARACTERS
 
 
@@ -118,6 +120,19 @@ def modal_tag(value: str) -> str:
 def prefect_name(name: str) -> str:
     """Return ``name`` if Prefect takes it, else a slug with a hash of it; different names never meet."""
     return _fit(name, _NOT_PREFECT, PREFECT_NAME_LENGTH)
+
+
+def url_segment(name: str) -> str:
+    """Return ``name`` as one segment of a URL's path: clients put names into URLs as they are.
+
+    Two dots alone would be the segment above, however they are quoted elsewhere.
+    """
+    return quote(name, safe="") if name.strip(".") else name.replace(".", "%2E")
+
+
+def markdown_text(text: str) -> str:
+    """Return ``text`` so that Markdown shows it as it is, inside a link's text too."""
+    return _MARKDOWN.sub(r"\\\g<0>", " ".join(text.split()))
 
 
 def app_name(pipeline: str) -> str:

@@ -186,6 +186,13 @@ class _Reader:
 
     def read(self, name: str, step: Step) -> _Read:
         config = step.config
+        if name == "--":
+            raise NotTranslatable(
+                "name of a step",
+                name,
+                "on a command line these two dashes are no name but the end of all options",
+                "Call the step something else",
+            )
         if config.command is not None and not config.step_operator:
             raise NotTranslatable(
                 f"command of step {name}",

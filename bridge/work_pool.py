@@ -8,6 +8,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import WorkerStatus
 from prefect.exceptions import ObjectNotFound
 
+from bridge import names
 from bridge.errors import InvalidSettings
 from bridge.settings import ModalPrefectOrchestratorConfig
 
@@ -22,7 +23,7 @@ def check_pool(client: SyncPrefectClient, config: ModalPrefectOrchestratorConfig
     if name is None:
         raise ValueError("the component has no work pool")
     try:
-        pool = client.read_work_pool(name)
+        pool = client.read_work_pool(names.url_segment(name))
     except ObjectNotFound:
         # Under a wrong URL there is nothing at all, which this call tells apart by raising.
         others = ", ".join(sorted(found.name for found in client.read_work_pools(limit=10)))
@@ -42,7 +43,7 @@ def check_pool(client: SyncPrefectClient, config: ModalPrefectOrchestratorConfig
 
 def _check_queue(client: SyncPrefectClient, pool: str, queue: str) -> None:
     try:
-        found = client.read_work_queue_by_name(queue, work_pool_name=pool)
+        found = client.read_work_queue_by_name(names.url_segment(queue), work_pool_name=names.url_segment(pool))
     except ObjectNotFound:
         return
     if found.is_paused:
@@ -54,12 +55,12 @@ def nobody_works(client: SyncPrefectClient, pool: str) -> str | None:
     """Return what to do where no worker is online for the pool; None if one is, or the pool needs none."""
     name = shlex.quote(pool)
     try:
-        found = client.read_work_pool(pool)
+        found = client.read_work_pool(names.url_segment(pool))
     except ObjectNotFound:
         return f"The work pool {name} was deleted, so nothing picks up the run. Cancel it, and submit it anew."
     if found.is_push_pool or found.is_managed_pool:
         return None
-    workers = client.read_workers_for_work_pool(pool)
+    workers = client.read_workers_for_work_pool(names.url_segment(pool))
     if any(worker.status == WorkerStatus.ONLINE for worker in workers):
         return None
     return (
