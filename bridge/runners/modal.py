@@ -165,7 +165,7 @@ class ModalRunner:
         self, app_id: str, tags: Mapping[str, str], room: asyncio.Semaphore
     ) -> list[tuple[ModalSandbox, Mapping[str, str]]]:
         async with room:
-            found = []
+            found: list[tuple[ModalSandbox, Mapping[str, str]]] = []
             async for handle in modal.Sandbox.list.aio(app_id=app_id, tags=dict(tags), client=self._clients.main):
                 own = await handle.get_tags.aio()
                 name = own.get(names.TAG_SANDBOX, "")

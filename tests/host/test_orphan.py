@@ -12,8 +12,10 @@ import psutil
 import pytest
 
 from bridge import names
-from bridge.host import client, wire
-from tests.host.conftest import Job, Zen
+from bridge.host import client as host_client
+from bridge.host import wire
+from tests.host.conftest import Job, Zen, client
+from tests.servers import zenml_client_environment, zenml_server
 
 LEASE = 6
 TIMEOUT = 90
@@ -31,7 +33,7 @@ def start(job: Job, kind: str, orphan_timeout: float = LEASE) -> subprocess.Pope
     arguments = ("--snapshot-id", job.snapshot, "--run-id", job.run, "--socket", SOCKET)
     process = job.start("serve", *arguments, **variables)
     call = wire.Call("a", "hung").text()
-    subprocess.Popen([sys.executable, "-I", "-S", client.__file__, SOCKET, call], env=variables)
+    subprocess.Popen([sys.executable, "-I", "-S", host_client.__file__, SOCKET, call], env=variables)
     return process
 
 
@@ -80,10 +82,41 @@ def test_as_long_as_its_flow_renews_the_lease_a_sandbox_lives(zen: Zen, tmp_path
     job = zen.submit("held", tmp_path)
     process = start(job, kind)
     renew([job], lambda: bool(job.trace("hung")))
-    until = time.monotonic() + 2 * LEASE
-    renew([job], lambda: time.monotonic() > until)
+    renew([job], time_after(2 * LEASE))
     assert process.poll() is None
     (tmp_path / "go").touch()
     renew([job], lambda: bool([line for line in job.trace("hung") if line["what"] == "end"]))
     process.kill()
     process.communicate()
+
+
+@pytest.mark.slow
+def test_while_zenml_is_away_nobody_ends(tmp_path: Path) -> None:
+    """Nor right after: the flow has the time that was left to it before."""
+    server = zenml_server(tmp_path / "served").start()
+    variables = zenml_client_environment(tmp_path / "client", server)
+    (tmp_path / "home").mkdir()
+    serving = client(tmp_path / "home", {name: value for name, value in variables.items() if "STORE" in name})
+    try:
+        zen = next(serving)
+        job = zen.submit("held", tmp_path)
+        process = start(job, "step")
+        renew([job], lambda: bool(job.trace("hung")))
+        server.stop()
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(3 * LEASE)
+        server.start()
+        renew([job], time_after(LEASE))
+        assert process.poll() is None
+        output, _ = process.communicate(timeout=TIMEOUT)
+        assert "ZenML couldn't be asked for the flow" in output
+        assert job.statuses()[1]["hung"] == ["failed"]
+    finally:
+        next(serving, None)
+        server.stop()
+
+
+def time_after(seconds: float) -> Callable[[], bool]:
+    """Tells whether so many seconds have passed."""
+    until = time.monotonic() + seconds
+    return lambda: time.monotonic() > until
