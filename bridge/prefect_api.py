@@ -17,7 +17,8 @@ from prefect.settings import (
     temporary_settings,
 )
 
-from bridge.errors import BridgeError, PrefectUnavailable
+from bridge import header_value
+from bridge.errors import BridgeError, InvalidSettings, PrefectUnavailable
 from bridge.settings import ModalPrefectOrchestratorConfig
 
 EPHEMERAL_STARTUP_SECONDS = 120
@@ -28,6 +29,9 @@ EPHEMERAL_STARTUP_SECONDS = 120
 def prefect_settings(config: ModalPrefectOrchestratorConfig) -> Iterator[None]:
     """Use the Prefect API that the component names; where it names none, Prefect's own configuration."""
     updates = {}
+    if config.prefect_api_key is not None and not header_value.is_sendable(config.prefect_api_key):
+        fix = "Give the key as Prefect shows it; look at the end of the secret that holds it"
+        raise InvalidSettings("prefect_api_key", "***", f"this is no key: {header_value.WHY}", fix)
     if config.prefect_api_url is not None:
         updates[PREFECT_API_URL] = config.prefect_api_url
     if config.prefect_api_key is not None:
@@ -61,6 +65,7 @@ def prefect_api() -> Iterator[SyncPrefectClient]:
     Whatever the API says of an object that doesn't exist has to be caught inside. All other errors of it become
     ``PrefectUnavailable``.
     """
+    _refuse_what_can_not_be_sent()
     try:
         with _quietly(), get_client(sync_client=True) as client:
             yield client
@@ -89,6 +94,15 @@ def _quietly() -> Iterator[None]:
         yield
     finally:
         logger.removeFilter(wanted)
+
+
+def _refuse_what_can_not_be_sent() -> None:
+    key = PREFECT_API_KEY.value()
+    if key is not None and not header_value.is_sendable(key):
+        raise PrefectUnavailable(
+            f"PREFECT_API_KEY is no key: {header_value.WHY}. Give it as Prefect shows it; look at the end of whatever "
+            "holds it."
+        )
 
 
 def _where() -> str:

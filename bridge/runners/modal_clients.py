@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 import modal
 
-from bridge import upstream_modal
+from bridge import header_value, upstream_modal
+from bridge.errors import CredentialsRefused
 from bridge.runners import OUTAGE_SECONDS
-from bridge.runners.modal_errors import SDK_ERRORS, is_away, ride_out, translated
+from bridge.runners.modal_errors import CREDENTIALS_FIX, SDK_ERRORS, is_away, ride_out, translated
 
 STREAMS = 90
 """Most long calls on one client."""
@@ -48,6 +49,7 @@ class Clients:
         """
         try:
             self._pair = self._pair or upstream_modal.token_pair()
+            _refuse_what_can_not_be_sent(self._pair)
             self._main = await ride_out(self._connect, self._outage, is_away)
         except SDK_ERRORS as error:
             raise translated(error, "Modal can't be used") from error
@@ -104,3 +106,9 @@ class Clients:
                 self._connections.append(connection)
             connection.streams += streams
             return connection
+
+
+def _refuse_what_can_not_be_sent(pair: tuple[str, str] | None) -> None:
+    for name, value in zip(("token_id", "token_secret"), pair or (), strict=False):
+        if not header_value.is_sendable(value):
+            raise CredentialsRefused(f"Modal can't be used: {name} is no token, {header_value.WHY}. {CREDENTIALS_FIX}.")

@@ -22,11 +22,16 @@ from h2.settings import SettingCodes
 Gate = Callable[[str, Mapping[str, str]], Awaitable[None]]
 """Called before each RPC with its name and metadata; raises ``GRPCError`` to refuse it."""
 
+Tape = list[tuple[str, Any]]
+"""Every RPC's name and request, in the order of their coming."""
+
 
 class Service:
     """A grpclib service over ``implementation``, for all methods of the generated ``base``."""
 
-    def __init__(self, base: type, implementation: object, gate: Gate, in_flight: Counter[str]) -> None:
+    def __init__(
+        self, base: type, implementation: object, gate: Gate, in_flight: Counter[str], tape: Tape | None = None
+    ) -> None:
         async def unimplemented(self: object, stream: object) -> None: ...
 
         names: frozenset[str] = base.__abstractmethods__  # type: ignore[attr-defined]
@@ -35,6 +40,7 @@ class Service:
         self._implementation = implementation
         self._gate = gate
         self._in_flight = in_flight
+        self._tape = tape
 
     def __mapping__(self) -> dict[str, grpclib.const.Handler]:
         return {path: self._handler(path, handler) for path, handler in self._handlers.items()}
@@ -51,6 +57,8 @@ class Service:
             self._in_flight[name] += 1
             try:
                 request = await stream.recv_message()
+                if self._tape is not None:
+                    self._tape.append((name, request))
                 if handler.cardinality is grpclib.const.Cardinality.UNARY_UNARY:
                     await stream.send_message(await method(request, metadata))
                     return

@@ -24,7 +24,7 @@ from modal_proto.task_command_router_grpc import TaskCommandRouterBase
 from tests.loopback.control import Control
 from tests.loopback.model import LoopbackImage, SandboxRecord, Stats
 from tests.loopback.router import Router
-from tests.loopback.rpc import ManyStreamsServer, Service, configuration
+from tests.loopback.rpc import ManyStreamsServer, Service, Tape, configuration
 from tests.loopback.sandbox import EVICTED, OUT_OF_MEMORY, LoopbackSandbox, Result, kill_marked
 from tests.loopback.world import World
 
@@ -45,6 +45,7 @@ class LoopbackModal:
         volumes: Named volumes of the workspace.
         environments: Its environments, the default one first.
         token: The one token pair it accepts.
+        tape: Whether to keep every request: :meth:`requests` returns them.
     """
 
     def __init__(
@@ -55,7 +56,9 @@ class LoopbackModal:
         volumes: Sequence[str] = (),
         environments: Sequence[str] = ("main",),
         token: tuple[str, str] = ("ak-loopback", "as-loopback"),
+        tape: bool = False,
     ) -> None:
+        self._tape: Tape | None = [] if tape else None
         self._images = images or {}
         self._secrets = secrets or {}
         self._volume_names = tuple(volumes)
@@ -137,7 +140,7 @@ class LoopbackModal:
         self, base: type, implementation: object, gate: Callable[[str, Mapping[str, str]], Awaitable[None]]
     ) -> ManyStreamsServer:
         server = ManyStreamsServer(
-            [Service(base, implementation, gate, self._world.in_flight)],
+            [Service(base, implementation, gate, self._world.in_flight, self._tape)],
             config=configuration(),
             status_details_codec=custom_detail_codec,
         )
@@ -184,6 +187,10 @@ class LoopbackModal:
     def stats(self) -> Stats:
         """Counts and sums so far."""
         return self._on_loop(self._world.stats)
+
+    def requests(self) -> Tape:
+        """Every request so far, with the name of its RPC; nothing unless it was asked for."""
+        return self._on_loop(lambda: list(self._tape or ()))
 
     def output(self, key: str) -> tuple[bytes, bytes]:
         """Everything a sandbox has written to stdout and stderr so far."""
