@@ -48,14 +48,15 @@ class RunNotPossible(BridgeError):
 
 
 class RunIsOver(RunNotPossible):
-    """ZenML's run has ended. ``stopped`` says whether it was stopped, rather than failed."""
+    """ZenML's run ``run_id`` has ended. ``stopped`` says whether it was stopped, rather than failed."""
 
-    def __init__(self, message: str, stopped: bool) -> None:
+    def __init__(self, message: str, run_id: str, stopped: bool) -> None:
         super().__init__(message)
+        self.run_id = run_id
         self.stopped = stopped
 
-    def __reduce__(self) -> tuple[type[RunIsOver], tuple[str, bool]]:
-        return type(self), (str(self), self.stopped)
+    def __reduce__(self) -> tuple[type[RunIsOver], tuple[str, str, bool]]:
+        return type(self), (str(self), self.run_id, self.stopped)
 
 
 class RunFailed(BridgeError, RuntimeError):

@@ -34,6 +34,7 @@ from bridge.artifacts import Showing
 from bridge.board import Board
 from bridge.errors import BridgeError, RunIsOver
 from bridge.eviction import is_eviction
+from bridge.left_open import close_task_runs
 from bridge.limits import check_limits
 from bridge.logs import LogShipper
 from bridge.operated_end import end_with
@@ -81,6 +82,7 @@ def zenml_pipeline(snapshot_id: UUID, run_id: UUID | None = None) -> State[None]
         runner = make_runner(run.config, run.stack, run.plan)
         check_limits(run.plan)
     except RunIsOver as error:
+        close_task_runs(flow_run.id, UUID(error.run_id), str(error))
         return Cancelled(message=str(error)) if error.stopped else Failed(message=str(error))
     except BridgeError as error:
         give_up(run_id, str(flow_run.id), error)
@@ -90,7 +92,7 @@ def zenml_pipeline(snapshot_id: UUID, run_id: UUID | None = None) -> State[None]
         get_run_logger().warning("%s", warning)
     get_run_logger().info("%s", run.plan)
     return on_own_loop(
-        lambda: carry_out(run, runner, resumed=flow_run.run_count > 1),
+        lambda: carry_out(run, runner, life=flow_run.run_count),
         leave=lambda interruption: is_eviction(interruption, flow_run.id),
     )
 
@@ -171,13 +173,15 @@ class _Ended:
     stopped: bool
 
 
-async def carry_out(run: Run, runner: Runner, *, resumed: bool = False) -> State[None]:
+async def carry_out(run: Run, runner: Runner, *, life: int = 1) -> State[None]:
     """Run the plan to its end, on the running loop, inside a Prefect flow run; return the flow run's state.
+
+    ``life`` counts the processes of the flow run, this one included: what earlier ones began is gone on with.
 
     Cancelled in the middle, it stops the run, ends its sandboxes and returns ``Cancelled``.
     """
     stop = Stop()
-    work = asyncio.ensure_future(_carry_out(run, runner, stop, resumed))
+    work = asyncio.ensure_future(_carry_out(run, runner, stop, life))
     while not work.done():
         try:
             await asyncio.wait({work})
@@ -186,7 +190,7 @@ async def carry_out(run: Run, runner: Runner, *, resumed: bool = False) -> State
     return work.result()
 
 
-async def _carry_out(run: Run, runner: Runner, stop: Stop, resumed: bool) -> State[None]:
+async def _carry_out(run: Run, runner: Runner, stop: Stop, life: int) -> State[None]:
     thread = ZenMLThread()
     try:
         # One client for the core and all its task runs.
@@ -194,7 +198,7 @@ async def _carry_out(run: Run, runner: Runner, stop: Stop, resumed: bool) -> Sta
             board = Board(run.plan)
             most = run.plan.max_parallelism or runner.default_parallelism
             async with (
-                Renewal(run.run, run.plan.orphan_timeout),
+                Renewal(run.run, run.plan.orphan_timeout, life),
                 LogShipper(api.client, UUID(run.flow_run_id)) as shipper,
                 Watch(stop, api.client, run) as watch,
                 Showing(api.client, run, board, runner),
@@ -202,12 +206,12 @@ async def _carry_out(run: Run, runner: Runner, stop: Stop, resumed: bool) -> Sta
             ):
                 truth = Truth(thread, lambda steps: step_runs.latest(run.run, steps))
                 parts = _Parts(run, Attempts(run, runner, thread, truth, warm), shipper, thread, watch, board)
-                if resumed and run.run.status is ExecutionStatus.STOPPING:
+                if life > 1 and run.run.status is ExecutionStatus.STOPPING:
                     ended = await _finish_the_stop(parts, runner, stop)
                 elif run.plan.mode is Mode.PER_STEP:
-                    ended = await _per_step(parts, most, await _earlier(parts, runner, api.client, resumed))
+                    ended = await _per_step(parts, most, await _earlier(parts, runner, api.client, life))
                 else:
-                    ended = await _whole_pipeline(parts, await _earlier(parts, runner, api.client, resumed))
+                    ended = await _whole_pipeline(parts, await _earlier(parts, runner, api.client, life))
                 if stop.requested or ended.failures:
                     await end_with(run)
                 await until_it_answers(api.client, UUID(run.flow_run_id))
@@ -254,9 +258,9 @@ class _Parts:
     board: Board
 
 
-async def _earlier(parts: _Parts, runner: Runner, client: PrefectClient, resumed: bool) -> Earlier:
+async def _earlier(parts: _Parts, runner: Runner, client: PrefectClient, life: int) -> Earlier:
     run = parts.run
-    if resumed:
+    if life > 1:
         return await look_back(run, runner, client, parts.thread, parts.shipper)
     if run.run.original_run:
         steps = [step.name for step in run.plan.steps]
@@ -269,6 +273,8 @@ async def _finish_the_stop(parts: _Parts, runner: Runner, stop: Stop) -> _Ended:
     stop.kill("it was stopped in ZenML")
     await end_sandboxes(parts.run, runner)
     await parts.thread.call(lambda: step_runs.stop_left(parts.run.run))
+    flow_run_id = UUID(parts.run.flow_run_id)
+    await parts.thread.call(lambda: close_task_runs(flow_run_id, parts.run.run.id, "The run was stopped."))
     return _Ended({}, True)
 
 
@@ -288,9 +294,7 @@ async def _per_step(parts: _Parts, parallelism: int | None, earlier: Earlier) ->
 
 
 async def _whole_pipeline(parts: _Parts, earlier: Earlier) -> _Ended:
-    pipeline = WholePipeline(
-        parts.run, parts.attempts, parts.shipper, parts.thread, parts.board, begun=earlier.pipeline
-    )
+    pipeline = WholePipeline(parts.run, parts.attempts, parts.shipper, parts.thread, parts.board, earlier)
     async with carried_out(parts.watch, drain=pipeline.drain, kill=pipeline.end):
         await pipeline.execute()
     return _Ended(pipeline.failures, pipeline.stopped)

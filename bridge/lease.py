@@ -32,10 +32,13 @@ def grace(orphan_timeout: float) -> float:
     return orphan_timeout + period(orphan_timeout)
 
 
-def renew(run: PipelineRunResponse) -> None:
-    """Write down that the flow of a run is at work, and in which process. Raises what ZenML's client raises."""
+def renew(run: PipelineRunResponse, life: int = 1) -> None:
+    """Write down that the flow of a run is at work, in this process, the ``life``-th of its flow run.
+
+    Raises what ZenML's client raises.
+    """
     key, now = names.METADATA_FLOW_ALIVE, datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-    sign = f"{now} {whereabouts.of_this_process()}"
+    sign = f"{now} {whereabouts.of_this_process()} {life}"
     Client().zen_store.create_run_metadata(
         RunMetadataRequest(
             project=run.project_id,
@@ -56,9 +59,14 @@ def age(sign: str, now: datetime) -> float | None:
     return (now - datetime.fromisoformat(sign.partition(" ")[0])).total_seconds() if sign else None
 
 
-def process_of(sign: str) -> str:
-    """Return the process that gave a sign (:mod:`bridge.whereabouts`), "" if it doesn't say."""
-    return sign.partition(" ")[2]
+def signer(sign: str) -> tuple[str, int]:
+    """Return the process that gave a sign (:mod:`bridge.whereabouts`), and the how-manieth of its flow run it was.
+
+    "" and 0 where there is no sign.
+    """
+    _, _, process_and_life = sign.partition(" ")
+    process, _, life = process_and_life.rpartition(" ")
+    return process, int(life or 0)
 
 
 @dataclass

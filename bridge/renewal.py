@@ -16,10 +16,14 @@ _logger = logging.getLogger(__name__)
 
 
 class Renewal:
-    """Renews the lease of a run's sandboxes, from the beginning. Use as ``async with``; it never fails the run."""
+    """Renews the lease of a run's sandboxes, from the beginning. Use as ``async with``; it never fails the run.
 
-    def __init__(self, run: PipelineRunResponse, orphan_timeout: float) -> None:
+    ``life`` counts the processes of the flow run, this one included.
+    """
+
+    def __init__(self, run: PipelineRunResponse, orphan_timeout: float, life: int) -> None:
         self._run = run
+        self._life = life
         self._period = lease.period(orphan_timeout)
         # Of its own, and without patience: the next try comes soon, and must not wait behind other calls.
         self._thread = ZenMLThread(patience=0.0)
@@ -38,7 +42,7 @@ class Renewal:
     async def _keep_renewing(self) -> None:
         while True:
             try:
-                await self._thread.call(lambda: lease.renew(self._run))
+                await self._thread.call(lambda: lease.renew(self._run, self._life))
                 pause = self._period
             except Exception as error:
                 # The sandboxes can't read either where ZenML is away, and don't count that time.

@@ -19,15 +19,17 @@ from zenml.enums import ExecutionStatus
 from zenml.models import PipelineRunResponse
 
 from bridge import lease, whereabouts
-from bridge.errors import RunIsOver, RunNotPossible
+from bridge.errors import RunNotPossible
 from bridge.plan import Plan
 from bridge.prefect_api import prefect_api, prefect_settings
-from bridge.run import how_to_replay, load_snapshot, load_stack
+from bridge.run import is_over, load_snapshot, load_stack
 from bridge.submission import run_here
 from bridge.work_pool import nobody_works
 
 SLACK_SECONDS = 15.0
 """How much later than planned a sign of life may come."""
+FIRST_SIGN_SECONDS = 120.0
+"""How long a flow may take from its beginning to its first sign of life; a few seconds is what it takes."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def _dead(client: SyncPrefectClient, some_id: UUID, run: PipelineRunResponse | N
     flow_run = _flow_run(client, some_id, run)
     run = run or _run_of(flow_run)
     if run.status.is_finished and run.status is not ExecutionStatus.COMPLETED:
-        raise RunIsOver(how_to_replay(run), stopped=run.status is not ExecutionStatus.FAILED)
+        raise is_over(run)
     snapshot = load_snapshot(_snapshot_id(run))
     plan = load_stack(snapshot)[1].plan(snapshot)
     _check_state(flow_run)
@@ -153,22 +155,30 @@ def _check_state(flow_run: FlowRun) -> None:
 def _check_process(flow_run: FlowRun, run: PipelineRunResponse, plan: Plan, sure: bool) -> None:
     """Raise ``RunNotPossible`` if the process of a flow run is alive, or may be as far as anybody can tell."""
     sign = lease.last_sign(run)
-    process = lease.process_of(sign)
-    there = whereabouts.is_there(process) if process else None
+    process, life = lease.signer(sign)
+    # An earlier process of the flow run may have given the last sign, and the present one be about to give its first.
+    is_its_own = life == flow_run.run_count
+    there = whereabouts.is_there(process) if process and is_its_own else None
     if there:
         raise RunNotPossible(
             f"flow run {flow_run.id} is alive: its process, {process.split('/')[-2]}, is on this machine. To stop "
             f"the run: `zenml pipeline runs stop {run.id}`."
         )
-    crashed = flow_run.state is not None and flow_run.state.is_final()
-    if there is False or crashed or sure:
+    state = flow_run.state
+    if there is False or sure or state is None or state.is_final():
         return
-    age, most = lease.age(sign, datetime.now(timezone.utc)), lease.period(plan.orphan_timeout) + SLACK_SECONDS
-    if age is not None and age > most:
+    now = datetime.now(timezone.utc)
+    if is_its_own:
+        age, most = lease.age(sign, now) or 0.0, lease.period(plan.orphan_timeout) + SLACK_SECONDS
+        said = f"gave a sign of life {age:.0f} s ago, on {process.partition('~')[0]}"
+    else:
+        age, most = (now - state.timestamp).total_seconds(), FIRST_SIGN_SECONDS
+        said = f"has been {state.name} for {age:.0f} s and has given no sign of life yet"
+    if age > most and not state.is_pending():
         return
-    said = f"gave a sign of life {age:.0f} s ago" if age is not None else "has given no sign of life yet"
-    wait = f"Wait {most - (age or 0.0):.0f} s" if age is not None else "Wait for one"
+    wait = "" if state.is_pending() else f"Wait {most - age:.0f} s, or "
+    say_so = f"{wait}pass --yes if you know that its process is gone"
     raise RunNotPossible(
-        f"flow run {flow_run.id} may be alive: it {said}, on {process.partition('~')[0] or 'an unknown machine'}. "
-        f"{wait}, or pass --yes if you know that its process is gone: two of them would run steps twice."
+        f"flow run {flow_run.id} may be alive: it {said}. {say_so[0].upper()}{say_so[1:]}: two of them would run steps "
+        "twice."
     )

@@ -171,19 +171,26 @@ def _check(run: PipelineRunResponse, snapshot: PipelineSnapshotResponse, flow_ru
     if run.status.is_finished and not (
         run.status is ExecutionStatus.COMPLETED and run.orchestrator_run_id == flow_run_id
     ):
-        raise RunIsOver(how_to_replay(run), stopped=run.status is not ExecutionStatus.FAILED)
+        raise is_over(run)
 
 
-def how_to_replay(run: PipelineRunResponse) -> str:
-    """Say that a run has ended, and what can be done about it."""
-    return (
+def is_over(run: PipelineRunResponse) -> RunIsOver:
+    """Return the error that a run has ended: it says what can be done about it."""
+    return RunIsOver(
         f"run_id={run.id}: this run is {run.status.value} already. Start a new run of the snapshot, or replay "
-        f"it with `zenml pipeline runs replay {run.id}`."
+        f"it with `zenml pipeline runs replay {run.id}`.",
+        run_id=str(run.id),
+        stopped=run.status is not ExecutionStatus.FAILED,
     )
 
 
 def environment_of(run: PipelineRunResponse, snapshot: PipelineSnapshotResponse) -> dict[str, str]:
-    """What ZenML needs in a sandbox, with a token minted now, for this run. All of it is treated as secret."""
+    """What ZenML needs in a sandbox, with a token minted now, for this run. All of it is treated as secret.
+
+    A run that has ended gets no token any more, and needs no sandbox.
+    """
+    if run.status.is_finished:
+        return {}
     plain, secrets = get_config_environment_vars(pipeline_run_id=run.id)
     environment = {**plain, **secrets, "ZENML_ACTIVE_PROJECT_ID": str(snapshot.project_id)}
     if snapshot.stack is not None:

@@ -23,6 +23,7 @@ from bridge.board import Board
 from bridge.limits import LimitMissing, Limits
 from bridge.logs import Logger, LogShipper
 from bridge.outcome import SUCCESSFUL, Diagnosis, End, Outcome, Reported, SandboxEnd, StepRecord, judge, refused
+from bridge.resume import Earlier
 from bridge.run import Run
 from bridge.step import Attempts, Begun
 from bridge.truth import ZenMLThread
@@ -39,7 +40,7 @@ class WholePipeline:
         shipper: LogShipper,
         thread: ZenMLThread,
         board: Board,
-        begun: Begun | None = None,
+        earlier: Earlier,
     ) -> None:
         self.run = run
         self._board = board
@@ -55,8 +56,9 @@ class WholePipeline:
         self._shipper = shipper
         self._thread = thread
         self._limits = Limits()
-        self._begun = begun
-        self._lost = begun.lost if begun is not None else 0
+        self._earlier = earlier
+        self._begun = earlier.pipeline
+        self._lost = self._begun.lost if self._begun is not None else 0
         self._not_asked = 0
         self._again = False
 
@@ -122,6 +124,8 @@ class WholePipeline:
 
     async def _outcome_of(self, number: int) -> State[None]:
         self._again = False
+        if self._begun is None and self._earlier.successful.issuperset(self.run.plan.upstream):
+            return Completed()
         end = await self._sandbox(number)
         if isinstance(end, Outcome):
             return await self._refused(end)

@@ -14,11 +14,13 @@ import pytest
 import respx
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import LogCreate
+from prefect.client.schemas.objects import Log
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from bridge.allowance import Allowance, take_coalesced
-from bridge.logs import LogShipper
+from bridge.logs import FIRST_LINES, LAST_LINES, LogShipper
 from bridge.runners.base import OutputLine
+from bridge.said import Said
 
 API = "http://prefect.test/api"
 NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
@@ -141,6 +143,88 @@ def test_lines_without_a_record_stay() -> None:
     )
     assert [record.message for record in take_coalesced(waiting, 1, 1000)] == ["a\nb"]
     assert [line.message for line in waiting] == ["c", "d"]
+
+
+KEY = "zenml-attempt"
+
+
+def logs_of(route: respx.Route) -> list[Log]:
+    """What Prefect has after these posts."""
+    return [
+        Log(**record) for call in route.calls if call.response.is_success for record in json.loads(call.request.content)
+    ]
+
+
+@pytest.mark.parametrize("coalesced", [False, True])
+async def test_lines_that_are_there_are_not_sent_again(
+    api: respx.MockRouter, client: PrefectClient, coalesced: bool
+) -> None:
+    """A second process reads the output from its start; the first one was killed in the middle of it."""
+    route = api.post("/logs/").mock(return_value=OK)
+    task_run_id, allowance = uuid4(), Allowance(2) if coalesced else None
+
+    async def read(shipper: LogShipper, *texts: str) -> None:
+        log = shipper.open(task_run_id)
+        log.comes_from(KEY, "sb-1", None)
+        for text in texts:
+            log.write(OutputLine(text, "stdout", NOW))
+        log.close()
+
+    async with LogShipper(client, uuid4(), allowance=allowance) as first:
+        await read(first, "a", "twice", "", "twice")
+    said = Said()
+    for log in logs_of(route):
+        said.add(log)
+    assert said.sandboxes == {KEY: "sb-1"}
+    before = len(posted(route))
+    async with LogShipper(client, uuid4()) as second:
+        second.known.update(said.lines)
+        # What two streams say comes in another order when it is read again.
+        await read(second, "twice", "a", "", "twice", "twice", "b")
+        await read(second, "a")  # the next sandbox of that attempt would have another key; known lines count once
+    assert [line for post in posted(route)[before:] for line in post] == ["twice", "b", "Output of sandbox sb-1", "a"]
+
+
+async def test_the_end_of_a_long_output_is_not_sent_again(api: respx.MockRouter, client: PrefectClient) -> None:
+    route = api.post("/logs/").mock(return_value=OK)
+    texts = [f"line {number}" for number in range(FIRST_LINES + 2 * LAST_LINES)]
+    for complete in (True, False):
+        said = Said()
+        for log in logs_of(route):
+            said.add(log)
+        before = len(logs_of(route))
+        async with LogShipper(client, uuid4()) as shipper:
+            shipper.known.update(said.lines)
+            log = shipper.open(uuid4())
+            log.comes_from(KEY, "sb-1", None)
+            for text in texts:
+                log.write(OutputLine(text, "stdout", NOW))
+            log.close()
+        new = len(logs_of(route)) - before
+        assert new == (1 + FIRST_LINES + 1 + LAST_LINES if complete else 0)
+
+
+async def test_delivered_means_that_prefect_has_it(api: respx.MockRouter, client: PrefectClient) -> None:
+    asked, answered = asyncio.Event(), asyncio.Event()
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        asked.set()
+        await answered.wait()
+        return OK
+
+    route = api.post("/logs/").mock(side_effect=answer)
+    async with LogShipper(client, uuid4()) as shipper:
+        log = shipper.open(uuid4())
+        log.write(OutputLine("last", "stdout", NOW))
+        waiting = asyncio.ensure_future(log.delivered())
+        await asyncio.wait_for(asked.wait(), 4)
+        for _ in range(20):
+            await turn()
+        assert not waiting.done()
+        answered.set()
+        await asyncio.wait_for(waiting, 4)
+        assert posted(route) == [["last"]]
+        await log.delivered()
 
 
 async def turn() -> None:

@@ -48,6 +48,7 @@ class Simulation:
         seconds: Mapping[str, float] | None = None,
         fates: Mapping[str, Fate] | None = None,
         finished: Sequence[str] = (),
+        begun: Sequence[str] = (),
         admission: Admission | None = None,
         execute: Callable[[str, Pass], object] | None = None,
     ) -> None:
@@ -61,6 +62,7 @@ class Simulation:
             admission=admission or Slots(limit),
             failure_mode=mode,
             finished=finished,
+            begun=begun,
         )
 
     async def execute(self, step: str, permit: Pass) -> Fate:
@@ -181,6 +183,13 @@ def test_resuming_runs_only_what_is_left(graph: dict[str, list[str]], data: st.D
     assert set(log.started) == set(graph) - set(finished)
     for step in log.started:
         assert all(log.ended[name] <= log.started[step] for name in graph[step] if name not in finished)
+
+
+def test_what_runs_already_goes_first() -> None:
+    """Otherwise a step with a longer chain would begin beside two that still run."""
+    graph: Graph = {"long": [], "below": ["long"], "begun": [], "begun too": []}
+    log = simulate(graph, limit=2, begun=["begun", "begun too"])
+    assert (log.started["begun"], log.started["begun too"], log.started["long"]) == (0, 0, 1)
 
 
 def test_a_diamond() -> None:

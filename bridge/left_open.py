@@ -1,0 +1,52 @@
+"""Task runs that a process left open which died: where nothing goes on with them, they are given an end."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.client.schemas.sorting import TaskRunSort
+from prefect.states import Cancelled, Completed, Failed
+from zenml.client import Client
+from zenml.enums import ExecutionStatus
+
+from bridge import names
+from bridge.prefect_api import prefect_api
+from bridge.upstream_prefect import report_task_run_state
+
+PAGE = 200
+"""Most task runs that Prefect's API returns at once."""
+
+
+def close_task_runs(flow_run_id: UUID, run_id: UUID, because: str) -> None:
+    """End the open task runs of a flow run as ZenML says that their steps ended; unfinished ones for ``because``.
+
+    Raises ``PrefectUnavailable``, and what ZenML's client raises.
+    """
+    run = Client().get_pipeline_run(run_id)
+    ends = {names.task_run_id(str(flow_run_id), step): found.status for step, found in run.steps.items()}
+    ends[names.task_run_id(str(flow_run_id), None)] = run.status
+    for task_run in _open(flow_run_id):
+        report_task_run_state(task_run, _state(ends.get(task_run.id), because))
+
+
+def _open(flow_run_id: UUID) -> list[TaskRun]:
+    chosen = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id]))
+    found: list[TaskRun] = []
+    with prefect_api() as client:
+        while True:
+            page = client.read_task_runs(
+                flow_run_filter=chosen, limit=PAGE, offset=len(found), sort=TaskRunSort.ID_DESC
+            )
+            found += page
+            if len(page) < PAGE:
+                return [task_run for task_run in found if task_run.state is None or not task_run.state.is_final()]
+
+
+def _state(status: ExecutionStatus | None, because: str) -> State[None]:
+    if status is not None and status.is_successful:
+        return Completed()
+    if status is ExecutionStatus.FAILED:
+        return Failed(message="It failed while no process worked on its flow run; ZenML has the exception.")
+    return Cancelled(message=because)

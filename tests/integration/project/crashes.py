@@ -1,0 +1,48 @@
+"""Pipelines whose steps wait to be told, for flows that are killed meanwhile."""
+
+from __future__ import annotations
+
+import os
+
+import shapes
+from zenml import get_step_context, pipeline, step
+from zenml.config.retry_config import StepRetryConfig
+
+
+@step(enable_cache=False)
+def told(folder: str, before: int = 0, lines: int = 40) -> int:
+    """Speaks, waits for the file `go-<step>-<attempt>`, speaks again; fails if `fail-<step>-<attempt>` is there."""
+    name = get_step_context().step_run.name
+    attempt = shapes.trace(folder, "begin")
+    for number in range(lines):
+        print(f"{name} {attempt} before {number}")
+    shapes.await_file(f"{folder}/go-{name}-{attempt}", 300)
+    for number in range(lines):
+        print(f"{name} {attempt} after {number}")
+    if os.path.exists(f"{folder}/fail-{name}-{attempt}"):
+        raise ValueError("as told")
+    shapes.trace(folder, "end")
+    return attempt
+
+
+@pipeline
+def three(folder: str) -> None:
+    """A chain; the last one may be tried again."""
+    retry = StepRetryConfig(max_retries=1, delay=0, backoff=1)
+    value = told(folder, 0, id="first")
+    value = told(folder, value, id="second")
+    told.with_options(retry=retry)(folder, value, id="third")
+
+
+@pipeline
+def beside(folder: str, steps: list[str]) -> None:
+    """Steps side by side; each may be tried again once."""
+    retry = StepRetryConfig(max_retries=1, delay=0, backoff=1)
+    for name in steps:
+        told.with_options(retry=retry)(folder, 0, id=name)
+
+
+@pipeline
+def alone(folder: str) -> None:
+    """One step, without retries."""
+    told(folder, 0, id="only")

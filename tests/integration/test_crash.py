@@ -1,0 +1,266 @@
+"""The process that runs the flow is killed, at several moments, and another one goes on with the run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun
+from prefect.states import Crashed, Scheduled
+from zenml.client import Client
+
+from bridge.lease import last_sign, signer
+from bridge.names import FLOW_ENTRYPOINT
+from tests.integration.lab import PROJECT, STACK_CODE, Lab, Ran, eventually
+from tests.integration.lives import Lives
+from tests.integration.test_cli import COMMAND
+from tests.integration.workers import Worker, make_pool
+
+COLD = {"execution_mode": "per_step", "warm": False}
+WARM = {"execution_mode": "per_step"}
+PIPELINE = {"execution_mode": "pipeline"}
+MODES = {"cold": COLD, "warm": WARM, "pipeline": PIPELINE}
+
+LINES = 40
+"""How many lines `told` prints before it waits, and after."""
+
+slow = pytest.mark.slow
+
+
+def said(step: str, attempt: int) -> list[str]:
+    """What an attempt of `told` prints."""
+    return [f"{step} {attempt} {part} {number}" for part in ("before", "after") for number in range(LINES)]
+
+
+def output(lab: Lab, ran: Ran, task_run: str) -> list[str]:
+    """The lines of steps in a task run's log, without what `pipeline` mode puts in front."""
+    lines = [line.partition("] ")[2] if line.startswith("[") else line for line in lab.logs(ran.task_runs[task_run])]
+    return [line for line in lines if line.split(" ")[2:3] in (["before"], ["after"])]
+
+
+WALK = [
+    pytest.param("modal", "warm"),
+    pytest.param("modal", "pipeline"),
+    pytest.param("process", "cold"),
+    pytest.param("modal", "cold", marks=slow),
+    pytest.param("process", "warm", marks=slow),
+    pytest.param("process", "pipeline", marks=slow),
+]
+
+
+@pytest.mark.parametrize(("place", "mode"), WALK)
+def test_a_flow_with_many_lives(lab: Lab, tmp_path: Path, place: str, mode: str) -> None:
+    """Killed while a step runs, which goes on; while one ends; while one fails that is tried again; at the very end."""
+    with Lives(lab, tmp_path) as lives:
+        lives.begin("three", place, MODES[mode])
+        lives.until_logged(f"first 1 before {LINES - 1}")
+        lives.kill()
+        lives.go_on()
+        lives.go("first-1")
+        lives.until("second")
+        lives.kill()
+        lives.go("second-1")
+        if mode == "pipeline":
+            lives.until("third")
+        else:
+            lives.until_zenml({"first": "completed", "second": "completed"})
+        lives.go_on(by_flow_run=True)
+        lives.until_running()
+        lives.until("third")
+        lives.kill()
+        lives.fail("third-1")
+        lives.go("third-1")
+        if mode == "pipeline":
+            lives.until("third", 2)
+        else:
+            lives.until_zenml({"first": "completed", "second": "completed", "third": "retrying"})
+        lives.go_on()
+        lives.until_running()
+        lives.until("third", 2)
+        lives.until_logged(f"third 2 before {LINES - 1}")
+        lives.kill()
+        lives.go("third-2")
+        lives.until_zenml({"first": "completed", "second": "completed", "third": "completed"})
+        ran = lives.go_on().end()
+    assert (ran.status, ran.flow_run.state.name) == ("completed", "Completed"), lives.log[-6000:]
+    assert ran.flow_run.run_count == lives.number == 5
+    begun = {step: len(ran.traces(step)) for step in ("first", "second", "third")}
+    assert begun == {"first": 1, "second": 1, "third": 2}
+    if mode == "pipeline":
+        assert ran.states == {"three": "Completed"}
+        assert ran.task_runs["three"].run_count == 1
+        everything = said("first", 1) + said("second", 1) + said("third", 1) + said("third", 2)
+        assert Counter(output(lab, ran, "three")) == Counter(everything)
+    else:
+        assert ran.states == {"first": "Completed", "second": "Completed", "third": "Completed"}
+        assert ran.inputs == {"first": set(), "second": {"first"}, "third": {"second"}}
+        assert ran.task_runs["third"].run_count == 2
+        assert output(lab, ran, "first") == said("first", 1)
+        assert output(lab, ran, "second") == said("second", 1)
+        assert output(lab, ran, "third") == said("third", 1) + said("third", 2)
+    if place == "modal":
+        made = {"cold": {"first": 1, "second": 1, "third": 2}, "warm": {"": 1}, "pipeline": {"": 1}}[mode]
+        assert lab.sandboxes_by_step(ran) == made
+        assert lab.modal.stats().alive == 0
+
+
+@pytest.mark.parametrize("mode", [pytest.param("cold"), pytest.param("warm", marks=slow)])
+def test_what_became_of_sandboxes_meanwhile(lab: Lab, tmp_path: Path, mode: str) -> None:
+    """Judged from ZenML and from the sandbox that was recorded; what the infrastructure did costs no retry."""
+    steps = ["kept", "done", "evicted", "killed", "forgotten"]
+    with Lives(lab, tmp_path) as lives:
+        lives.begin("beside", "modal", MODES[mode], steps=steps)
+        for step in steps:
+            lives.until(step)
+        lives.kill()
+        where = {step: lives.under.ran.traces(step)[0]["sandbox"] for step in steps}
+        lives.go("done-1")
+        lives.until_zenml({**dict.fromkeys(steps, "running"), "done": "completed"})
+        lab.modal.evict(where["evicted"])
+        lab.modal.kill(where["killed"])
+        lab.modal.forget(where["forgotten"])
+        lives.go("kept-1", "evicted-2", "killed-2", "forgotten-2")
+        ran = lives.go_on().end()
+    assert (ran.status, ran.flow_run.state.name) == ("completed", "Completed"), lives.log[-6000:]
+    assert {step: (len(ran.traces(step)), ran.run.steps[step].version) for step in steps} == {
+        "kept": (1, 1),
+        "done": (1, 1),
+        "evicted": (2, 1),
+        "killed": (2, 2),
+        "forgotten": (2, 1),
+    }
+    assert ran.task_runs["killed"].run_count == 2
+    assert {step: ran.task_runs[step].run_count for step in steps if step != "killed"} == dict.fromkeys(
+        [step for step in steps if step != "killed"], 1
+    )
+    for step in ("kept", "done"):
+        assert output(lab, ran, step) == said(step, 1)
+    assert lab.modal.stats().alive == 0
+
+
+def test_before_the_first_sandbox(lab: Lab, tmp_path: Path) -> None:
+    """Killed as soon as the flow run runs; then while its first sandbox is being made."""
+    with Lives(lab, tmp_path) as lives:
+        lives.begin("alone", "modal", WARM)
+        lives.until_running()
+        lives.kill()
+        lab.modal.set(create_delay=20.0)
+        lives.go_on(sure=True)
+        assert eventually(lambda: lab.modal.stats().creating, bool, 60)
+        lives.kill()
+        lab.modal.set(create_delay=0.0)
+        lives.go_on()
+        lives.go("only-1")
+        ran = lives.end()
+    assert (ran.status, ran.flow_run.state.name) == ("completed", "Completed"), lives.log[-6000:]
+    assert ran.flow_run.run_count == 3
+    assert len(ran.traces("only")) == 1
+    assert ran.states == {"only": "Completed"}
+    assert output(lab, ran, "only") == said("only", 1)
+
+
+def test_what_is_not_resumed(lab: Lab, tmp_path: Path) -> None:
+    """A flow that is alive; a run that failed meanwhile, also where Prefect runs its flow again; what there isn't."""
+    from bridge.errors import RunIsOver, RunNotPossible
+    from bridge.flow import zenml_pipeline
+    from bridge.revival import resume
+    from bridge.upstream_prefect import run_existing_flow_run
+
+    def go_on(some_id: UUID) -> None:
+        resume(some_id, sure=True, here=True, say=print)
+
+    with Lives(lab, tmp_path) as lives:
+        lives.begin("alone", "process", WARM)
+        lives.until("only")
+        with pytest.raises(RunNotPossible, match=r"is alive: its process, \d+, is on this machine"):
+            go_on(lives.under.run_id)
+        assert flow_run_of(lives).state.is_running()
+        lives.kill()
+        lives.fail("only-1")
+        lives.go("only-1")
+        lives.until_zenml({"only": "failed"})
+        for some_id in (lives.under.run_id, lives.under.flow_run_id):
+            with pytest.raises(RunIsOver, match=f"is failed already.*zenml pipeline runs replay {lives.under.run_id}"):
+                go_on(some_id)
+        with get_client(sync_client=True) as client:
+            client.set_flow_run_state(lives.under.flow_run_id, Scheduled(), force=True)
+        state = run_existing_flow_run(zenml_pipeline, flow_run_of(lives), flow_run_of(lives).parameters)
+        assert state.is_failed()
+        assert f"zenml pipeline runs replay {lives.under.run_id}" in state.message
+        ran = lab.read(Ran(tmp_path), lives.under.run_id)
+    assert (ran.status, ran.flow_run.state.name) == ("failed", "Failed")
+    assert ran.states == {"only": "Failed"}
+    assert len(lives.under.ran.traces("only")) == 1
+    with pytest.raises(RunNotPossible, match="neither a run of this ZenML server nor a flow run of this Prefect"):
+        go_on(uuid4())
+
+
+def test_a_flow_that_died_while_its_run_was_being_stopped(lab: Lab, tmp_path: Path) -> None:
+    from zenml.utils import run_utils
+
+    with Lives(lab, tmp_path) as lives:
+        lives.begin("beside", "process", WARM, steps=["one", "two"])
+        lives.until("one")
+        lives.until("two")
+        lives.kill()
+        run_utils.stop_run(run=Client().get_pipeline_run(lives.under.run_id), graceful=True)
+        ran = lives.go_on().end()
+    assert (ran.status, ran.flow_run.state.name) == ("stopped", "Cancelled"), lives.log[-6000:]
+    assert ran.steps == {"one": "stopped", "two": "stopped"}
+    assert ran.states == {"one": "Cancelled", "two": "Cancelled"}
+    assert lives.under.all_dead()
+
+
+def flow_run_of(lives: Lives) -> FlowRun:
+    with get_client(sync_client=True) as client:
+        return client.read_flow_run(lives.under.flow_run_id)
+
+
+@slow
+@pytest.mark.parametrize("who", ["a worker", "prefect"])
+def test_somebody_else_goes_on(lab: Lab, tmp_path: Path, who: str) -> None:
+    """A worker, whose flow's process was killed; and `prefect flow-run retry` where there is no deployment."""
+    with Lives(lab, tmp_path) as lives:
+        if who == "a worker":
+            pool = f"crash-{uuid4().hex[:6]}"
+            make_pool(pool)
+            worker = Worker(pool, tmp_path / "worker").start()
+            lives.begin("three", "process", COLD, configuration={"work_pool": pool, "synchronous": False})
+        else:
+            lives.begin("three", "process", COLD)
+        lives.until_logged(f"first 1 before {LINES - 1}")
+        if who == "a worker":
+            lives.end_of_process()
+            _, pid, _ = signer(last_sign(Client().get_pipeline_run(lives.under.run_id)))[0].rsplit("/", 2)
+            os.kill(int(pid), signal.SIGKILL)
+            assert eventually(lambda: flow_run_of(lives).state.is_crashed(), bool, 60)
+            call([COMMAND, "resume", str(lives.under.run_id)], "waits for a worker")
+        else:
+            lives.kill()
+            with get_client(sync_client=True) as client:
+                client.set_flow_run_state(lives.under.flow_run_id, Crashed(), force=True)
+        lives.go("first-1", "second-1", "third-1")
+        if who == "a worker":
+            assert eventually(lambda: flow_run_of(lives).state.is_completed(), bool, 120)
+            worker.stop()
+        else:
+            retry = ["prefect", "flow-run", "retry", str(lives.under.flow_run_id), "--entrypoint", FLOW_ENTRYPOINT]
+            call([str(Path(sys.executable).parent / retry[0]), *retry[1:]], "completed successfully")
+        ran = lab.read(Ran(tmp_path), lives.under.run_id)
+    assert (ran.status, ran.flow_run.state.name, ran.flow_run.run_count) == ("completed", "Completed", 2)
+    assert {step: len(ran.traces(step)) for step in ran.steps} == {"first": 1, "second": 1, "third": 1}
+    assert output(lab, ran, "first") == said("first", 1)
+
+
+def call(command: list[str], expected: str) -> None:
+    environment = {**os.environ, "PYTHONPATH": f"{STACK_CODE}:{PROJECT}"}
+    shown = subprocess.run(command, env=environment, cwd=PROJECT, check=False, capture_output=True, text=True)
+    assert expected in " ".join((shown.stdout + shown.stderr).split()), shown.stdout + shown.stderr
+    assert shown.returncode == 0
