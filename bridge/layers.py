@@ -75,7 +75,12 @@ def keys_of(kind: str, component_name: str) -> tuple[str, ...]:
 
 def settings_under(keys: Sequence[str], settings: Mapping[str, BaseSettings], where: str) -> Values:
     """The settings of the component that ``keys`` are of. Raises ``NotTranslatable`` where two of them disagree."""
-    found = {key: dict(settings[key]) for key in keys if key in settings}
+    # Only what was said: the class that a user writes settings with has defaults, which are nobody's wishes.
+    found = {
+        key: {name: value for name, value in settings[key] if name in settings[key].model_fields_set}
+        for key in keys
+        if key in settings
+    }
     first, *others = found.items() if found else [("", {})]
     for key, values in others:
         if values != first[1]:

@@ -13,11 +13,11 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 
-@pytest.mark.parametrize("name", ["gpu", "per_step"])
-def test_the_examples_of_the_readme_are_the_tested_ones(name: str) -> None:
+@pytest.mark.parametrize(("name", "example"), [("gpu", "gpu"), ("per_step", "gpu"), ("step_operator", "step_operator")])
+def test_the_examples_of_the_readme_are_the_tested_ones(name: str, example: str) -> None:
     readme = (ROOT / "README.md").read_text()
     quoted = readme.split(f"<!-- {name} example: begin -->\n```python\n")[1].split("```")[0]
-    assert quoted.strip() in (ROOT / "examples" / "gpu" / "pipeline.py").read_text()
+    assert quoted.strip() in (ROOT / "examples" / example / "pipeline.py").read_text()
 
 
 def test_the_settings_of_the_readme_exist() -> None:

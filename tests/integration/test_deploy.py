@@ -52,15 +52,37 @@ def test_the_commands_of_the_readme(installed: Path, tmp_path: Path) -> None:
     section = text.split("## In your own project")[1].split("```")[1]
     commands = [line[2:] for line in section.splitlines() if line.startswith(("$ zenml", "$ python"))]
     assert len(commands) == 4
+    said = run_all(commands, environment, tmp_path)
+    assert "the answer is 42" in said
+    # The step operator, from the same wheel, on ZenML's own orchestrator.
+    said = run_all(STEP_OPERATOR, {**environment, "ON_OPERATOR": "1"}, tmp_path)
+    assert "Using step operator `here` to run step `answer`" in said
+    assert "the answer is 42" in said
+
+
+def run_all(commands: list[str], environment: dict[str, str], folder: Path) -> str:
+    """Run shell commands one after the other and return what the last one said."""
+    said = ""
     for command in commands:
         ran = subprocess.run(
-            command, shell=True, env=environment, cwd=tmp_path, check=False, capture_output=True, text=True, timeout=200
+            command, shell=True, env=environment, cwd=folder, check=False, capture_output=True, text=True, timeout=200
         )
-        assert ran.returncode == 0, f"{command}\n{ran.stdout}\n{ran.stderr}"
-    assert "the answer is 42" in ran.stdout + ran.stderr
+        said = ran.stdout + ran.stderr
+        assert ran.returncode == 0, f"{command}\n{said}"
+    return said
+
+
+STEP_OPERATOR = [
+    "zenml step-operator flavor register bridge.flavors.ModalPrefectStepOperatorFlavor",
+    "zenml step-operator register here --flavor modal-prefect --runner=process",
+    "zenml stack register operated -o default -a default -s here --set",
+    "python my_pipeline.py",
+]
 
 
 MY_PIPELINE = """
+import os
+
 from zenml import pipeline, step
 
 
@@ -76,7 +98,7 @@ def answer(number: int) -> None:
 
 @pipeline(enable_cache=False)
 def mine() -> None:
-    answer(ask())
+    answer.with_options(step_operator="here" if "ON_OPERATOR" in os.environ else None)(ask())
 
 
 if __name__ == "__main__":

@@ -402,9 +402,9 @@ def test_local_processes(
 ) -> None:
     """Our orchestrator and our operator, both on this machine."""
     monkeypatch.setenv("PYTHONPATH", str(STACK_CODE))  # as installed packages are
-    ours, foreign = operators.operator("process"), operators.foreign()
+    ours = operators.operator("process")
     created = modal.stats().created
-    ran = here.run(operated.several, operators.stack([ours, foreign], "process"), ours=ours, foreign=foreign)
+    ran = here.run(operated.several, operators.stack([ours], "process"), ours=ours)
     assert ran.error is None
     assert (ran.status, ran.flow_run.state.name) == ("completed", "Completed")
     assert modal.stats().created == created

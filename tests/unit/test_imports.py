@@ -17,6 +17,8 @@ PURE = ["plan.py", "outcome.py", "names.py", "errors.py", "ready.py", "__init__.
 NO_PREFECT = [
     *("plan.py", "translate.py", "layers.py", "resources.py", "checks.py", "flavors.py", "settings.py"),
     *("outcome.py", "names.py", "errors.py", "ready.py", "step_runs.py"),
+    # What a step operator needs where it is called from.
+    *("step_operator.py", "operated.py", "operating.py", "step.py", "run.py", "truth.py", "warm.py", "warm_step.py"),
 ]
 LAZY = ["bridge", "bridge.plan", "bridge.outcome", "bridge.names", "bridge.errors", "bridge.ready"]
 
@@ -105,9 +107,16 @@ def test_pure_modules_load_fast(module: str) -> None:
     assert not loaded & {"zenml", "pydantic", "prefect", "modal", "tenacity"}
 
 
-@pytest.mark.parametrize("module", ["bridge.flavors", "bridge.translate"])
+@pytest.mark.parametrize("module", ["bridge.flavors", "bridge.translate", "bridge.step_operator", "bridge.operated"])
 def test_the_flavour_loads_neither_modal_nor_prefect(module: str) -> None:
     """ZenML's server and every client import it wherever a stack is looked at."""
     loaded = loaded_by(module)
     assert "zenml" in loaded
     assert not loaded & {"modal", "modal_proto", "prefect"}
+
+
+def test_a_step_operator_is_called_without_prefect() -> None:
+    """From a sandbox of any orchestrator, say."""
+    loaded = loaded_by("bridge.operating, bridge.runners.modal")
+    assert "modal" in loaded
+    assert "prefect" not in loaded

@@ -56,11 +56,12 @@ def held(folder: str, first: bool = False) -> None:
 
 
 @pipeline
-def several(folder: str, ours: str, foreign: str) -> None:
-    """A step here, one on our operator, one on somebody else's, and a command."""
+def several(folder: str, ours: str, foreign: str | None = None) -> None:
+    """A step here, one on our operator, perhaps one on somebody else's, and a command."""
     rows = one(folder, 41)
     train.with_options(step_operator=ours)(folder, rows, id="ours")
-    train.with_options(step_operator=foreign)(folder, rows, id="foreign")
+    if foreign is not None:
+        train.with_options(step_operator=foreign)(folder, rows, id="foreign")
     write = CommandStep(["sh", "-c", f"echo the command writes; echo x > {folder}/written"], name="shell")
     write.with_options(step_operator=ours)()
 

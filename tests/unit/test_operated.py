@@ -1,0 +1,77 @@
+"""What a step asks of its step operator, and the plan that comes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from zenml.config.step_configurations import StepConfiguration
+
+from bridge.errors import InvalidSettings, NotTranslatable
+from bridge.operated import wishes_of
+from bridge.outcome import End, Reported, SandboxEnd, StepRecord, Verdict, judge
+from bridge.plan import Gpu, Resources
+from bridge.settings import ModalPrefectStepOperatorConfig, ModalPrefectStepOperatorSettings
+
+
+def config(settings: Mapping[str, Any], **resources: Any) -> StepConfiguration:
+    given = {**settings, **({"resources": resources} if resources else {})}
+    return StepConfiguration(name="train", step_operator="mine", settings=given)
+
+
+def wishes(settings: Mapping[str, Any], component: Mapping[str, Any] | None = None, **resources: Any) -> Any:
+    of_component = ModalPrefectStepOperatorConfig(**(component or {}))
+    return wishes_of("train", config(settings, **resources), of_component, "mine")
+
+
+def test_the_step_wins_and_none_never_overrides() -> None:
+    component = {"gpu": "T4", "timeout": 60, "tags": {"team": "a", "cost": "1"}, "region": "eu"}
+    own = ModalPrefectStepOperatorSettings(gpu=["A100", "H100"], region=None, tags={"cost": "7"})
+    found = wishes({"step_operator": own}, component, gpu_count=2, memory="1GiB")
+    assert (found.settings.timeout, found.settings.region) == (60, "eu")
+    assert found.settings.tags == {"team": "a", "cost": "7"}
+    assert found.resources == Resources(None, 1024, Gpu(("A100", "H100"), 2))
+    assert found.warnings == ()
+
+
+def test_a_step_opts_out_of_the_gpu() -> None:
+    assert wishes({}, {"gpu": "T4"}, gpu_count=0).resources.gpu is None
+
+
+def test_settings_under_two_keys_that_disagree() -> None:
+    keys = ("step_operator:mine", "step_operator.modal-prefect")
+    given = {key: ModalPrefectStepOperatorSettings(timeout=10 + len(key)) for key in keys}
+    with pytest.raises(NotTranslatable, match="name the same step operator and say different things"):
+        wishes(given)
+
+
+def test_settings_of_another_operator_are_left_alone() -> None:
+    other = ModalPrefectStepOperatorSettings(timeout=7)
+    assert wishes({"step_operator:other": other}).settings.timeout == 86400
+
+
+def test_the_wrong_class_for_a_gpu_is_not_named() -> None:
+    with pytest.raises(InvalidSettings, match=r"gpu_count of step train=2.*ModalPrefectStepOperatorSettings\(gpu="):
+        wishes({}, gpu_count=2)
+
+
+def test_what_a_local_process_cannot_honour_is_said() -> None:
+    found = wishes({"step_operator": ModalPrefectStepOperatorSettings(gpu="T4", cloud="aws")}, {"runner": "process"})
+    assert [warning.partition(":")[0] for warning in found.warnings] == ["gpu of step train", "cloud of step train"]
+
+
+RUNNING = StepRecord(Reported.RUNNING, "id", 1)
+
+
+@pytest.mark.parametrize(
+    ("end", "stop", "verdict"),
+    [
+        (SandboxEnd(End.EXITED, 0), False, Verdict.SUCCEEDED),
+        (SandboxEnd(End.EXITED, 3), False, Verdict.FAILED),
+        (SandboxEnd(End.EVICTED), False, Verdict.LOST),
+        (SandboxEnd(End.EXITED, 0), True, Verdict.STOPPED),
+    ],
+)
+def test_a_command_that_tells_nobody_how_it_ended(end: SandboxEnd, stop: bool, verdict: Verdict) -> None:
+    assert judge(end, RUNNING, stop_requested=stop, reports=False).verdict is verdict
