@@ -8,7 +8,7 @@ export UV_NATIVE_TLS := 1
 export UV_SYSTEM_CERTS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests demo prefect-ui zenml-ui test test-all test-floor test-modal bench check clean
+.PHONY: help setup setup-tests demo prefect-ui zenml-ui test test-all test-floor test-modal test-beyond bench docs check release clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,11 @@ help:  ## this list
 	$(UV) --python .venv-deployments/bin/python --group deployments
 	@touch $@
 
+.venv-docs/.done: .venv/.demo pyproject.toml
+	$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python .venv-docs
+	$(UV) --python .venv-docs/bin/python --group docs
+	@touch $@
+
 # ZenML's own Modal orchestrator, to compare with, and what draws the comparison.
 .venv-native/.done .venv-plot/.done: .venv-%/.done: .venv/.demo pyproject.toml
 	$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python .venv-$*
@@ -48,7 +53,7 @@ help:  ## this list
 	@touch $@
 
 setup: .venv/.demo
-setup-tests: .venv/.dev .venv-zenml-server/.done .venv-sandbox/.done .venv-deployments/.done  ## all environments that the tests use
+setup-tests: .venv/.dev .venv-zenml-server/.done .venv-sandbox/.done .venv-deployments/.done .venv-docs/.done  ## all environments that the tests use
 
 demo: setup  ## a real ML pipeline through Prefect, sandboxes as local processes
 	$(BIN)/python examples/quickstart/demo.py
@@ -77,7 +82,10 @@ test-floor: setup-tests .venv-floor/.done  ## runners and whole runs on the olde
 	.venv-floor/bin/python -m pytest -n 2 --dist worksteal tests/contract tests/integration -m "not slow and not modal_account"
 
 test-all: setup-tests test-floor  ## also the full graph sizes, and the floors
-	$(BIN)/python -m pytest -m "not modal_account"
+	$(BIN)/python -m pytest -m "not modal_account" --cov --cov-report=term:skip-covered
+
+test-beyond: .venv/.dev  ## the newest ZenML, Prefect and Modal, beyond our pins: lists what breaks
+	$(BIN)/python -m scripts.beyond
 
 test-modal: setup-tests  ## the contract and a diamond on a real Modal account, CPU only; costs cents
 	$(BIN)/python -m pytest -m modal_account
@@ -85,10 +93,17 @@ test-modal: setup-tests  ## the contract and a diamond on a real Modal account, 
 bench: setup-tests .venv-native/.done .venv-plot/.done  ## the benchmarks, as tables and JSON
 	$(BIN)/python -m tests.bench
 
+docs: .venv/.dev .venv-docs/.done  ## the documentation as a site, in build/site
+	$(BIN)/python -m scripts.reference
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
+
 check: .venv/.dev  ## ruff and mypy
-	$(BIN)/ruff check bridge flows tests examples
-	$(BIN)/ruff format --check bridge flows tests examples
+	$(BIN)/ruff check bridge flows scripts tests examples
+	$(BIN)/ruff format --check bridge flows scripts tests examples
 	$(BIN)/mypy
 
+release: .venv/.dev  ## sdist and wheel of the present commit in dist/, built twice and compared
+	$(BIN)/python -m scripts.release
+
 clean:  ## everything that make made
-	rm -rf .venv .venv-zenml-server .venv-sandbox .venv-deployments .venv-floor .venv-native .venv-plot .demo .test dist build
+	rm -rf .venv .venv-zenml-server .venv-sandbox .venv-deployments .venv-docs .venv-floor .venv-beyond .venv-native .venv-plot .demo .test dist build

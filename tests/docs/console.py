@@ -1,0 +1,38 @@
+"""Console blocks and files of a page, as a reader would type and save them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+_BLOCK = re.compile(r"^```(?P<language>\w+)(?P<options>[^\n]*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+_TITLE = re.compile(r'title="([^"]+)"')
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block. ``options`` is what follows the language."""
+
+    language: str
+    options: str
+    text: str
+
+    @property
+    def title(self) -> str | None:
+        """The file that the reader saves it as."""
+        found = _TITLE.search(self.options)
+        return found[1] if found else None
+
+    @property
+    def commands(self) -> list[str]:
+        """What is typed, without the prompt and comments."""
+        lines = self.text.replace("\\\n", " ").splitlines()
+        return [line[2:].partition("  #")[0].strip() for line in lines if line.startswith("$ ")]
+
+
+def blocks(page: Path) -> Iterator[Block]:
+    """The blocks of a page, in order."""
+    for found in _BLOCK.finditer(page.read_text(encoding="utf-8")):
+        yield Block(found["language"], found["options"].strip(), found["text"])

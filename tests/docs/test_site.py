@@ -1,0 +1,73 @@
+"""The documentation's site: it builds without a warning, and what it shows is so."""
+
+from __future__ import annotations
+
+import ast
+import os
+import shlex
+import subprocess
+from pathlib import Path
+
+import click
+import pytest
+
+from bridge.cli import main as command_line
+from scripts import reference
+from tests.docs.console import Block, blocks
+from tests.docs.test_readme import DOCUMENTS, ROOT
+
+BLOCKS = [(path, block) for path in DOCUMENTS for block in blocks(path)]
+
+
+def ids(page_and_block: tuple[Path, Block]) -> str:
+    return f"{page_and_block[0].relative_to(ROOT)}"
+
+
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    """Every link leads somewhere, every anchor exists."""
+    built = subprocess.run(
+        [ROOT / ".venv-docs" / "bin" / "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site"],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert built.returncode == 0, built.stderr
+    assert (tmp_path / "site" / "tutorial" / "index.html").exists()
+    assert "ready queue" in (tmp_path / "site" / "explanation" / "architecture" / "index.html").read_text()
+
+
+@pytest.mark.parametrize("name", reference.PAGES)
+def test_the_reference_is_what_the_code_says(name: str) -> None:
+    assert (reference.FOLDER / name).read_text() == reference.PAGES[name](), "`make docs` writes it"
+
+
+@pytest.mark.parametrize("found", [one for one in BLOCKS if one[1].language == "python"], ids=ids)
+def test_python_is_python(found: tuple[Path, Block]) -> None:
+    text = found[1].text
+    # A decorator by itself is shown where the function doesn't matter.
+    ast.parse(text if not text.rstrip().splitlines()[-1].startswith("@") else f"{text}\ndef shown(): ...")
+
+
+@pytest.mark.parametrize("found", [one for one in BLOCKS if "modal-prefect " in one[1].text], ids=ids)
+def test_our_commands_exist_as_they_are_typed(found: tuple[Path, Block]) -> None:
+    for command in found[1].commands:
+        words = shlex.split(command)
+        if words[:1] != ["modal-prefect"]:
+            continue
+        below = command_line.commands[words[1]]
+        arguments = [word.strip("<>") for word in words[2:]]
+        if any(isinstance(one.type, click.types.UUIDParameterType) for one in below.params):
+            arguments = [one if one.startswith("-") else "00000000-0000-0000-0000-000000000000" for one in arguments]
+        below.make_context(words[1], arguments)
+
+
+def test_the_changes_that_contributing_lists_name_files_that_exist() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    rows = [line for line in text.split("## Ten typical changes")[1].splitlines() if line.startswith("| ")][1:]
+    assert len(rows) == 10
+    for row in rows:
+        named = [part for part in row.split("|")[2].split("`")[1::2] if "/" in part]
+        assert named, row
+        assert all(list(ROOT.glob(name.rstrip("/"))) for name in named), row

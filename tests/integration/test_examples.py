@@ -1,0 +1,103 @@
+"""The examples, run as they stand in their folders; the sandboxes are local processes."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from tests import servers
+from tests.integration.lab import Lab, Ran
+from tests.integration.workers import make_pool
+
+EXAMPLES = servers.ROOT / "examples"
+
+
+@pytest.fixture
+def example(lab: Lab) -> Iterator[Callable[[str], ModuleType]]:
+    """Import an example as `python <name>.py` in its folder does."""
+    from zenml.utils import source_utils
+
+    imported: list[str] = []
+
+    def load(name: str) -> ModuleType:
+        folder = str(EXAMPLES / name)
+        sys.path.insert(0, folder)
+        source_utils.set_custom_source_root(folder)
+        imported.append(name)
+        (file,) = (EXAMPLES / name).glob("*.py")
+        return importlib.import_module(file.stem)
+
+    yield load
+    for name in imported:
+        sys.path.remove(str(EXAMPLES / name))
+
+
+def run(lab: Lab, pipeline: Any, folder: Path, stack: str, **arguments: Any) -> Ran:
+    lab.activate(stack)
+    ran = lab.read(Ran(folder), pipeline.with_options(enable_cache=False)(**arguments).id)
+    assert (ran.status, ran.flow_run.state.name) == ("completed", "Completed")
+    return ran
+
+
+def value(ran: Ran, step: str) -> Any:
+    (artifact,) = next(iter(ran.run.steps[step].outputs.values()))
+    return artifact.load()
+
+
+def test_hyperparameter_search(lab: Lab, example: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    ran = run(lab, example("search").search, tmp_path, lab.stack("process"), rows=200)
+    assert len(ran.task_runs) == 7
+    assert ran.inputs["best"] == {f"trial_{number}" for number in range(6)}
+    assert value(ran, "best") == (10.0, 0.001)
+
+
+def test_batch_inference_once_and_on_a_schedule(lab: Lab, example: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    from prefect.client.orchestration import get_client
+    from zenml.client import Client
+    from zenml.config.schedule import Schedule
+
+    nightly = example("batch").nightly
+    ran = run(lab, nightly, tmp_path, lab.stack("process"), rows=50)
+    assert len(value(ran, "predict")) == 50
+
+    pool, name = f"pool-{uuid4().hex[:6]}", f"nightly-{uuid4().hex[:6]}"
+    make_pool(pool)
+    lab.activate(lab.stack("process", work_pool=pool))
+    nightly.with_options(schedule=Schedule(name=name, cron_expression="0 2 * * *"))()
+    schedule = Client().get_schedule(name)
+    try:
+        with get_client(sync_client=True) as client:
+            (deployment,) = [one for one in client.read_deployments() if one.work_pool_name == pool]
+            (made,) = client.read_deployment_schedules(deployment.id)
+        assert (made.schedule.cron, made.active) == ("0 2 * * *", True)
+    finally:
+        Client().delete_schedule(schedule.id)
+
+
+def test_a_project_of_zenmls_own_modal_orchestrator(
+    lab: Lab, example: Callable[[str], ModuleType], tmp_path: Path
+) -> None:
+    """Unchanged, and its settings mean what they meant."""
+    from bridge.run import load_snapshot, load_stack
+
+    stack = lab.stack("process", execution_mode="per_step")
+    ran = run(lab, example("migrated").training, tmp_path, stack)
+    assert value(ran, "train") == 0.01
+    snapshot = load_snapshot(ran.run.snapshot.id)
+    train = load_stack(snapshot)[1].plan(snapshot).step("train")
+    machine = train.sandbox
+    assert (str(machine.resources.gpu), machine.timeout, machine.region) == ("1 x T4", 3600, ("us-east",))
+    assert (machine.resources.cpu, train.retry.delays[0]) == (2.0, 5.0)
+
+
+def test_training_from_a_shared_volume(lab: Lab, example: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    ran = run(lab, example("volume").shared_volume, tmp_path, lab.stack("process"), folder=str(tmp_path))
+    assert value(ran, "train_64") > 0.8
+    assert ran.inputs["train_16"] == ran.inputs["train_64"] == {"fetch"}
