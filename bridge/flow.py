@@ -28,8 +28,9 @@ from zenml.enums import ExecutionStatus
 from zenml.metadata.metadata_types import MetadataType, Uri
 from zenml.orchestrators.publish_utils import publish_pipeline_run_metadata
 from zenml.stack import Stack
+from zenml.utils.dashboard_utils import get_run_url
 
-from bridge import names, runners, step_runs
+from bridge import names, runners, step_runs, terminal
 from bridge.artifacts import Showing
 from bridge.board import Board
 from bridge.errors import BridgeError, RunIsOver
@@ -187,7 +188,13 @@ async def carry_out(run: Run, runner: Runner, *, life: int = 1) -> State[None]:
             await asyncio.wait({work})
         except asyncio.CancelledError:
             stop.kill("the process in which its flow ran was interrupted")
+            terminal.interrupted(run.run.name, run.plan.orphan_timeout)
     return work.result()
+
+
+def pages(run: Run) -> dict[str, str | None]:
+    """Where a run can be looked at, by the name of whose page it is; None where there is no UI."""
+    return {"Prefect": url_for("flow-run", obj_id=run.flow_run_id), "ZenML": get_run_url(run.run)}
 
 
 async def _carry_out(run: Run, runner: Runner, stop: Stop, life: int) -> State[None]:
@@ -196,6 +203,7 @@ async def _carry_out(run: Run, runner: Runner, stop: Stop, life: int) -> State[N
         # One client for the core and all its task runs.
         async with AsyncClientContext.get_or_create() as api, runner:
             board = Board(run.plan)
+            terminal.watch(board, run.run.name, lambda: pages(run))
             most = run.plan.max_parallelism or runner.default_parallelism
             async with (
                 Renewal(run.run, run.plan.orphan_timeout, life),

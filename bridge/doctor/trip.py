@@ -84,8 +84,10 @@ def round_trip(patient: Patient) -> Iterator[Finding]:
         yield Finding(_CHECK, Grade.UNKNOWN, what, "Look at Modal's dashboard, and at https://status.modal.com")
         return
     except RunnerError as error:
+        # The end of a build's log may follow: the first line says it.
+        what = str(error).splitlines()[0].rstrip(".")
         fix = "Name an image that exists with --image; Modal pulls it with the registry's credentials"
-        yield told(_CHECK, Grade.PROBLEM, str(error), fix)
+        yield Finding(_CHECK, Grade.PROBLEM, what, fix)
         return
     yield from _judge(seen, image, address, needed)
 

@@ -207,6 +207,7 @@ class TestWhatElseIsWrong:
         names_all(found[0].what, f"flow-{name}/{name}", "0.0.1")
         names_all(found[0].fix, "Run the pipeline once")
 
+    @pytest.mark.slow
     def test_a_component_whose_code_is_not_here(self, lab: Lab) -> None:
         """The other checks go on: what Prefect and Modal say doesn't depend on it."""
         without = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
