@@ -60,7 +60,7 @@ def age(sign: str, now: datetime) -> float | None:
 
 
 def signer(sign: str) -> tuple[str, int]:
-    """Return the process that gave a sign (:mod:`bridge.whereabouts`), and the how-manieth of its flow run it was.
+    """Return the process that gave a sign (:mod:`bridge.whereabouts`), and its number among those of its flow run.
 
     "" and 0 where there is no sign.
     """

@@ -155,30 +155,41 @@ def _check_state(flow_run: FlowRun) -> None:
 def _check_process(flow_run: FlowRun, run: PipelineRunResponse, plan: Plan, sure: bool) -> None:
     """Raise ``RunNotPossible`` if the process of a flow run is alive, or may be as far as anybody can tell."""
     sign = lease.last_sign(run)
+    if process := alive_here(flow_run, sign):
+        raise RunNotPossible(
+            f"flow run {flow_run.id} is alive: its process, {process}, is on this machine. To stop the run: "
+            f"`zenml pipeline runs stop {run.id}`."
+        )
+    if not sure and (doubt := doubt_of_death(flow_run, sign, plan.orphan_timeout, datetime.now(timezone.utc))):
+        raise RunNotPossible(f"flow run {flow_run.id} may be alive: {doubt}: two of them would run steps twice.")
+
+
+def alive_here(flow_run: FlowRun, sign: str) -> str:
+    """Return the id of the process that works on a flow run, if it is alive on this machine, else "".
+
+    ``sign`` is the last sign of life (:mod:`bridge.lease`) of the flow run.
+    """
+    process, life = lease.signer(sign)
+    return process.split("/")[-2] if life == flow_run.run_count and whereabouts.is_there(process) else ""
+
+
+def doubt_of_death(flow_run: FlowRun, sign: str, orphan_timeout: float, now: datetime) -> str:
+    """Say why a flow run may be worked on by a process elsewhere, and what to do; "" if that is out of the question."""
+    state = flow_run.state
+    if state is None or state.is_final():
+        return ""
     process, life = lease.signer(sign)
     # An earlier process of the flow run may have given the last sign, and the present one be about to give its first.
-    is_its_own = life == flow_run.run_count
-    there = whereabouts.is_there(process) if process and is_its_own else None
-    if there:
-        raise RunNotPossible(
-            f"flow run {flow_run.id} is alive: its process, {process.split('/')[-2]}, is on this machine. To stop "
-            f"the run: `zenml pipeline runs stop {run.id}`."
-        )
-    state = flow_run.state
-    if there is False or sure or state is None or state.is_final():
-        return
-    now = datetime.now(timezone.utc)
-    if is_its_own:
-        age, most = lease.age(sign, now) or 0.0, lease.period(plan.orphan_timeout) + SLACK_SECONDS
-        said = f"gave a sign of life {age:.0f} s ago, on {process.partition('~')[0]}"
+    if life == flow_run.run_count:
+        if whereabouts.is_there(process) is False:
+            return ""
+        age, most = lease.age(sign, now) or 0.0, lease.period(orphan_timeout) + SLACK_SECONDS
+        seen = f"it gave a sign of life {age:.0f} s ago, on {process.partition('~')[0]}"
     else:
         age, most = (now - state.timestamp).total_seconds(), FIRST_SIGN_SECONDS
-        said = f"has been {state.name} for {age:.0f} s and has given no sign of life yet"
-    if age > most and not state.is_pending():
-        return
-    wait = "" if state.is_pending() else f"Wait {most - age:.0f} s, or "
-    say_so = f"{wait}pass --yes if you know that its process is gone"
-    raise RunNotPossible(
-        f"flow run {flow_run.id} may be alive: it {said}. {say_so[0].upper()}{say_so[1:]}: two of them would run steps "
-        "twice."
-    )
+        seen = f"it has been {state.name} for {age:.0f} s and has given no sign of life yet"
+    if state.is_pending():  # who knows how long its machine takes
+        return f"{seen}. Pass --yes if you know that nothing is starting it"
+    if age > most:
+        return ""
+    return f"{seen}. Wait {most - age:.0f} s, or pass --yes if you know that its process is gone"

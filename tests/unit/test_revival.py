@@ -1,0 +1,61 @@
+"""When a flow run counts as dead."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from uuid import uuid4
+
+import pytest
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.states import Cancelling, Crashed, Pending, Running
+
+from bridge import whereabouts
+from bridge.revival import FIRST_SIGN_SECONDS, alive_here, doubt_of_death
+
+NOW = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
+ELSEWHERE = "pod-1~0a1b2c3d/7/123"
+HERE = whereabouts.of_this_process()
+GONE = HERE + "0"
+ORPHAN_TIMEOUT = 1800
+
+
+def ago(seconds: float) -> datetime:
+    return NOW - timedelta(seconds=seconds)
+
+
+def flow_run(state: State[None], life: int = 2) -> FlowRun:
+    return FlowRun(flow_id=uuid4(), state=state, run_count=life)
+
+
+def sign(seconds: float, process: str, life: int = 2) -> str:
+    return f"{ago(seconds).isoformat(timespec='milliseconds')} {process} {life}"
+
+
+@pytest.mark.parametrize(
+    ("state", "given", "doubt"),
+    [
+        (Running(timestamp=ago(9999)), sign(100, ELSEWHERE), "sign of life 100 s ago, on pod-1. Wait 365 s"),
+        (Running(timestamp=ago(9999)), sign(466, ELSEWHERE), ""),
+        (Cancelling(timestamp=ago(9999)), sign(100, ELSEWHERE), "sign of life 100 s ago"),
+        (Running(timestamp=ago(9999)), sign(1, GONE), ""),
+        (Running(timestamp=ago(10)), sign(100, ELSEWHERE, 1), "Running for 10 s and has given no sign of life yet"),
+        (Running(timestamp=ago(10)), sign(100, GONE, 1), "Running for 10 s and has given no sign of life yet"),
+        (Running(timestamp=ago(10)), "", "Wait 110 s, or pass --yes"),
+        (Running(timestamp=ago(FIRST_SIGN_SECONDS + 1)), "", ""),
+        (Pending(timestamp=ago(9999)), "", "Pass --yes if you know that nothing is starting it"),
+        (Crashed(timestamp=ago(1)), sign(1, ELSEWHERE), ""),
+    ],
+)
+def test_what_tells_that_a_flow_is_dead(state: State[None], given: str, doubt: str) -> None:
+    said = doubt_of_death(flow_run(state), given, ORPHAN_TIMEOUT, NOW)
+    assert doubt in said
+    assert bool(doubt) == bool(said)
+
+
+def test_a_process_on_this_machine() -> None:
+    pid = HERE.split("/")[-2]
+    assert alive_here(flow_run(Crashed()), sign(9999, HERE)) == pid, "whatever Prefect calls it"
+    assert alive_here(flow_run(Running()), sign(1, HERE, 1)) == "", "an earlier life of the flow run"
+    assert alive_here(flow_run(Running()), sign(1, GONE)) == ""
+    assert alive_here(flow_run(Running()), sign(1, ELSEWHERE)) == ""
+    assert alive_here(flow_run(Running()), "") == ""
