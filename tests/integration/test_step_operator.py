@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -445,3 +446,24 @@ def test_stacks_that_cannot_work_are_refused(here: Lab, operators: Operators, op
     with nothing_begins(here):
         message = message_of(here.run(operated.mixed, stack))
     names_all(message, "image_source='modal'", "step operator", "image_source='registry'")
+
+
+@pytest.mark.slow  # the README's example; what it shows, test_steps_of_a_local_pipeline shows too
+def test_the_example(here: Lab, modal: LoopbackModal, operators: Operators, tmp_path: Path) -> None:
+    from zenml.config import DockerSettings
+    from zenml.utils import source_utils
+
+    folder = servers.ROOT / "examples" / "step_operator"
+    source_utils.set_custom_source_root(str(folder))
+    spec = importlib.util.spec_from_file_location("pipeline", folder / "pipeline.py")
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules["pipeline"] = example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    here.activate(operators.stack([operators.operator("modal")]))
+    docker = DockerSettings(parent_image=IMAGE, skip_build=True)
+    run = example.one_step_on_modal.with_options(settings={"docker": docker}, enable_cache=False)()
+    ran = here.read(Ran(tmp_path), run.id)
+    assert ran.steps == dict.fromkeys(("load", "train", "report"), "completed")
+    ((box,),) = boxes_of(modal, ran).values()
+    assert (box.gpu_type, box.cpu_milli, box.memory_mib, box.timeout) == ("A100", 4000, 7630, 3600)
