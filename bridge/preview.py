@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from bridge.plan import Mode, Plan, SandboxSpec, StepPlan
 from bridge.warm import sharing
 
-_UNNAMED = "this machine's Python"
+_HERE = "this machine's Python"
 
 
 def describe(plan: Plan, runner: str, *, can_share: bool) -> Iterator[str]:
@@ -84,13 +84,13 @@ def _sandboxes(plan: Plan, can_share: bool) -> Iterator[str]:
 
 def _spec(spec: SandboxSpec, *, with_timeout: bool = True) -> Iterator[str]:
     yield f"  machine: {spec.resources}"
-    yield f"  image:   {spec.image or _UNNAMED}"
-    places = [
-        spec.cloud or "",
-        "/".join(spec.region),
-        f"Modal environment {spec.modal_environment or 'of the profile'}",
-    ]
-    yield f"  where:   {', '.join(place for place in places if place)}"
+    if spec.image is None:
+        yield f"  image:   none, it is {_HERE}"
+    else:
+        environment = f"Modal environment {spec.modal_environment or 'of the profile'}"
+        places = (spec.cloud or "", "/".join(spec.region), environment)
+        yield f"  image:   {spec.image}"
+        yield f"  where:   {', '.join(place for place in places if place)}"
     if spec.secrets:
         yield f"  secrets: {', '.join(spec.secrets)}"
     for path, name in spec.volumes:

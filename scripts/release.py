@@ -31,7 +31,7 @@ def build(commit: str, into: Path) -> dict[str, str]:
         ).stdout.strip()
         environment = {**os.environ, "SOURCE_DATE_EPOCH": clock}
         command = [UV, "build", "--quiet", "--out-dir", into, source]
-        subprocess.run(command, check=True, env=environment, stdout=sys.stderr)
+        subprocess.run(command, check=True, env=environment)
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(into.glob("*.*"))}
 
 

@@ -7,17 +7,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-_BLOCK = re.compile(r"^```(?P<language>\w+)(?P<options>[^\n]*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(
+    r"^(?:<!-- (?P<note>[^>]*) -->\n)?```(?P<language>\w+)(?P<options>[^\n]*)\n(?P<text>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
 _TITLE = re.compile(r'title="([^"]+)"')
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block. ``options`` is what follows the language."""
+    """A fenced block. ``options`` is what follows the language, ``note`` a comment before it, for tests alone."""
 
     language: str
     options: str
     text: str
+    note: str = ""
 
     @property
     def title(self) -> str | None:
@@ -35,4 +39,4 @@ class Block:
 def blocks(page: Path) -> Iterator[Block]:
     """The blocks of a page, in order."""
     for found in _BLOCK.finditer(page.read_text(encoding="utf-8")):
-        yield Block(found["language"], found["options"].strip(), found["text"])
+        yield Block(found["language"], found["options"].strip(), found["text"], found["note"] or "")

@@ -28,3 +28,9 @@ def test_a_snapshot_that_does_not_exist(lab: Lab) -> None:
     shown = call("plan", missing)
     assert shown.returncode == 1
     assert f"snapshot_id={missing}: this ZenML server has no such snapshot" in shown.stderr
+
+
+def test_a_pipeline_that_does_not_exist(lab: Lab) -> None:
+    shown = call("plan", "nobody-wrote-this")
+    assert shown.returncode == 1
+    assert "nobody-wrote-this: this ZenML server has no pipeline of that name" in shown.stderr

@@ -13,6 +13,7 @@ from uuid import UUID
 import pytest
 
 from tests import servers
+from tests.docs.console import blocks
 from tests.integration.lab import PROJECT, STACK_CODE, Lab, Ran, eventually
 
 
@@ -37,8 +38,8 @@ def test_the_wheel_ships_bridge_only(installed: Path) -> None:
     assert {top for top in tops if not top.endswith(".dist-info") and top != ".."} == {"bridge"}
 
 
-def test_the_commands_of_the_readme(installed: Path, tmp_path: Path) -> None:
-    """A stranger's way: the wheel, the commands as they stand in the README, a pipeline in a file; no server runs."""
+def test_the_tutorial(installed: Path, tmp_path: Path) -> None:
+    """A stranger's way, as the tutorial has it: the wheel, its commands and files; no server runs."""
     environment = {**servers.clean_environment(), **servers.zenml_client_environment(tmp_path / "zenml", None)}
     environment |= {
         "HOME": str(tmp_path),
@@ -47,63 +48,38 @@ def test_the_commands_of_the_readme(installed: Path, tmp_path: Path) -> None:
         "DO_NOT_TRACK": "1",
         "TMPDIR": str(tmp_path),
     }
-    (tmp_path / "my_pipeline.py").write_text(MY_PIPELINE)
-    text = (servers.ROOT / "README.md").read_text()
-    section = text.split("## In your own project")[1].split("```")[1]
-    commands = [line[2:] for line in section.splitlines() if line.startswith(("$ zenml", "$ python"))]
-    assert len(commands) == 4
-    said = run_all(commands, environment, tmp_path)
-    assert "the answer is 42" in said
-    # The step operator, from the same wheel, on ZenML's own orchestrator.
-    said = run_all(STEP_OPERATOR, {**environment, "ON_OPERATOR": "1"}, tmp_path)
-    assert "Using step operator `here` to run step `answer`" in said
-    assert "the answer is 42" in said
+    said: dict[str, str] = {}
+    for block in blocks(servers.ROOT / "docs" / "tutorial.md"):
+        if block.title:
+            (tmp_path / block.title).write_text(block.text)
+        for command in block.commands if block.language == "console" else []:
+            if command.startswith("pip install"):
+                continue
+            ran = subprocess.run(
+                command,
+                shell=True,
+                env=environment,
+                cwd=tmp_path,
+                check=False,
+                capture_output=True,
+                text=True,
+                timeout=200,
+            )
+            said[command] = ran.stdout + ran.stderr
+            assert (ran.returncode != 0) == (block.note == "fails"), f"{command}\n{said[command]}"
+    assert "Nothing is wrong." in said["modal-prefect doctor"]
+    assert "340 on average, 310 from the cheapest to the dearest" in said["python prices.py"]
+    assert "3  report  <- mean, spread" in said["modal-prefect plan prices"]
+    for words in ("ZeroDivisionError", "divide", "all is well here"):
+        assert words in said["python broken.py"]
 
 
-def run_all(commands: list[str], environment: dict[str, str], folder: Path) -> str:
-    """Run shell commands one after the other and return what the last one said."""
-    said = ""
-    for command in commands:
-        ran = subprocess.run(
-            command, shell=True, env=environment, cwd=folder, check=False, capture_output=True, text=True, timeout=200
-        )
-        said = ran.stdout + ran.stderr
-        assert ran.returncode == 0, f"{command}\n{said}"
-    return said
-
-
-STEP_OPERATOR = [
-    "zenml step-operator flavor register bridge.flavors.ModalPrefectStepOperatorFlavor",
-    "zenml step-operator register here --flavor modal-prefect --runner=process",
-    "zenml stack register operated -o default -a default -s here --set",
-    "python my_pipeline.py",
-]
-
-
-MY_PIPELINE = """
-import os
-
-from zenml import pipeline, step
-
-
-@step
-def ask() -> int:
-    return 6
-
-
-@step
-def answer(number: int) -> None:
-    print(f"the answer is {number * 7}")
-
-
-@pipeline(enable_cache=False)
-def mine() -> None:
-    answer.with_options(step_operator="here" if "ON_OPERATOR" in os.environ else None)(ask())
-
-
-if __name__ == "__main__":
-    mine()
-"""
+def test_the_readme_says_what_the_tutorial_says() -> None:
+    tutorial = {command for block in blocks(servers.ROOT / "docs" / "tutorial.md") for command in block.commands}
+    section = (servers.ROOT / "README.md").read_text().split("## In your own project")[1].split("```")[1]
+    commands = [line[2:] for line in section.splitlines() if line.startswith("$ zenml")]
+    assert len(commands) == 3
+    assert set(commands) <= tutorial
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import termios
 import threading
 from pathlib import Path
 
-from tests.integration.lab import PROJECT, Lab, eventually
+from tests.integration.lab import PROJECT, STACK_CODE, Lab, eventually
 from tests.integration.refusals import names_all
 from tests.integration.under import Under
 
@@ -30,7 +30,7 @@ class Terminal:
         self.process = subprocess.Popen(
             argv,
             cwd=folder,
-            env={**os.environ, "TERM": "xterm-256color"},
+            env={**os.environ, "TERM": "xterm-256color", "PYTHONPATH": f"{STACK_CODE}:{PROJECT}"},
             stdin=slave,
             stdout=slave,
             stderr=slave,
@@ -58,22 +58,17 @@ class Terminal:
     def type(self, keys: bytes) -> None:
         os.write(self._master, keys)
 
-    def end(self) -> int:
-        """The exit code; the process is killed if it hasn't ended within a minute."""
-        try:
-            return self.process.wait(60)
-        finally:
-            self.process.kill()
-            self.process.wait()
-            self._reader.join(10)
-            os.close(self._master)
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._reader.join(10)
+        os.close(self._master)
 
 
 def test_a_run_in_a_terminal(lab: Lab, tmp_path: Path) -> None:
     under = Under(lab, tmp_path)
     script = tmp_path / "script.py"
     script.write_text(
-        f"import sys; sys.path.insert(0, {str(PROJECT)!r})\n"
         "import stoppable\n"
         "settings = {'orchestrator': {'execution_mode': 'per_step'}}\n"
         f"stoppable.held.with_options(settings=settings)({str(tmp_path)!r})\n"
@@ -95,8 +90,12 @@ def test_a_run_in_a_terminal(lab: Lab, tmp_path: Path) -> None:
         )
         shown.type(CTRL_C)
         assert under.all_dead()
+        code = shown.process.wait(60)
+    except AssertionError:
+        print(shown.text[-6000:])
+        raise
     finally:
-        code = shown.end()
+        shown.kill()
     ran = under.join()
     assert (ran.status, ran.flow_run.state.name, code != 0) == ("stopped", "Cancelled", True), shown.text[-4000:]
     names_all(shown.text, "Interrupted: the run is being stopped", "RunStopped: The run was stopped")
