@@ -7,6 +7,7 @@ many long polls every other call waits for one to end. So long ones are spread o
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,6 +18,10 @@ from bridge import header_value, upstream_modal
 from bridge.errors import CredentialsRefused
 from bridge.runners import OUTAGE_SECONDS
 from bridge.runners.modal_errors import CREDENTIALS_FIX, SDK_ERRORS, is_away, ride_out, translated
+
+# Its DEBUG records are the headers of every request, tokens among them; whoever asks ZenML for DEBUG gets them, and
+# ZenML keeps them with the run's logs.
+logging.getLogger("hpack").setLevel(logging.INFO)
 
 STREAMS = 90
 """Most long calls on one client."""

@@ -1,0 +1,170 @@
+"""Recognisable values in every secret place, runs that succeed and fail, and then a search of everything that is left.
+
+A word that isn't secret is planted along with them: where that isn't found, the search would prove nothing.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.integration.forwarder import Forwarder
+from tests.security.conftest import IMAGE, Scene
+from tests.security.marks import forms
+from tests.security.places import CommandLines, Piece, database, files, found_in, requests
+from tests.security.project.secretive import digest
+
+OF_ZENML = {"credentials.yaml"}
+"""Where ZenML itself keeps the login of its user, readable for them alone."""
+
+
+def asked(scene: Scene, pipeline: str, stack: str, **settings: object) -> dict[str, object]:
+    return {
+        "pipeline": pipeline,
+        "stack": stack,
+        "image": IMAGE,
+        "word": scene.word,
+        "expected": digest(scene.marks.values["zenml_secret"]),
+        "settings": {"tags": {"note": scene.word}, **settings},
+    }
+
+
+def places(scene: Scene, lines: CommandLines) -> dict[str, list[Piece]]:
+    """Everything that may be searched, by place."""
+    return {
+        "Prefect's database": list(database(scene.folder / "prefect" / "prefect.db")),
+        "ZenML's database": list(database(next((scene.folder / "zenml-server").rglob("zenml.db")))),
+        "the artifact store": list(files(scene.artifacts)),
+        "the terminal": scene.terminal,
+        "the servers' logs": [(log.name, log.read_bytes()) for log in (scene.prefect.log, scene.zenml.log)],
+        "command lines": list(lines.pieces()),
+        "requests to Modal": list(requests(scene.modal.requests())),
+        "the user's disk": list(files(scene.home, leave_out=OF_ZENML)),
+        "images": list(files(scene.modal.folder / "images")),
+    }
+
+
+PLANTED = {
+    "Prefect's database": {"log", "artifact", "task_run_state", "task_run"},
+    "ZenML's database": {"step_run", "pipeline_snapshot"},
+    "the artifact store": None,
+    "the terminal": {"terminal"},
+    "command lines": {"argv"},
+    "requests to Modal": {"SandboxCreateV2", "ImageGetOrCreate", "TaskExecStart"},
+    "the user's disk": None,
+    "images": None,
+}
+"""Where the word has to be found, at the least; None for anywhere in it."""
+
+
+def run_tokens(scene: Scene) -> None:
+    """Add the tokens that were minted for the runs: they are in the sandboxes' environments."""
+    found = {
+        value
+        for box in scene.modal.sandboxes()
+        for name, value in box.environment.items()
+        if name.startswith("ZENML_STORE_") and ("TOKEN" in name or "KEY" in name)
+    }
+    assert found, "no sandbox had a token"
+    scene.marks.values |= {f"zenml_run_token_{number}": value for number, value in enumerate(sorted(found))}
+
+
+def plant(scene: Scene) -> None:
+    """Put the word where no run brings it."""
+    (scene.home / "work" / "left.txt").write_text(scene.word)
+    folder = scene.modal.folder / "images" / "left"
+    folder.mkdir(exist_ok=True)
+    (folder / "left.txt").write_text(scene.word)
+
+
+def search(scene: Scene, lines: CommandLines) -> None:
+    """Assert that the word is found in every place, and nothing that is secret anywhere."""
+    everything = places(scene, lines)
+    word = dict.fromkeys(forms(scene.word), scene.word)
+    for place, wheres in PLANTED.items():
+        found = {where for _, where in found_in(everything[place], word)}
+        assert found >= (wheres or set()), (place, found)
+        assert found, place
+    assert leaks(scene, everything) == {}
+
+
+def leaks(scene: Scene, everything: dict[str, list[Piece]]) -> dict[tuple[str, str], str]:
+    """What secret value was found in which place: (place, value's name) -> where in it."""
+    needles = scene.marks.needles()
+    found = {(place, name): where for place, pieces in everything.items() for name, where in found_in(pieces, needles)}
+    # `environment=` of a step is a plain setting, which ZenML stores: `secrets=` is for secrets.
+    found.pop(("ZenML's database", "step_variable"), None)
+    return found
+
+
+@pytest.fixture
+def lines(scene: Scene) -> Iterator[CommandLines]:
+    with CommandLines() as lines:
+        argv = [sys.executable, "-c", "import sys; sys.stdin.read()", scene.word]
+        with subprocess.Popen(argv, stdin=subprocess.PIPE) as planted:
+            yield lines
+            assert planted.stdin is not None
+            planted.stdin.close()
+
+
+@pytest.mark.timeout(600)
+def test_nothing_secret_is_left_after_runs(scene: Scene, lines: CommandLines) -> None:
+    """Steps in shared and in own sandboxes, a whole pipeline in one; some succeed, one raises, one dies."""
+    told = scene.user(
+        {
+            "runs": [
+                asked(scene, "per_step", "right", execution_mode="per_step"),
+                asked(scene, "at_once", "right", execution_mode="pipeline"),
+            ]
+        }
+    )
+    assert all("RunFailed" in part for part in told.split("=== ")[1:]), told[-3000:]
+    assert len(scene.modal.sandboxes()) >= 4
+    run_tokens(scene)
+    plant(scene)
+    search(scene, lines)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_nothing_secret_is_left_by_local_sandboxes(scene: Scene, lines: CommandLines) -> None:
+    """Their environments are this machine's processes': nothing of them is written down."""
+    told = scene.user(
+        {
+            "runs": [
+                asked(scene, "per_step", "here", execution_mode="per_step"),
+                asked(scene, "per_step", "here", execution_mode="per_step", warm=False),
+                asked(scene, "at_once", "here", execution_mode="pipeline"),
+            ]
+        }
+    )
+    assert all("RunFailed" in part for part in told.split("=== ")[1:]), told[-3000:]
+    plant(scene)
+    assert leaks(scene, places(scene, lines)) == {}
+
+
+@pytest.mark.timeout(600)
+def test_wrong_secrets_are_not_repeated(scene: Scene, lines: CommandLines) -> None:
+    """What makes a run fail is said without being shown, with all the causes of the error."""
+    stacks = {
+        "wrong_modal": "Token ID not found",
+        "broken_modal": "token_secret",
+        "odd_modal": "token_secret",
+        "wrong_registry_stack": "authentication required",
+        "wrong_prefect": "refuses this client",
+        "broken_prefect": "prefect_api_key",
+        "odd_prefect": "prefect_api_key",
+    }
+    right = {"authorization": f"Bearer {scene.marks.values['prefect_key']}"}
+    with Forwarder(scene.prefect.url, required=right) as forwarder:
+        secrets = {"elsewhere": {"url": f"{forwarder.url}/api"}}
+        registered = {"artifacts": "", "secrets": secrets, "registries": [], "stacks": {}}
+        told = scene.user({"register": registered, "runs": [asked(scene, "one_step", stack) for stack in stacks]})
+    parts = told.split("=== one_step on ")[1:]
+    assert [part.split()[0] for part in parts] == list(stacks)
+    for part, words in zip(parts, stacks.values(), strict=True):
+        assert words in part, part[-3000:]
+    assert leaks(scene, places(scene, lines)) == {}

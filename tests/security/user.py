@@ -1,0 +1,77 @@
+"""A user's process: registers stacks whose secrets are in ZenML, and runs pipelines on them.
+
+Asked on stdin, as JSON; what it prints is what a user sees, tracebacks with all their causes included.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from zenml.client import Client
+from zenml.config import DockerSettings
+from zenml.enums import StackComponentType
+from zenml.utils import source_utils
+
+PROJECT = Path(__file__).parent / "project"
+
+
+def register(asked: dict[str, Any]) -> None:
+    """Secrets, flavours and the components that all stacks share."""
+    client = Client()
+    for name, values in asked["secrets"].items():
+        client.create_secret(name, values)
+    if not asked["stacks"]:
+        return
+    client.create_flavor("bridge.flavors.ModalPrefectOrchestratorFlavor", StackComponentType.ORCHESTRATOR)
+    client.create_flavor("shared_store.SharedStoreFlavor", StackComponentType.ARTIFACT_STORE)
+    add = client.create_stack_component
+    add("shared", "shared-folder", StackComponentType.ARTIFACT_STORE, {"path": asked["artifacts"]})
+    add("builder", "local", StackComponentType.IMAGE_BUILDER, {})
+    for name in asked["registries"]:
+        registry = {"uri": "registry.example.com", "authentication_secret": name}
+        add(name, "default", StackComponentType.CONTAINER_REGISTRY, registry)
+    for name, stack in asked["stacks"].items():
+        add(name, "modal-prefect", StackComponentType.ORCHESTRATOR, stack["orchestrator"])
+        local = stack["orchestrator"]["runner"] == "process"
+        components: dict[StackComponentType, Any] = {
+            StackComponentType.ORCHESTRATOR: name,
+            StackComponentType.ARTIFACT_STORE: "default" if local else "shared",
+        }
+        if not local:
+            components[StackComponentType.CONTAINER_REGISTRY] = stack["registry"]
+            components[StackComponentType.IMAGE_BUILDER] = "builder"
+        client.create_stack(name, components=components)
+
+
+def run(asked: dict[str, Any]) -> None:
+    """Run one pipeline; print what a user would see of its failure."""
+    import secretive
+
+    Client().activate_stack(asked["stack"])
+    docker = DockerSettings(parent_image=asked["image"], skip_build=True)
+    settings = {"docker": docker, "orchestrator": asked["settings"]}
+    pipeline = getattr(secretive, asked["pipeline"]).with_options(settings=settings)
+    print(f"=== {asked['pipeline']} on {asked['stack']}", flush=True)
+    try:
+        pipeline(asked["word"], asked["expected"])
+    except Exception:
+        traceback.print_exc()
+    sys.stderr.flush()
+
+
+def main() -> None:
+    asked = json.load(sys.stdin)
+    sys.path.insert(0, str(PROJECT))
+    source_utils.set_custom_source_root(str(PROJECT))
+    if "register" in asked:
+        register(asked["register"])
+    for each in asked["runs"]:
+        run(each)
+
+
+if __name__ == "__main__":
+    main()
