@@ -34,6 +34,9 @@ from bridge.step_runs import CacheLookup, record_failure, stop_running
 from bridge.truth import ZenMLThread
 from bridge.upstream_prefect import report_task_run_state, run_task_after
 
+SETTLING_SECONDS = 10.0
+"""How long new steps wait for the sandboxes of steps that ended while no process worked on the flow run."""
+
 
 class PerStep:
     """Runs the steps of one run, each as a task run of the current flow run."""
@@ -76,8 +79,17 @@ class PerStep:
         for step in self.earlier.done:
             self.attempts.finish(step)
             self.board.ended(step, "Completed", "")
-        late = [step.name for step in self.run.plan.steps if step.name in self.earlier.successful - self.earlier.done]
-        await asyncio.gather(self.graph.run(), *(self._settle(step) for step in late))
+        late = self.earlier.successful - self.earlier.done
+        settling = {step: asyncio.ensure_future(self._settle(step)) for step in self.run.plan.upstream if step in late}
+        sharing = {settling[step] for step in settling if self._shares_a_sandbox(step)}
+        if sharing:
+            # The next steps enter the sandboxes that these leave, which takes a moment; else they would have new ones.
+            await asyncio.wait(sharing, timeout=SETTLING_SECONDS)
+        await asyncio.gather(self.graph.run(), *settling.values())
+
+    def _shares_a_sandbox(self, step: str) -> bool:
+        begun = self.earlier.begun.get(step)
+        return begun is not None and begun.where is not None and names.is_host_name(begun.where.name)
 
     def kill(self, reason: str) -> None:
         """End everything that runs."""
