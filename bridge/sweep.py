@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from uuid import UUID
@@ -16,18 +17,13 @@ from uuid import UUID
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import (
     FlowRunFilter,
-    FlowRunFilterId,
     FlowRunFilterState,
     FlowRunFilterStateType,
     FlowRunFilterTags,
-    TaskRunFilter,
-    TaskRunFilterState,
-    TaskRunFilterStateType,
 )
-from prefect.client.schemas.objects import FlowRun, State, StateType, TaskRun
-from prefect.client.schemas.sorting import TaskRunSort
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import ObjectNotFound
-from prefect.states import Cancelled, Completed, Crashed, Failed
+from prefect.states import Cancelled, Completed, Failed
 from zenml.client import Client
 from zenml.enums import ExecutionStatus, StackComponentType
 from zenml.models import PipelineRunResponse, StackResponse
@@ -37,10 +33,12 @@ from zenml.utils.pagination_utils import depaginate
 from bridge import lease, names, orphans, runners
 from bridge.errors import BridgeError, RunNotPossible
 from bridge.flow import on_own_loop
+from bridge.left_open import close_task_runs
 from bridge.orchestrator import ModalPrefectOrchestrator
 from bridge.ownership import OVER, Facts, FlowState, Judgement, Owner, judge
 from bridge.prefect_api import prefect_api, prefect_settings
 from bridge.runners.base import Runner, Sandbox
+from bridge.truth import couldnt_ask
 
 TOLERANCE_SECONDS = 60.0
 """By how much the clocks of two machines may differ."""
@@ -154,14 +152,25 @@ def sweep(
     Raises nothing for what can't be asked or ended: the report says so.
     """
     report = Report(stack.name)
-    try:
+    with _noted(report):
         orchestrator = orchestrator_of(stack)
         with prefect_settings(orchestrator.config):
             sweeper = _Sweeper(stack, orchestrator, tolerance, modal_environments)
             on_own_loop(lambda: sweeper.sweep(report, end))
-    except BridgeError as error:
-        report.problems.append(str(error))
     return report
+
+
+@contextmanager
+def _noted(report: Report, what: str = "") -> Iterator[None]:
+    """Note in the report that something couldn't be asked or done."""
+    try:
+        yield
+    except BridgeError as error:
+        report.problems.append(f"{what}{error}")
+    except Exception as error:
+        if not couldnt_ask(error):
+            raise
+        report.problems.append(f"{what}ZenML can't be reached: {type(error).__name__}: {error}")
 
 
 class _Sweeper:
@@ -181,18 +190,16 @@ class _Sweeper:
         config = self._orchestrator.config
         runner = runners.create(config.runner, token_id=config.token_id, token_secret=config.token_secret)
         async with runner:
-            boxes = await self._sandboxes(runner)
+            boxes = await self._sandboxes(runner, report.problems)
             report.found = await asyncio.to_thread(self._look, boxes)
             if not end:
                 return
             for found in report.of(Owner.NOBODY):
-                try:
+                with _noted(report, f"run {found.name}: "):
                     await self._end(found)
                     report.ended.add(found.run_id)
-                except BridgeError as error:
-                    report.problems.append(f"run {found.name}: {error}")
 
-    async def _sandboxes(self, runner: Runner) -> dict[UUID, list[Tagged]]:
+    async def _sandboxes(self, runner: Runner, problems: list[str]) -> dict[UUID, list[Tagged]]:
         """The sandboxes of this stack and ZenML server that run, by their run."""
         tags = {
             names.TAG_SERVER: str(Client().zen_store.get_store_info().id),
@@ -201,7 +208,10 @@ class _Sweeper:
         found: dict[UUID, list[Tagged]] = {}
         for environment in self._environments:
             for sandbox, own in await runner.tagged(tags, environment):
-                found.setdefault(UUID(own[names.TAG_RUN_ID]), []).append((sandbox, own))
+                if (run_id := _uuid(own.get(names.TAG_RUN_ID))) is not None:
+                    found.setdefault(run_id, []).append((sandbox, own))
+                else:
+                    problems.append(f"sandbox {sandbox.id} names no run in its tag {names.TAG_RUN_ID}: left alone")
         return found
 
     def _look(self, boxes: Mapping[UUID, Sequence[Tagged]]) -> list[Found]:
@@ -234,8 +244,8 @@ class _Sweeper:
         while True:
             page = prefect.read_flow_runs(flow_run_filter=chosen, limit=_PAGE, offset=offset)
             for flow_run in page:
-                if (run_id := names.run_id_of_tags(flow_run.tags)) is not None:
-                    found[UUID(run_id)] = flow_run
+                if (run_id := _uuid(names.run_id_of_tags(flow_run.tags))) is not None:
+                    found[run_id] = flow_run
             if len(page) < _PAGE:
                 return found
             offset += len(page)
@@ -251,11 +261,12 @@ class _Sweeper:
             run = Client().zen_store.get_run(run_id)
         except KeyError:
             run = None
-        flow_run_id = run.orchestrator_run_id if run is not None else None
-        for _, own in boxes:
-            flow_run_id = flow_run_id or own.get(names.TAG_FLOW_RUN_ID)
-        if flow_run is None and flow_run_id is not None:
-            flow_run = _read_flow_run(prefect, UUID(flow_run_id))
+        told = [run.orchestrator_run_id if run is not None else None]
+        told += [own.get(names.TAG_FLOW_RUN_ID) for _, own in boxes]
+        flow_run_id = next(filter(None, told), None)
+        # Not the one with the run's tag where that is another one: tags are copied.
+        if flow_run_id is not None and (flow_run is None or str(flow_run.id) != flow_run_id):
+            flow_run = _read_flow_run(prefect, flow_run_id)
         return Found(
             run_id=run_id,
             name=run.name if run is not None else f"{run_id} (deleted in ZenML)",
@@ -315,10 +326,22 @@ def _tagged(found: Found) -> Sequence[Tagged]:
     return [(sandbox, flow_run_id) for sandbox, _ in found.sandboxes]
 
 
-def _read_flow_run(prefect: SyncPrefectClient, flow_run_id: UUID) -> FlowRun | None:
+def _read_flow_run(prefect: SyncPrefectClient, flow_run_id: str) -> FlowRun | None:
+    """Return a flow run; None where there is none, or the id is of an orchestrator that the stack had before."""
+    known = _uuid(flow_run_id)
+    if known is None:
+        return None
     try:
-        return prefect.read_flow_run(flow_run_id)
+        return prefect.read_flow_run(known)
     except ObjectNotFound:
+        return None
+
+
+def _uuid(text: str | None) -> UUID | None:
+    """Read an id that was written down as text, by whomever."""
+    try:
+        return UUID(text or "")
+    except ValueError:
         return None
 
 
@@ -337,30 +360,14 @@ def _end_in_prefect(found: Found, ended: ExecutionStatus) -> None:
     if flow_run is None or flow_run.state is None:
         return
     message = f"Nobody worked on this run: {found.judgement.why}."
-    with prefect_api() as prefect:
-        if not flow_run.state.is_final() or flow_run.state.is_crashed():
+    if not flow_run.state.is_final() or flow_run.state.is_crashed():
+        with prefect_api() as prefect:
             prefect.set_flow_run_state(flow_run.id, _flow_state(ended, message), force=True)
-        for task_run in _open_task_runs(prefect, flow_run.id):
-            state: State[None] = Crashed(message=message)
-            if ended is ExecutionStatus.STOPPED:
-                state = Cancelled(message=message)
-            prefect.set_task_run_state(task_run.id, state, force=True)
+    if found.run is not None:
+        close_task_runs(flow_run.id, found.run.id, message)
 
 
 def _flow_state(ended: ExecutionStatus, message: str) -> State[None]:
     if ended is ExecutionStatus.COMPLETED:
         return Completed(message=message)
     return Cancelled(message=message) if ended is ExecutionStatus.STOPPED else Failed(message=message)
-
-
-def _open_task_runs(prefect: SyncPrefectClient, flow_run_id: UUID) -> list[TaskRun]:
-    ours = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id]))
-    unfinished = TaskRunFilter(state=TaskRunFilterState(type=TaskRunFilterStateType(any_=_OPEN)))
-    found: list[TaskRun] = []
-    while True:
-        page = prefect.read_task_runs(
-            flow_run_filter=ours, task_run_filter=unfinished, limit=_PAGE, offset=len(found), sort=TaskRunSort.ID_DESC
-        )
-        found += page
-        if len(page) < _PAGE:
-            return found

@@ -50,4 +50,4 @@ def test_a_flow_that_never_comes_back(lab: Lab, tmp_path: Path, place: str, mode
     flow_run, task_runs = lab.read_flow_run(ran.flow_run.id)
     assert flow_run.state.name == "Failed"
     assert "Nobody worked on this run: its flow gave its last sign of life" in flow_run.state.message
-    assert {task_run.state.name for task_run in task_runs.values()} == {"Crashed"}
+    assert {task_run.state.name for task_run in task_runs.values()} == {"Failed"}

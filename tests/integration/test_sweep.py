@@ -74,7 +74,7 @@ def test_what_nobody_owns_is_ended_and_nothing_else(lab: Lab, tmp_path: Path, pl
     assert ran.status == "failed"
     assert "The flow of this run is gone" in ran.run.exception_info.traceback
     assert (ran.steps["hangs"], ran.steps["again"] in ("failed", "stopped")) == ("failed", True)
-    assert (ran.flow_run.state.name, ran.states["hangs"]) == ("Failed", "Crashed")
+    assert (ran.flow_run.state.name, ran.states["hangs"]) == ("Failed", "Failed")
 
     assert line_of(shown, live.run_id) == ""
     assert any(living(pid) for pid in live.pids())

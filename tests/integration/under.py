@@ -72,7 +72,7 @@ class Under:
             runs = Client().list_pipeline_runs(size=100, sort_by="desc:created").items
             return [run for run in runs if run.id not in self._known and run.orchestrator_run_id]
 
-        found = eventually(read, lambda found: found or self.ran.error, 60)
+        found = eventually(read, lambda found: found or self.ran.error, 120)
         assert found, f"no run came of it: {self.ran.error!r}"
         run_id: UUID = found[0].id
         return run_id
