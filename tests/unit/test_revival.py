@@ -31,22 +31,31 @@ def sign(seconds: float, process: str, life: int = 2) -> str:
     return f"{ago(seconds).isoformat(timespec='milliseconds')} {process} {life}"
 
 
-@pytest.mark.parametrize(
-    ("state", "given", "doubt"),
-    [
-        (Running(timestamp=ago(9999)), sign(100, ELSEWHERE), "sign of life 100 s ago, on pod-1. Wait 365 s"),
-        (Running(timestamp=ago(9999)), sign(466, ELSEWHERE), ""),
-        (Cancelling(timestamp=ago(9999)), sign(100, ELSEWHERE), "sign of life 100 s ago"),
-        (Running(timestamp=ago(9999)), sign(1, GONE), ""),
-        (Running(timestamp=ago(10)), sign(100, ELSEWHERE, 1), "Running for 10 s and has given no sign of life yet"),
-        (Running(timestamp=ago(10)), sign(100, GONE, 1), "Running for 10 s and has given no sign of life yet"),
-        (Running(timestamp=ago(10)), "", "Wait 110 s, or pass --yes"),
-        (Running(timestamp=ago(FIRST_SIGN_SECONDS + 1)), "", ""),
-        (Pending(timestamp=ago(9999)), "", "Pass --yes if you know that nothing is starting it"),
-        (Crashed(timestamp=ago(1)), sign(1, ELSEWHERE), ""),
-    ],
-)
-def test_what_tells_that_a_flow_is_dead(state: State[None], given: str, doubt: str) -> None:
+CASES: dict[str, tuple[State[None], str, str]] = {
+    "a fresh sign": (
+        Running(timestamp=ago(9999)),
+        sign(100, ELSEWHERE),
+        "sign of life 100 s ago, on pod-1. Wait 365 s",
+    ),
+    "an old sign": (Running(timestamp=ago(9999)), sign(466, ELSEWHERE), ""),
+    "being cancelled": (Cancelling(timestamp=ago(9999)), sign(100, ELSEWHERE), "sign of life 100 s ago"),
+    "gone from here": (Running(timestamp=ago(9999)), sign(1, GONE), ""),
+    "an earlier process's sign": (Running(timestamp=ago(10)), sign(100, ELSEWHERE, 1), "no sign of life yet"),
+    "an earlier process gone": (
+        Running(timestamp=ago(10)),
+        sign(100, GONE, 1),
+        "Running for 10 s and has given no sign",
+    ),
+    "just begun": (Running(timestamp=ago(10)), "", "Wait 110 s, or pass --yes"),
+    "never gave one": (Running(timestamp=ago(FIRST_SIGN_SECONDS + 1)), "", ""),
+    "pending": (Pending(timestamp=ago(9999)), "", "Pass --yes if you know that nothing is starting it"),
+    "crashed": (Crashed(timestamp=ago(1)), sign(1, ELSEWHERE), ""),
+}
+
+
+@pytest.mark.parametrize("case", list(CASES))
+def test_what_tells_that_a_flow_is_dead(case: str) -> None:
+    state, given, doubt = CASES[case]
     said = doubt_of_death(flow_run(state), given, ORPHAN_TIMEOUT, NOW)
     assert doubt in said
     assert bool(doubt) == bool(said)
