@@ -47,6 +47,8 @@ def load(snapshot_id: str, run_id: str) -> Loaded:
     except ImportError as error:
         _logger.warning("The stack %s can't be loaded before its code is: %s", snapshot.stack.name, error)
         return Loaded(snapshot, run, plan, None)
+    # Children inherit what the client remembers: each of the two would be a request of every step.
+    _ = client.active_project, client.active_stack_model.components[StackComponentType.ARTIFACT_STORE][0].configuration
     # Children inherit SQLAlchemy's compiled statements, so the commonest is compiled here: a tenth of a second.
     step_runs.latest(run, list(snapshot.step_configurations)[:1])
     return Loaded(snapshot, run, plan, stack)
