@@ -92,6 +92,7 @@ test-modal: setup-tests  ## the contract and a diamond on a real Modal account, 
 
 bench: setup-tests .venv-native/.done .venv-plot/.done  ## the benchmarks, as tables and JSON
 	$(BIN)/python -m tests.bench
+	$(BIN)/python -m tests.bench compare
 
 docs: .venv/.dev .venv-docs/.done  ## the documentation as a site, in build/site
 	$(BIN)/python -m scripts.reference
