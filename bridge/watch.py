@@ -26,7 +26,7 @@ PREFECT_SECONDS = 2.0
 ZENML_SECONDS = 4.0
 GRACE_SECONDS = 30.0
 """How long running steps may go on once the run is drained; ZenML's heartbeat interrupts them within 15 s."""
-ANNOUNCE_SECONDS = 5.0
+ANNOUNCE_SECONDS = 3.0
 """How long a kill waits until ZenML has heard of it."""
 
 _logger = logging.getLogger(__name__)
