@@ -10,11 +10,13 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
 from tests import servers
 from tests.integration.lab import IMAGE, PROJECT, STACK_CODE, Lab
+from tests.integration.workers import Worker, make_pool
 from tests.loopback import LoopbackImage, LoopbackModal
 
 PREFECT_PORT = servers.free_port()
@@ -89,6 +91,16 @@ def lab(
     os.environ.clear()
     os.environ.update(before)
     forget_zenml()
+
+
+@pytest.fixture(scope="session")
+def pool(lab: Lab, folder: Path) -> Iterator[str]:
+    """A work pool with a worker, which all tests share: each start costs seconds."""
+    name = f"pool-{uuid4().hex[:6]}"
+    make_pool(name)
+    worker = Worker(name, folder / "worker").start()
+    yield name
+    worker.stop()
 
 
 def forget_zenml() -> None:

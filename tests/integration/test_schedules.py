@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 
 from tests.integration.forwarder import Forwarder
 from tests.integration.lab import Lab, Ran, eventually
-from tests.integration.workers import Worker, make_pool
+from tests.integration.workers import make_pool
 
 
 @pytest.fixture(scope="module")
@@ -20,15 +19,6 @@ def idle_pool(lab: Lab) -> str:
     name = f"idle-{uuid4().hex[:6]}"
     make_pool(name)
     return name
-
-
-@pytest.fixture
-def pool(lab: Lab, tmp_path: Path) -> Iterator[str]:
-    name = f"pool-{uuid4().hex[:6]}"
-    make_pool(name)
-    worker = Worker(name, tmp_path / "worker").start()
-    yield name
-    worker.stop()
 
 
 def client() -> Any:
@@ -83,8 +73,8 @@ def planned(zenml_schedule: Any) -> list[Any]:
 def test_a_schedule_fires_and_each_run_is_a_zenml_run_of_its_own(lab: Lab, pool: str, tmp_path: Path) -> None:
     from zenml.client import Client
 
-    start = datetime.now(timezone.utc).replace(microsecond=0) + timedelta(seconds=20)
-    every = timedelta(seconds=12)
+    start = datetime.now(timezone.utc).replace(microsecond=0) + timedelta(seconds=16)
+    every = timedelta(seconds=8)
     settings = {"work_queue": "nightly", "job_variables": {"env": {"FROM_JOB": "yes"}}}
     schedule, error = schedule_it(lab, pool, tmp_path, settings, start_time=start, interval_second=every)
     assert (error, schedule is not None) == (None, True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -15,18 +14,9 @@ import pytest
 
 from bridge import eviction
 from tests.integration.lab import Lab, eventually
-from tests.integration.workers import Worker, make_pool
+from tests.integration.workers import make_pool
 
 PIPELINE_MODE = {"execution_mode": "pipeline"}
-
-
-@pytest.fixture(scope="module")
-def pool(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    name = f"pool-{uuid4().hex[:6]}"
-    make_pool(name)
-    worker = Worker(name, tmp_path_factory.mktemp("worker")).start()
-    yield name
-    worker.stop()
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +118,7 @@ def test_a_live_run_and_its_forced_stop(lab: Lab, pool: str, tmp_path: Path) -> 
     assert fetched(run) == ("stopped", {"hung": "stopped"})
 
 
+@pytest.mark.slow  # as in test_stopping.py, but for the worker
 def test_a_graceful_stop_is_left_to_the_flow(lab: Lab, pool: str, tmp_path: Path) -> None:
     import shapes
 
@@ -188,7 +179,7 @@ def test_cancelled_before_a_worker_saw_it(lab: Lab, idle_pool: str) -> None:
     assert refresh(run) == ("stopped", {})
 
 
-@pytest.mark.parametrize("graceful", [False, True])
+@pytest.mark.parametrize("graceful", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_stopped_before_a_worker_saw_it(lab: Lab, idle_pool: str, graceful: bool) -> None:
     import shapes
 

@@ -19,16 +19,6 @@ from tests.integration.workers import Worker, make_pool
 PIPELINE_MODE = {"execution_mode": "pipeline"}
 
 
-@pytest.fixture(scope="module")
-def pool(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A pool with a worker, which the whole module shares: each start costs seconds."""
-    name = f"pool-{uuid4().hex[:6]}"
-    make_pool(name)
-    worker = Worker(name, tmp_path_factory.mktemp("worker")).start()
-    yield name
-    worker.stop()
-
-
 @pytest.fixture
 def idle_pool(lab: Lab) -> str:
     """A pool without a worker."""
@@ -62,7 +52,7 @@ def status_of(run: Any) -> tuple[str, dict[str, str]]:
     return status.value, {name: step.value for name, step in steps.items()}
 
 
-@pytest.mark.parametrize("where", ["process", "modal"])
+@pytest.mark.parametrize("where", ["process", pytest.param("modal", marks=pytest.mark.slow)])
 def test_a_run_through_a_worker(lab: Lab, pool: str, where: str) -> None:
     import shapes
 
