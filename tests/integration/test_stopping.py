@@ -17,6 +17,7 @@ from zenml.client import Client
 from tests import servers
 from tests.integration.lab import IMAGE, PROJECT, STACK_CODE, Lab, Ran, eventually
 from tests.integration.under import Under, cancel, living
+from tests.integration.workers import Worker, make_pool
 
 PER_STEP = {"execution_mode": "per_step"}
 
@@ -181,3 +182,27 @@ def test_a_workers_flow_is_cancelled(lab: Lab, stoppable, worker: Callable[[UUID
         ran = under.join()
     assert ended(ran) == ("stopped", "Cancelled"), (tmp_path / "worker.log").read_text()[-3000:]
     assert ran.steps == {"hangs": "stopped", "again": "stopped"}
+
+
+def test_a_worker_that_is_terminated_drains(lab: Lab, tmp_path: Path) -> None:
+    """Its flow gets no signal and runs to its end; then the worker goes."""
+    import shapes
+
+    pool = f"drained-{tmp_path.name}"[:60]
+    make_pool(pool)
+    worker = Worker(pool, tmp_path / "worker").start()
+    try:
+        under = Under(lab, tmp_path)
+        stack = lab.stack("process", work_pool=pool, synchronous=False)
+        lab.run(shapes.telling, stack, settings={"execution_mode": "pipeline"}, into=tmp_path, begun=False)
+        under.until_steps({"hung": "running"})
+        assert worker.process is not None
+        worker.process.terminate()
+        assert eventually(lambda: "Received SIGTERM" in worker.log.read_text(), bool, 60)
+        assert worker.process.poll() is None
+        assert not under.all_dead(0)
+        (tmp_path / "go").touch()
+        worker.process.wait(60)
+    finally:
+        worker.stop()
+    assert ended(under.join()) == ("completed", "Completed")
