@@ -74,7 +74,7 @@ def test_a_schedule_fires_and_each_run_is_a_zenml_run_of_its_own(lab: Lab, pool:
     from zenml.client import Client
 
     start = datetime.now(timezone.utc).replace(microsecond=0) + timedelta(seconds=16)
-    every = timedelta(seconds=8)
+    every = timedelta(seconds=12)
     settings = {"work_queue": "nightly", "job_variables": {"env": {"FROM_JOB": "yes"}}}
     schedule, error = schedule_it(lab, pool, tmp_path, settings, start_time=start, interval_second=every)
     assert (error, schedule is not None) == (None, True)
