@@ -20,6 +20,12 @@
 from __future__ import annotations
 
 
+def how_to_replay(run_id: object) -> str:
+    """What to type to run what is left of a ZenML run in a new one. ZenML has no command for it, and its server
+    replays no run of a custom flavour: the pipeline's own code does."""
+    return f"`<pipeline>.replay(pipeline_run='{run_id}', skip_successful_steps=True)` in Python"
+
+
 class BridgeError(Exception):
     """Anything this package raises on purpose."""
 

@@ -9,15 +9,14 @@ from zenml.models import ExceptionInfo, PipelineRunResponse
 from zenml.orchestrators.publish_utils import publish_failed_pipeline_run
 
 from bridge import step_runs
+from bridge.errors import how_to_replay
 from bridge.outcome import Diagnosis
 from bridge.run_status import begin_stop, end_run, status_of
 
 
 def gone(run: PipelineRunResponse, detail: str) -> Diagnosis:
     """Say that the flow of a run is gone; ``detail`` is how one knows."""
-    return Diagnosis(
-        "The flow of this run is gone", detail, f"Go on where it stopped with `zenml pipeline runs replay {run.id}`"
-    )
+    return Diagnosis("The flow of this run is gone", detail, f"Go on where it stopped with {how_to_replay(run.id)}")
 
 
 def end(

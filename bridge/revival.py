@@ -19,7 +19,7 @@ from zenml.enums import ExecutionStatus
 from zenml.models import PipelineRunResponse
 
 from bridge import lease, whereabouts
-from bridge.errors import RunNotPossible
+from bridge.errors import RunNotPossible, how_to_replay
 from bridge.plan import Plan
 from bridge.prefect_api import prefect_api, prefect_settings
 from bridge.run import is_over, load_snapshot, load_stack
@@ -119,7 +119,7 @@ def _flow_run(client: SyncPrefectClient, some_id: UUID, run: PipelineRunResponse
         if run is not None:
             raise RunNotPossible(
                 f"run_id={run.id}: its flow run {flow_run_id} was deleted in Prefect, or is in another Prefect. "
-                f"Check `prefect config view`; to run its other steps anew: `zenml pipeline runs replay {run.id}`."
+                f"Check `prefect config view`; to run its other steps anew: {how_to_replay(run.id)}."
             ) from None
         raise RunNotPossible(
             f"{some_id} is neither a run of this ZenML server nor a flow run of this Prefect. Check `zenml status` and "

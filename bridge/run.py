@@ -16,7 +16,7 @@ from zenml.stack import Stack
 from zenml.utils.env_utils import get_runtime_environment
 
 from bridge import names, runners
-from bridge.errors import BridgeError, RunIsOver, RunNotPossible
+from bridge.errors import BridgeError, RunIsOver, RunNotPossible, how_to_replay
 from bridge.plan import Plan, SandboxSpec, StepPlan
 from bridge.run_status import end_run
 from bridge.runners.base import Runner, SandboxRequest
@@ -177,8 +177,8 @@ def _check(run: PipelineRunResponse, snapshot: PipelineSnapshotResponse, flow_ru
 def is_over(run: PipelineRunResponse) -> RunIsOver:
     """Return the error that a run has ended: it says what can be done about it."""
     return RunIsOver(
-        f"run_id={run.id}: this run is {run.status.value} already. Start a new run of the snapshot, or replay "
-        f"it with `zenml pipeline runs replay {run.id}`.",
+        f"run_id={run.id}: this run is {run.status.value} already. Start a new run of the snapshot, or run "
+        f"what is left of it in a new one: {how_to_replay(run.id)}.",
         run_id=str(run.id),
         stopped=run.status is not ExecutionStatus.FAILED,
     )

@@ -388,7 +388,7 @@ class TestParametersOfTheFlow:
         flow = zenml_pipeline.with_options(name="given")
         state = run_existing_flow_run(flow, flow_run, dict(flow_run.parameters))
         assert state.name == "Failed"
-        names_all(state.message or "", f"run_id={finished.run.id}", "completed already", "zenml pipeline runs replay")
+        names_all(state.message or "", f"run_id={finished.run.id}", "completed already", "replay(pipeline_run=")
         assert Counts.now(lab) == before
 
     def test_a_snapshot_of_another_orchestrator(self, lab: Lab) -> None:

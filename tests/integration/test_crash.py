@@ -189,13 +189,13 @@ def test_what_is_not_resumed(lab: Lab, tmp_path: Path) -> None:
         lives.go("only-1")
         lives.until_zenml({"only": "failed"})
         for some_id in (lives.under.run_id, lives.under.flow_run_id):
-            with pytest.raises(RunIsOver, match=f"is failed already.*zenml pipeline runs replay {lives.under.run_id}"):
+            with pytest.raises(RunIsOver, match=rf"is failed already.*replay\(pipeline_run='{lives.under.run_id}'"):
                 go_on(some_id)
         with get_client(sync_client=True) as client:
             client.set_flow_run_state(lives.under.flow_run_id, Scheduled(), force=True)
         state = run_existing_flow_run(zenml_pipeline, flow_run_of(lives), flow_run_of(lives).parameters)
         assert state.is_failed()
-        assert f"zenml pipeline runs replay {lives.under.run_id}" in state.message
+        assert f"replay(pipeline_run='{lives.under.run_id}'" in state.message
         ran = lab.read(Ran(tmp_path), lives.under.run_id)
     assert (ran.status, ran.flow_run.state.name) == ("failed", "Failed")
     assert ran.states == {"only": "Failed"}

@@ -259,3 +259,10 @@ def tell_variable(folder: str, before: int = 0) -> int:
 def with_variable(folder: str) -> None:
     before = tell_variable.with_options(environment={"USER_VARIABLE": "of the step"})(folder, id="has_it")
     tell_variable(folder, before, id="hasn_t")
+
+
+@pipeline
+def failing_once(folder: str) -> None:
+    """``again`` fails the first time that it is run, without a retry."""
+    one(folder, id="first")
+    add(folder, fail_first(folder, id="again", after="first"), id="last")
