@@ -8,7 +8,9 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -86,6 +88,7 @@ def measure(record: Record, wanted: Sequence[Cell], within: float | None) -> Non
 def main(given: Sequence[str]) -> None:
     """Run it."""
     options = arguments(given)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Stopped; what is measured is kept."))  # servers are ended too
     record = Record(RAW, state_of_bridge())
     if options.fresh:
         record.forget()
