@@ -108,8 +108,22 @@ class _Look:
             needed = list(earlier.begun.values())
         shipper.known.update(self._said.lines)
         wanted = {begun.where.id for begun in needed if begun.where is not None}
-        await asyncio.gather(*(_end(box) for box in alive if box.id not in wanted))
+        ours = {*self._keys(), *(host.name for host in hosts)}
+        # A step operator's sandboxes have the tags of the run too; they belong to the step that asked for them.
+        await asyncio.gather(*(_end(box) for box in alive if box.name in ours and box.id not in wanted))
         return earlier
+
+    def _keys(self) -> Iterator[str]:
+        """The names that attempts of this run may have asked for."""
+        run_id, plan = self._run.id, self._run.plan
+        if plan.mode is Mode.PIPELINE:
+            most = 1 + plan.infrastructure_retries + sum(step.retry.retries for step in plan.steps)
+            yield from (names.sandbox_name(run_id, None, number, 1) for number in range(1, most + 1))
+            return
+        for step in plan.steps:
+            for number in range(1, step.retry.retries + 2):
+                for sandbox in range(1, step.infrastructure_retries + 2):
+                    yield names.sandbox_name(run_id, step.name, number, sandbox)
 
     async def _task_runs(self) -> dict[UUID, TaskRun]:
         chosen = FlowRunFilter(id=FlowRunFilterId(any_=[UUID(self._run.flow_run_id)]))
@@ -150,10 +164,8 @@ class _Look:
     # ---- pipeline
 
     async def _pipeline(self, records: Mapping[str, StepRecord]) -> Begun | None:
-        plan = self._run.plan
         self._said = await read_said(self._client, [names.task_run_id(self._run.flow_run_id, None)])
-        most = 1 + plan.infrastructure_retries + sum(step.retry.retries for step in plan.steps)
-        keys = [names.sandbox_name(self._run.id, None, number, 1) for number in range(1, most + 1)]
+        keys = list(self._keys())
         known = [number for number, key in enumerate(keys, 1) if key in self._running or key in self._said.sandboxes]
         if known:
             number = known[-1]

@@ -24,7 +24,8 @@ def test_private_names_are_in_one_file() -> None:
 
 
 def test_they_do_what_they_are_used_for(lab: Lab) -> None:
-    """A flow run that exists runs; task runs follow cancelled ones; one that waits for a retry is ended."""
+    """A flow run that exists runs; task runs follow cancelled ones; one that waits for a retry is ended; one that
+    another process began goes on."""
     from prefect import Task, flow
     from prefect.cache_policies import NO_CACHE
     from prefect.client.orchestration import get_client
@@ -37,9 +38,9 @@ def test_they_do_what_they_are_used_for(lab: Lab) -> None:
 
     ids = {"first": uuid4(), "second": uuid4(), "third": uuid4()}
 
-    async def call(name: str, function, above: list[UUID], **options):  # type: ignore[no-untyped-def]
+    async def call(name: str, function, above: list[UUID], before: int = 0, **options):  # type: ignore[no-untyped-def]
         task = Task(function, name=name, task_run_name=name, cache_policy=NO_CACHE, persist_result=False, **options)
-        return await run_task_after(task, ids[name], above)
+        return await run_task_after(task, ids[name], above, attempts_before=before)
 
     async def core() -> None:
         async def cancelled(upstream: tuple[()]) -> State[None]:
@@ -51,6 +52,11 @@ def test_they_do_what_they_are_used_for(lab: Lab) -> None:
             return Completed(name="Cached")
 
         assert (await call("second", completed, [ids["first"]])).name == "Cached"
+
+        async def completed_again(upstream: tuple[()]) -> State[None]:
+            return Completed(name="Again")
+
+        assert (await call("second", completed_again, [ids["first"]], before=1)).name == "Again"
         task_runs = []
         failed_once = asyncio.Event()
 
@@ -84,8 +90,9 @@ def test_they_do_what_they_are_used_for(lab: Lab) -> None:
     states = {name: (run.id, run.state.name) for name, run in task_runs.items()}
     assert states == {
         "first": (ids["first"], "NotRun"),
-        "second": (ids["second"], "Cached"),
+        "second": (ids["second"], "Again"),
         "third": (ids["third"], "Cancelled"),
     }
+    assert task_runs["second"].run_count == 2
     inputs = {given.id for given in task_runs["third"].task_inputs["upstream"]}
     assert inputs == {ids["first"], ids["second"]}
