@@ -155,15 +155,18 @@ class Operating:
 
     def forget(self, step_run_id: UUID) -> None:
         """End a step run that is still carried out, without a word to ZenML, and forget it. Idempotent."""
-        step = self._steps.get(step_run_id)
-        if step is not None:
+        if self._open is None:
+            return
 
-            async def end() -> None:
+        async def end() -> None:
+            # Looked up here: where :meth:`begin` was interrupted, this comes after it.
+            step = self._steps.get(step_run_id)
+            if step is not None:
                 step.task.cancel()
                 await asyncio.wait({step.task})
+                del self._steps[step_run_id]
 
-            self._call(lambda _: end())
-            self._steps.pop(step_run_id, None)
+        self._call(lambda _: end())
         self._close_if_idle()
 
     async def _begin(self, run: OperatedRun, on_sandbox: OnSandbox, runner: Runner) -> None:

@@ -103,6 +103,10 @@ class ModalPrefectStepOperator(BaseStepOperator):
         except BridgeError as error:
             self._fail(info, error)
             raise
+        except BaseException:
+            # Interrupted while the sandbox is being made: ZenML cleans up only what was submitted.
+            self.cleanup_step_submission(info.step_run)
+            raise
 
     def _operated(self, info: StepRunInfo, entrypoint_command: list[str], environment: dict[str, str]) -> OperatedRun:
         from bridge.operated import OperatedRun, plan_of, wishes_of
@@ -156,9 +160,11 @@ class ModalPrefectStepOperator(BaseStepOperator):
         }
 
     def _operations(self, stack: Stack) -> Operating:
-        from bridge.operating import Operating
-
         if self._operating is None:
+            try:
+                from bridge.operating import Operating
+            except ModuleNotFoundError as error:
+                raise self._not_installed(error) from error
             self._operating = Operating(lambda: self._runner(stack))
         return self._operating
 
@@ -168,11 +174,14 @@ class ModalPrefectStepOperator(BaseStepOperator):
         try:
             return runner_of(self.config, stack)
         except ModuleNotFoundError as error:
-            raise RunNotPossible(
-                f"The step operator `{self.name}` starts sandboxes from here, and {error.name} isn't installed here. "
-                f"Install {', '.join(sorted(REQUIREMENTS))} in the image of the steps: ZenML does, unless "
-                "DockerSettings(install_stack_requirements=False) or skip_build says otherwise."
-            ) from error
+            raise self._not_installed(error) from error
+
+    def _not_installed(self, error: ModuleNotFoundError) -> RunNotPossible:
+        return RunNotPossible(
+            f"The step operator `{self.name}` starts sandboxes from here, and {error.name} isn't installed here. "
+            f"Install {', '.join(sorted(REQUIREMENTS))} in the image of the steps: ZenML does, unless "
+            "DockerSettings(install_stack_requirements=False) or skip_build says otherwise."
+        )
 
     def _publish(self, info: StepRunInfo, sandbox_id: str, url: str | None) -> None:
         metadata: dict[str, MetadataType] = {names.METADATA_SANDBOX_ID: sandbox_id}

@@ -199,7 +199,7 @@ def test_steps_of_our_orchestrator(here: Lab, modal: LoopbackModal, operators: O
     ran = here.run(
         operated.several,
         stack,
-        settings={"execution_mode": mode},
+        settings={"execution_mode": mode, **({"gpu": "A100"} if mode == "per_step" else {})},
         options={"steps": {"ours": gpu}},
         image=CALLER_IMAGE,
         ours=ours,
@@ -214,7 +214,8 @@ def test_steps_of_our_orchestrator(here: Lab, modal: LoopbackModal, operators: O
     assert set(own) == {"ours", "shell"}
     assert own["ours"].gpu_type == "T4"
     assert own["shell"].argv[0] == "sh"
-    assert not [box for box in boxes if box.gpu_type and box.id != own["ours"].id]
+    with_gpu = {box.tags["zenml_step"]: box.gpu_type for box in boxes if box.gpu_type}
+    assert with_gpu == {"ours": "T4", **({"one": "A100"} if mode == "per_step" else {})}
     step_run = ran.run.steps["ours"]
     assert ran.traces("ours")[0]["sandbox"] == own["ours"].id == step_run.run_metadata["modal_sandbox_id"]
     assert own["ours"].tags["prefect_flow_run_id"] == str(ran.flow_run.id)
@@ -446,6 +447,16 @@ def test_stacks_that_cannot_work_are_refused(here: Lab, operators: Operators, op
     with nothing_begins(here):
         message = message_of(here.run(operated.mixed, stack))
     names_all(message, "image_source='modal'", "step operator", "image_source='registry'")
+
+
+@pytest.mark.slow
+def test_an_image_without_the_sdk(here: Lab, modal: LoopbackModal, operators: Operators, operated) -> None:
+    operator = operators.operator("modal")
+    settings = {"execution_mode": "pipeline"}
+    ran = here.run(operated.mixed, operators.stack([operator], "modal"), settings=settings, image=IMAGE)
+    assert ran.steps["train"] == "failed"
+    said = ran.run.steps["train"].exception_info.message
+    names_all(said, f"step operator `{operator}`", "isn't installed here", "modal>=1.4.3", "skip_build")
 
 
 @pytest.mark.slow  # the README's example; what it shows, test_steps_of_a_local_pipeline shows too
