@@ -1,0 +1,115 @@
+"""One pipeline that uses what ZenML has around a step. What a hook or a step saw is appended to ``seen``."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel
+from zenml import ArtifactConfig, Model, get_step_context, log_metadata, pipeline, step
+from zenml.client import Client
+from zenml.config.retry_config import StepRetryConfig
+
+
+def saw(what: str, **more: object) -> None:
+    """Write down that something happened; the folder is in the run's environment."""
+    with (Path(os.environ["SEEN"]) / "seen.jsonl").open("a") as file:
+        file.write(json.dumps({"what": what, **more}) + "\n")
+
+
+class Shape(BaseModel):
+    rows: int
+    columns: list[str]
+
+
+def on_success() -> None:
+    saw("success hook", step=get_step_context().step_run.name)
+
+
+def on_failure(error: BaseException) -> None:
+    saw("failure hook", step=get_step_context().step_run.name, error=str(error))
+
+
+def init(greeting: str) -> dict[str, str]:
+    return {"greeting": greeting}
+
+
+def cleanup() -> None:
+    saw("cleanup hook")
+
+
+@step(enable_cache=False)
+def first() -> None:
+    saw("first", greeting=get_step_context().pipeline_run.config.init_hook_kwargs or {})
+
+
+@step(enable_cache=False, on_success=on_success)
+def several() -> tuple[
+    Annotated[pd.DataFrame, "frame"],
+    Annotated[np.ndarray, ArtifactConfig(name="array", tags=["numbers"])],
+    Annotated[Shape, "shape"],
+    Annotated[dict[str, Any], "mapping"],
+    Annotated[bytes, "raw"],
+    Annotated[str, "text"],
+]:
+    frame = pd.DataFrame({"a": [1, 2, 3], "b": ["x", "y", "z"]})
+    log_metadata({"rows": len(frame)})
+    shape = Shape(rows=3, columns=["a", "b"])
+    return frame, np.arange(6).reshape(2, 3), shape, {"deep": {"er": [1, None]}}, b"\x00\xff", "ä"
+
+
+@step(enable_cache=False, on_failure=on_failure)
+def flaky(folder: str) -> Annotated[int, "attempts"]:
+    count = Path(folder) / "attempts"
+    attempts = int(count.read_text()) + 1 if count.exists() else 1
+    count.write_text(str(attempts))
+    if attempts < 2:
+        raise ValueError("not yet")
+    return attempts
+
+
+@step(enable_cache=False)
+def use(frame: pd.DataFrame, shape: Shape, attempts: int, factor: int = 1) -> Annotated[float, "total"]:
+    """A parameter, inputs of several kinds, a secret, the run's and the step's environment, the model version."""
+    context = get_step_context()
+    saw(
+        "use",
+        secret=Client().get_secret("matrix").secret_values,
+        run=os.environ.get("OF_THE_RUN"),
+        step=os.environ.get("OF_THE_STEP"),
+        model=context.model.name,
+    )
+    return float(frame["a"].sum() * factor + shape.rows + attempts)
+
+
+@step(enable_cache=False, on_failure=on_failure)
+def breaks() -> None:
+    raise RuntimeError("as told")
+
+
+@step(enable_cache=False)
+def never() -> None:
+    saw("never")
+
+
+@step(enable_cache=True)
+def remembered(value: int) -> Annotated[int, "remembered"]:
+    saw("remembered")
+    return value
+
+
+retry = StepRetryConfig(max_retries=2, delay=0, backoff=1)
+
+
+@pipeline(model=Model(name="matrix"), on_init=init, on_init_kwargs={"greeting": "hello"}, on_cleanup=cleanup)
+def everything(folder: str, factor: int = 2) -> None:
+    first()
+    frame, _, shape, _, _, _ = several(after="first")
+    attempts = flaky.with_options(retry=retry)(folder)
+    use.with_options(environment={"OF_THE_STEP": "yes"})(frame, shape, attempts, factor)
+    never(after=breaks())
+    remembered(7)

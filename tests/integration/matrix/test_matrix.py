@@ -1,0 +1,103 @@
+"""ZenML's features, one pipeline: the orchestrator here leaves in ZenML what ZenML's local orchestrator leaves."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.integration.lab import IMAGE, STACK_CODE, Lab
+
+PROJECT = Path(__file__).parent / "project"
+PLACES = {
+    "process, pipeline": ("process", {"execution_mode": "pipeline"}),
+    "process, per_step": ("process", {"execution_mode": "per_step"}),
+    "modal, pipeline": ("modal", {"execution_mode": "pipeline"}),
+    "modal, per_step": ("modal", {"execution_mode": "per_step"}),
+}
+
+
+@pytest.fixture(scope="module")
+def everything(lab: Lab) -> Any:
+    from zenml.client import Client
+
+    lab.stack("modal")
+    Client().create_secret("matrix", {"user": "ada", "password": "secret of the matrix"})
+    sys.path.insert(0, str(PROJECT))
+    yield importlib.import_module("everything").everything
+    sys.path.remove(str(PROJECT))
+
+
+def plain(value: Any) -> Any:
+    """An artifact's value as something that can be compared."""
+    if isinstance(value, pd.DataFrame):
+        return value.to_dict()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return value.model_dump() if hasattr(value, "model_dump") else value
+
+
+def run(lab: Lab, everything: Any, stack: str, into: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """Run it, and return what ZenML has of it afterwards, without ids and times."""
+    from zenml.client import Client
+    from zenml.config import DockerSettings
+    from zenml.utils import source_utils
+
+    source_utils.set_custom_source_root(str(PROJECT))
+    lab.activate(stack)
+    into.mkdir(parents=True)
+    docker = DockerSettings(parent_image=IMAGE, skip_build=True)
+    prepared = everything.with_options(
+        settings={"docker": docker, **({"orchestrator": settings} if settings else {})},
+        environment={"SEEN": str(into), "OF_THE_RUN": "yes"},
+    )
+    known = {run.id for run in Client().list_pipeline_runs(size=100, sort_by="desc:created").items}
+    with pytest.raises(Exception, match=r"breaks|as told"):
+        prepared(str(into))
+    (new,) = [run for run in Client().list_pipeline_runs(size=100, sort_by="desc:created").items if run.id not in known]
+    run = Client().get_pipeline_run(new.id)
+    lines = (into / "seen.jsonl").read_text().splitlines()
+    return {
+        "status": run.status.value,
+        "steps": {name: (step.status.value, step.version) for name, step in run.steps.items()},
+        "values": {
+            artifact: plain(found.load())
+            for step in run.steps.values()
+            for artifact, versions in step.outputs.items()
+            for found in versions
+        },
+        "tags": sorted(tag.name for tag in run.steps["several"].outputs["array"][0].tags),
+        "metadata": run.steps["several"].run_metadata["rows"],
+        "model": run.model_version.model.name if run.model_version else None,
+        "exception": run.steps["breaks"].exception_info.message,
+        "seen": sorted(set(lines)),
+    }
+
+
+@pytest.fixture(scope="module")
+def expected(lab: Lab, everything: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What ZenML's local orchestrator leaves."""
+    return run(lab, everything, "default", tmp_path_factory.mktemp("local") / "run", {})
+
+
+@pytest.mark.parametrize(
+    "place", [pytest.param(name, marks=[pytest.mark.slow] if name.startswith("modal") else []) for name in PLACES]
+)
+def test_everything(
+    lab: Lab,
+    everything: Any,
+    expected: dict[str, Any],
+    tmp_path: Path,
+    place: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(STACK_CODE)]))
+    runner, settings = PLACES[place]
+    found = run(lab, everything, lab.stack(runner), tmp_path / "run", settings)
+    assert found == expected
