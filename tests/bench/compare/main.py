@@ -67,9 +67,10 @@ def missing(record: Record, wanted: Sequence[Cell], repeats: int) -> list[Cell]:
     return [cell for part in (first, rest) for turn in range(repeats) for cell in part if have.get(cell, 0) <= turn]
 
 
-def measure(record: Record, wanted: Sequence[Cell], within: float | None) -> None:
-    """Measure and write down."""
+def measure(record: Record, wanted: Sequence[Cell], within: float | None) -> list[Cell]:
+    """Measure and write down; return what failed."""
     begin = time.monotonic()
+    failures: list[Cell] = []
     with tempfile.TemporaryDirectory(prefix="compare-") as folder, yard(Path(folder)) as ours:
         for way in (PIPELINE, NATIVE_DYNAMIC):
             # Thrown away: files that nobody has read since the machine was started, and code that isn't uploaded.
@@ -77,12 +78,19 @@ def measure(record: Record, wanted: Sequence[Cell], within: float | None) -> Non
         for number, cell in enumerate(wanted):
             if within is not None and time.monotonic() - begin > 60 * within:
                 print(f"{len(wanted) - number} measurements are left for another time.")
-                return
+                return failures
             before = machine()
-            figures = ours.measure(cell)
-            record.add(cell, figures, before)
             text = f"{cell.scenario:14}{cell.way:16}{cell.cold_start:4.0f} s cold"
+            try:
+                figures = ours.measure(cell)
+            except (RuntimeError, subprocess.TimeoutExpired) as error:
+                # Said, and not counted; the others are worth having all the same.
+                print(f"{text}  FAILED: {error}", flush=True)
+                failures.append(cell)
+                continue
+            record.add(cell, figures, before)
             print(f"{text}{figures['wall_s']:9.1f} s  load {before['load'][0]}", flush=True)
+    return failures
 
 
 def main(given: Sequence[str]) -> None:
@@ -93,8 +101,8 @@ def main(given: Sequence[str]) -> None:
     if options.fresh:
         record.forget()
     wanted = chosen(options)
-    if left := missing(record, wanted, 1 if options.quick else options.repeats):
-        measure(record, left, options.within)
+    left = missing(record, wanted, 1 if options.quick else options.repeats)
+    failures = measure(record, left, options.within) if left else []
     measurements = record.read()
     found = report.medians(measurements)
     shown = {cell: figures for cell, figures in found.items() if cell in wanted}
@@ -110,3 +118,5 @@ def main(given: Sequence[str]) -> None:
         shutil.copy(FOUND, DATA)
         subprocess.run([PLOT_PYTHON, Path(__file__).parent / "plot.py", FOUND, PLOT], check=True)
         print(f"{PAGE}\n{DATA}\n{PLOT}")
+    if failures:
+        sys.exit(f"{len(failures)} measurements failed.")
