@@ -46,7 +46,7 @@ from bridge.plan import Mode, Plan
 from bridge.ready import Fate
 from bridge.renewal import Renewal
 from bridge.resume import Earlier, end_sandboxes, look_back
-from bridge.run import Run, give_up, open_run, registry_credentials
+from bridge.run import Run, give_up, open_run, runner_of
 from bridge.run_status import end_run
 from bridge.runners.base import Runner
 from bridge.settings import RunnerConfig
@@ -115,14 +115,7 @@ def introduce(run: Run, flow_run: FlowRun) -> None:
 
 def make_runner(config: RunnerConfig, stack: Stack, plan: Plan, outage: float = runners.OUTAGE_SECONDS) -> Runner:
     """The runner that the stack's orchestrator is configured for; ``outage`` is how long Modal may be away."""
-    return runners.create(
-        config.runner,
-        token_id=config.token_id,
-        token_secret=config.token_secret,
-        registry_credentials=registry_credentials(stack) if config.runner == "modal" else None,
-        create_rate=plan.create_rate,
-        outage=outage,
-    )
+    return runner_of(config, stack, plan.create_rate, outage)
 
 
 def on_own_loop(

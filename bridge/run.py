@@ -243,12 +243,18 @@ def registry_credentials(stack: Stack) -> tuple[str, str] | None:
     return stack.container_registry.credentials if stack.container_registry else None
 
 
-def runner_of(config: RunnerConfig, stack: Stack, create_rate: float = 4.0) -> Runner:
-    """Make the runner that a component is configured for; ``create_rate`` is most sandboxes created per second."""
+def runner_of(
+    config: RunnerConfig, stack: Stack, create_rate: float = 4.0, outage: float = runners.OUTAGE_SECONDS
+) -> Runner:
+    """Make the runner that a component of a stack is configured for.
+
+    ``create_rate`` is most sandboxes created per second, ``outage`` how many seconds Modal may be away.
+    """
     return runners.create(
         config.runner,
         token_id=config.token_id,
         token_secret=config.token_secret,
         registry_credentials=registry_credentials(stack) if config.runner == "modal" else None,
         create_rate=create_rate,
+        outage=outage,
     )
