@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tests import servers
 from tests.integration.lab import IMAGE, PROJECT, STACK_CODE, Lab
 from tests.integration.under import Under
 
@@ -42,7 +43,7 @@ class FlowProcess:
             self._process = subprocess.Popen(
                 [sys.executable, str(script), str(folder)],
                 cwd=PROJECT,
-                env={**os.environ, "PYTHONPATH": f"{STACK_CODE}:{PROJECT}"},
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (STACK_CODE, PROJECT, servers.ROOT)))},
                 stdout=log,
                 stderr=log,
             )
