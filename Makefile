@@ -90,9 +90,11 @@ test-beyond: .venv/.dev  ## the newest ZenML, Prefect and Modal, beyond our pins
 test-modal: setup-tests  ## the contract and a diamond on a real Modal account, CPU only; costs cents
 	$(BIN)/python -m pytest -m modal_account
 
+# What the comparison is to measure; `make bench COMPARE=--core` is a third of it.
+COMPARE ?=
 bench: setup-tests .venv-native/.done .venv-plot/.done  ## the benchmarks, as tables and JSON
 	$(BIN)/python -m tests.bench
-	$(BIN)/python -m tests.bench compare
+	$(BIN)/python -m tests.bench compare $(COMPARE)
 
 docs: .venv/.dev .venv-docs/.done  ## the documentation as a site, in build/site
 	$(BIN)/python -m scripts.reference
