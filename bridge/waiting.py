@@ -129,5 +129,5 @@ def _raise_for(flow_run: FlowRun) -> None:
     )
     raise RunFailed(
         f"The flow run crashed: {state.message or 'no reason is known'}.{begun} The logs of the flow run and of its "
-        f"worker say more. To go on with the run: `prefect flow-run retry {flow_run.id}`."
+        f"worker say more. To go on with the run: `modal-prefect resume {flow_run.id}`."
     )
