@@ -39,9 +39,9 @@ def example(lab: Lab) -> Iterator[Callable[[str], ModuleType]]:
         sys.path.remove(str(EXAMPLES / name))
 
 
-def run(lab: Lab, pipeline: Any, folder: Path, stack: str, **arguments: Any) -> Ran:
+def run(lab: Lab, pipeline: Any, tmp_path: Path, stack: str, **arguments: Any) -> Ran:
     lab.activate(stack)
-    ran = lab.read(Ran(folder), pipeline.with_options(enable_cache=False)(**arguments).id)
+    ran = lab.read(Ran(tmp_path), pipeline.with_options(enable_cache=False)(**arguments).id)
     assert (ran.status, ran.flow_run.state.name) == ("completed", "Completed")
     return ran
 

@@ -76,9 +76,9 @@ def test_a_run_in_a_terminal(lab: Lab, tmp_path: Path) -> None:
     lab.activate(lab.stack("process"))
     shown = Terminal(sys.executable, str(script), folder=PROJECT)
     try:
-        under.until_steps({"hangs": "running", "again": "retrying"})
+        under.until_steps({"hangs": "running", "again": "retrying"}, 200)
         row = re.compile(r"hangs +running +\d+ s +\d+ s +sb-")
-        assert eventually(lambda: row.search(shown.text), bool, 20), shown.text[-4000:]
+        assert eventually(lambda: row.search(shown.text) and "waiting for its retry" in shown.text, bool, 20)
         names_all(
             shown.text,
             "0 of 3 steps",
