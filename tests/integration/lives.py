@@ -113,14 +113,14 @@ class Lives:
         """Let an attempt fail, once it is told to go on."""
         (self.folder / f"fail-{name}").touch()
 
-    def until(self, step: str, attempt: int = 1, seconds: float = 120) -> None:
+    def until(self, step: str, attempt: int = 1, seconds: float = 180) -> None:
         """Wait until the code of an attempt is under way."""
         begun = eventually(
             lambda: len(self.under.ran.traces(step)), lambda number: number >= attempt or self._exit_code, seconds
         )
         assert begun == attempt, self.log[-6000:]
 
-    def until_logged(self, line: str, seconds: float = 60) -> None:
+    def until_logged(self, line: str, seconds: float = 180) -> None:
         """Wait until Prefect has a line of output."""
         from prefect.client.schemas.filters import LogFilter
 
@@ -143,7 +143,7 @@ class Lives:
         """The exit code of the process, where it has ended in an error."""
         return self._life.exitcode if self._life is not None else None
 
-    def until_running(self, seconds: float = 60) -> None:
+    def until_running(self, seconds: float = 180) -> None:
         """Wait until Prefect has seen as many processes begin as there were."""
         with get_client(sync_client=True) as client:
 
@@ -153,7 +153,7 @@ class Lives:
             found = eventually(begun, lambda found: found == self.number or self._exit_code, seconds)
             assert found == self.number, self.log[-6000:]
 
-    def until_zenml(self, expected: Mapping[str, str], seconds: float = 120) -> None:
+    def until_zenml(self, expected: Mapping[str, str], seconds: float = 180) -> None:
         """Wait until ZenML says this of the steps."""
         found = eventually(self._statuses, lambda found: found == expected or self._exit_code, seconds)
         assert found == expected, f"{found}: {self.log[-6000:]}"
