@@ -48,7 +48,7 @@ def output(lab: Lab, ran: Ran, task_run: str) -> list[str]:
 WALK = [
     pytest.param("modal", "warm"),
     pytest.param("modal", "pipeline"),
-    pytest.param("process", "cold"),
+    pytest.param("process", "cold", marks=slow),
     pytest.param("modal", "cold", marks=slow),
     pytest.param("process", "warm", marks=slow),
     pytest.param("process", "pipeline", marks=slow),
