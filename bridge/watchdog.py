@@ -89,6 +89,7 @@ def take_away(client: SyncPrefectClient) -> list[Done]:
 def _crash(after: int) -> AutomationCore:
     return AutomationCore(
         name=names.AUTOMATION_CRASH,
+        enabled=True,  # said, since an update leaves out what isn't
         description="Marks flow runs of ZenML pipelines as Crashed that give no heartbeat any more.",
         trigger=EventTrigger(
             match=_FLOW_RUNS,
@@ -118,6 +119,7 @@ def _sweep(client: SyncPrefectClient, orphan_timeout: float) -> AutomationCore |
     patience = timedelta(seconds=grace(orphan_timeout) + 120)
     return AutomationCore(
         name=names.AUTOMATION_SWEEP,
+        enabled=True,
         description="Ends in ZenML what a crashed flow run has left, unless a flow has gone on with it.",
         trigger=EventTrigger(
             match=_FLOW_RUNS,
