@@ -92,6 +92,15 @@ test-modal: setup-tests  ## the contract and a diamond on a real Modal account, 
 
 # What the comparison is to measure; `make bench COMPARE=--core` is a third of it.
 COMPARE ?=
+.PHONY: chaos chaos-planted
+SEED ?= 1
+N ?= 20
+chaos: setup-tests  ## random pipelines under random faults: make chaos SEED=1 N=20
+	$(BIN)/python -m tests.chaos --seed $(SEED) --count $(N)
+
+chaos-planted: setup-tests  ## whether they find bugs that are planted into the package
+	$(BIN)/python -m tests.chaos.planted_bugs
+
 bench: setup-tests .venv-native/.done .venv-plot/.done  ## the benchmarks, as tables and JSON
 	$(BIN)/python -m tests.bench
 	$(BIN)/python -m tests.bench compare $(COMPARE)

@@ -273,6 +273,10 @@ class LoopbackModal:
         """End a sandbox by its idle timeout."""
         self._on_loop(lambda: self._find(key).end(Result.GENERIC_STATUS_IDLE_TIMEOUT))
 
+    def time_out(self, key: str) -> None:
+        """Let a sandbox's time be over."""
+        self._on_loop(lambda: self._find(key).end(Result.GENERIC_STATUS_TIMEOUT))
+
     def terminate(self, key: str) -> None:
         """Terminate a sandbox, as a person in the dashboard would."""
         self._on_loop(lambda: self._find(key).end(Result.GENERIC_STATUS_TERMINATED))

@@ -1,0 +1,1 @@
+"""Random pipelines under random faults, judged by a model that knows nothing of `bridge`."""

@@ -1,0 +1,69 @@
+"""``python -m tests.chaos --seed S --count N``: random pipelines under random faults. `make chaos` calls it.
+
+Exits with 0 if nothing was found, 1 if something was, with the seed and what it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.chaos.case import make_case
+from tests.chaos.model import violations
+from tests.chaos.report import Report
+from tests.chaos.yard import yard
+
+CASE_SECONDS = 300.0
+
+
+def main() -> int:
+    options = _options()
+    folder = Path(options.folder or tempfile.mkdtemp(prefix="chaos-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    report = Report()
+    with yard(folder) as shared:
+        import bridge
+        from tests.chaos.driver import fill_cache, run_case
+
+        print(f"bridge: {Path(bridge.__file__).parent}; folder: {folder}", flush=True)
+        for name in ("httpx", "hpack"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+        fill_cache(shared)
+        for seed in range(options.seed, options.seed + options.count):
+            case = make_case(seed, small=options.small)
+            began = time.monotonic()
+            print(case, flush=True)
+            seen, log = run_case(case, shared, CASE_SECONDS)
+            found = violations(case, seen)
+            report.add(case, seen, found)
+            print(f"  {seen.run}, {time.monotonic() - began:.1f} s", flush=True)
+            for sentence in found:
+                print(f"  WRONG {sentence}", flush=True)
+            if found:
+                (folder / f"case-{seed}" / "seen.txt").write_text(f"{case}\n{found}\n{seen}\n\n{log}")
+                if options.stop:
+                    break
+            if options.report:
+                Path(options.report).write_text(json.dumps(report.as_json(), indent=1))
+    print(report)
+    return 0 if report.good else 1
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("--seed", type=int, default=1, help="of the first case; the next one has the next number")
+    parser.add_argument("--count", type=int, default=20)
+    parser.add_argument("--small", action="store_true", help="few steps, few sandboxes")
+    parser.add_argument("--stop", action="store_true", help="end with the first case that shows something wrong")
+    parser.add_argument("--folder", help="where everything is written; a new one by default")
+    parser.add_argument("--report", help="a file for the counts, as JSON")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,159 @@
+"""Runs one case: calls its pipeline, strikes it, and reads on both sides what came of it."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from zenml.client import Client
+
+from tests.chaos import traces
+from tests.chaos.case import Case
+from tests.chaos.life import Flow
+from tests.chaos.seen import Sandbox, Seen, TaskRun
+from tests.chaos.striker import WARM_TIMEOUT, Striker
+from tests.chaos.yard import Yard
+from tests.integration.lab import eventually
+
+LOOK_SECONDS = 0.05
+CALM = {"stream_delay": 0.0, "broken_streams": 0, "init_failures": 0, "lost_replies": 0, "unavailable_until": 0.0}
+
+
+def fill_cache(yard: Yard) -> None:
+    """Run the one step whose result the cached steps of all cases have."""
+    folder = yard.folder / "first"
+    folder.mkdir()
+    flow = Flow(folder, dict(os.environ))
+    options = {"stack": yard.stack, "settings": {"execution_mode": "pipeline"}, "pipeline": "first_of_all"}
+    flow.begin(options, {"base": yard.base})
+    eventually(flow.alive, lambda alive: not alive, 180)
+    assert (Path(yard.base) / "known.jsonl").exists(), flow.log[-5000:]
+
+
+def run_case(case: Case, yard: Yard, seconds: float) -> tuple[Seen, str]:
+    """Run a case; return what was seen of it and what its flow printed. It has ``seconds`` for it."""
+    folder = yard.folder / f"case-{case.seed}"
+    folder.mkdir()
+    (folder / "case.json").write_text(case.as_json())
+    known = len(traces.lines_of(Path(yard.base), "known"))
+    yard.modal.set(**{**CALM, "init_failures": case.init_failures, "lost_replies": case.lost_replies})
+    flow = Flow(folder, {**os.environ, "MODAL_SANDBOX_V2": "1" if case.backend == 2 else "0"})
+    deadline = time.monotonic() + seconds
+    name = f"chaos-{case.seed}-{folder.parent.name}"
+    try:
+        flow.begin(_options(case, yard, name), _arguments(case, yard, folder))
+        run = _run(name, flow)
+        if run is None:
+            return Seen(hung="no run came of it"), flow.log
+        striker = Striker(case, yard, folder, flow, run.id, UUID(run.orchestrator_run_id))
+        pause = threading.Event()
+        while flow.alive() and time.monotonic() < deadline:
+            striker.look()
+            pause.wait(LOOK_SECONDS)  # nothing tells of a line in a file
+        hung = f"the flow was still at it after {seconds:.0f} s" if flow.alive() else ""
+        seen = _read(case, yard, folder, run.id, striker, hung)
+    finally:
+        flow.kill()
+        yard.modal.set(**CALM)
+        _end_sandboxes(yard, name)
+    if len(traces.lines_of(Path(yard.base), "known")) > known:
+        return Seen(hung="a cached step ran"), flow.log
+    return seen, flow.log
+
+
+def _options(case: Case, yard: Yard, name: str) -> dict[str, Any]:
+    settings = {
+        "execution_mode": case.mode,
+        "warm": case.warm,
+        "max_parallelism": case.max_parallelism,
+        "infrastructure_retries": case.infrastructure_retries,
+    }
+    return {
+        "stack": yard.stack,
+        "settings": settings,
+        "pipeline": "chaos",
+        "execution_mode": case.failure_mode,
+        "run_name": name,
+    }
+
+
+def _arguments(case: Case, yard: Yard, folder: Path) -> dict[str, Any]:
+    steps = []
+    for step in case.steps:
+        real = case.kind == "warm" and not step.big and "timeout" in step.strikes.values()
+        given = {name: value for name, value in asdict(step).items() if name != "strikes"}
+        steps.append({**given, "upstream": list(step.upstream), "timeout": WARM_TIMEOUT if real else 0})
+    return {"folder": str(folder), "base": yard.base, "steps": steps}
+
+
+def _run(name: str, flow: Flow) -> Any:
+    def read() -> Any:
+        try:
+            run = Client().get_pipeline_run(name)
+        except KeyError:
+            return None
+        return run if run.orchestrator_run_id else None
+
+    return eventually(read, lambda run: run is not None or not flow.alive(), 120)
+
+
+def _read(case: Case, yard: Yard, folder: Path, run_id: UUID, striker: Striker, hung: str) -> Seen:
+    run = Client().get_pipeline_run(run_id)
+    flow_run, task_runs = yard.lab.read_flow_run(UUID(run.orchestrator_run_id))
+    if not hung and not flow_run.state.is_final():
+        hung = f"Prefect's flow run is {flow_run.state.name}, its process has ended"
+    boxes = eventually(lambda: _boxes(yard, run_id), lambda found: not any(_lives(box) for box in found), 15)
+    logs = {("" if case.mode == "pipeline" else name): _logs(yard, task_run) for name, task_run in task_runs.items()}
+    return Seen(
+        attempts={step.name: traces.attempts_of(folder, step.name) for step in case.steps},
+        strikes=striker.strikes,
+        sandboxes=[
+            Sandbox(box.id, box.tags.get("zenml_step", ""), box.status, box.created_at, box.seconds) for box in boxes
+        ],
+        alive=[box.id for box in boxes if _lives(box)],
+        run=run.status.value,
+        flow_run=str(flow_run.state.name),
+        step_runs=_step_runs(run_id),
+        task_runs={
+            name: TaskRun(str(task_run.state.name), task_run.run_count, task_run.state.message or "")
+            for name, task_run in task_runs.items()
+        },
+        logs=logs,
+        hung=hung,
+    )
+
+
+def _boxes(yard: Yard, run_id: UUID) -> list[Any]:
+    return [box for box in yard.modal.sandboxes() if box.tags.get("zenml_run_id") == str(run_id)]
+
+
+def _lives(box: Any) -> bool:
+    return box.status in ("running", "pending")
+
+
+def _end_sandboxes(yard: Yard, name: str) -> None:
+    """Nothing of a case that went wrong is to disturb the next one."""
+    for box in yard.modal.sandboxes():
+        if _lives(box):
+            yard.modal.terminate(box.id)
+
+
+def _step_runs(run_id: UUID) -> dict[str, list[str]]:
+    found: dict[str, list[tuple[int, str]]] = {}
+    page = 1
+    while True:
+        items = Client().list_run_steps(pipeline_run_id=run_id, exclude_retried=False, size=500, page=page).items
+        for item in items:
+            found.setdefault(item.name, []).append((item.version, item.status.value))
+        if len(items) < 500:
+            return {name: [status for _, status in sorted(versions)] for name, versions in found.items()}
+        page += 1
+
+
+def _logs(yard: Yard, task_run: Any) -> list[str]:
+    return yard.lab.logs(task_run, at_least=0)

@@ -1,0 +1,186 @@
+"""The model says no to each thing that must not be, and nothing to a run that is as it must be."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.chaos.case import Case, StepSpec
+from tests.chaos.model import violations
+from tests.chaos.seen import Attempt, Sandbox, Seen, Strike, TaskRun
+
+PLAIN = Case(
+    seed=0,
+    steps=(StepSpec("s0", lines=2), StepSpec("s1", upstream=("s0",), retries=1, lines=0)),
+    mode="per_step",
+    warm=False,
+    failure_mode="continue_on_failure",
+    max_parallelism=1,
+    infrastructure_retries=3,
+    backend=2,
+    init_failures=0,
+    lost_replies=0,
+)
+
+
+def ran(number: int, begin: float, how: str | None = "end", sandbox: str = "") -> Attempt:
+    ended = begin + 1 if how else None
+    return Attempt(number, sandbox or f"sb-{begin:.0f}", 100 + number, begin, ended, how)
+
+
+def box(begin: float, seconds: float = 2.0) -> Sandbox:
+    return Sandbox(f"sb-{begin:.0f}", "", "success", begin - 0.5, seconds)
+
+
+GOOD = Seen(
+    attempts={"s0": [ran(1, 10)], "s1": [ran(1, 20)]},
+    sandboxes=[box(10), box(20)],
+    run="completed",
+    flow_run="Completed",
+    step_runs={"s0": ["completed"], "s1": ["completed"]},
+    task_runs={"s0": TaskRun("Completed", 1), "s1": TaskRun("Completed", 1)},
+    logs={"s0": ["s0 1 line 0", "Some other words", "s0 1 line 1"]},
+)
+
+
+def struck(kind: str, step: str = "s1", time: float = 20.5, sandbox: str = "sb-20") -> Strike:
+    return Strike(kind, step, 1, sandbox, time, True)
+
+
+def twice(kind: str | None, versions: list[str], run_count: int) -> Seen:
+    """``s1`` is tried twice: its first attempt is struck, or fails by itself."""
+    first = ran(1, 20, None if kind else "fail")
+    return replace(
+        GOOD,
+        attempts={"s0": [ran(1, 10)], "s1": [first, ran(2, 30)]},
+        strikes=[struck(kind)] if kind else [],
+        sandboxes=[box(10), Sandbox("sb-20", "", "x", 19.5, 1.0), box(30)],
+        step_runs={"s0": ["completed"], "s1": versions},
+        task_runs={"s0": TaskRun("Completed", 1), "s1": TaskRun("Completed", run_count)},
+    )
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        GOOD,
+        twice("evict", ["completed"], 1),
+        twice("oom", ["retried", "completed"], 2),
+        twice(None, ["retried", "completed"], 2),
+    ],
+    ids=["plain", "lost", "killed", "failed once"],
+)
+def test_what_is_right(seen: Seen) -> None:
+    assert violations(PLAIN, seen) == []
+
+
+FAILED = replace(
+    GOOD,
+    run="failed",
+    flow_run="Failed",
+    attempts={"s0": [ran(1, 10, "fail")]},
+    step_runs={"s0": ["failed"]},
+    task_runs={"s0": TaskRun("Failed", 1), "s1": TaskRun("NotRun", 0)},
+)
+CANCELLED = replace(
+    GOOD,
+    run="stopped",
+    flow_run="Cancelled",
+    attempts={"s0": [ran(1, 10)], "s1": [ran(1, 20, None)]},
+    strikes=[struck("cancel")],
+    step_runs={"s0": ["completed"], "s1": ["stopped"]},
+    task_runs={"s0": TaskRun("Completed", 1), "s1": TaskRun("Cancelled", 1)},
+)
+PIPELINE = replace(PLAIN, mode="pipeline", max_parallelism=2)
+IN_ONE = replace(
+    GOOD,
+    attempts={"s0": [ran(1, 10, sandbox="sb-1")], "s1": [ran(1, 20, sandbox="sb-1")]},
+    sandboxes=[Sandbox("sb-1", "", "success", 5, 30)],
+    task_runs={"chaos": TaskRun("Completed", 1)},
+    logs={"": ["[s0] s0 1 line 0", "[s0] s0 1 line 1"]},
+)
+
+
+def test_what_is_right_too() -> None:
+    assert violations(PLAIN, FAILED) == []
+    assert violations(PLAIN, CANCELLED) == []
+    assert violations(PIPELINE, IN_ONE) == []
+
+
+WRONG = {
+    "hung": replace(GOOD, hung="the flow"),
+    "is running at the end": replace(GOOD, step_runs={**GOOD.step_runs, "s1": ["running"]}),
+    "is completed in ZenML and Failed in Prefect": replace(
+        GOOD, task_runs={**GOOD.task_runs, "s1": TaskRun("Failed", 1)}
+    ),
+    "the run is completed in ZenML and Failed in Prefect": replace(GOOD, flow_run="Failed"),
+    "the run is running in ZenML": replace(GOOD, run="running"),
+    "sandboxes live on": replace(GOOD, alive=["sb-1"]),
+    "2 sandboxes at once": replace(GOOD, sandboxes=[box(10, 20), box(20)]),
+    "2 steps at once": replace(GOOD, attempts={"s0": [replace(ran(1, 10), ended=25)], "s1": [ran(1, 20)]}),
+    "s1 began before ['s0'] had ended": replace(GOOD, attempts={"s0": [ran(1, 10)], "s1": [ran(1, 10.5)]}),
+    "lacks 1 of 2 lines": replace(GOOD, logs={"s0": ["s0 1 line 0"]}),
+    "lines twice": replace(GOOD, logs={"s0": ["s0 1 line 0", "s0 1 line 1", "s0 1 line 1"]}),
+    "out of order": replace(GOOD, logs={"s0": ["s0 1 line 1", "s0 1 line 0"]}),
+    "s0 succeeded 2 times": replace(GOOD, attempts={**GOOD.attempts, "s0": [ran(1, 10), ran(2, 12)]}),
+    "ran again after it had succeeded": replace(
+        GOOD, attempts={**GOOD.attempts, "s0": [ran(1, 10), ran(2, 12, "fail")]}
+    ),
+    "was ended by nobody who may": replace(GOOD, attempts={"s0": [ran(1, 10)], "s1": [ran(1, 20, None), ran(2, 30)]}),
+    "processes (101,) of it still ran": replace(
+        twice("evict", ["completed"], 1),
+        attempts={"s0": [ran(1, 10)], "s1": [ran(1, 20, None), replace(ran(2, 30), beside=(101,))]},
+    ),
+    "ZenML has 2 step runs of s1, not 1 to 1": twice("evict", ["retried", "completed"], 1),
+    "Prefect counts 2 attempts of s1, not 1 to 1": twice("lose", ["completed"], 2),
+    "s1 is failed, not completed": replace(
+        twice("evict", ["failed"], 1), run="failed", flow_run="Failed", task_runs=FAILED.task_runs
+    ),
+    "s0 is completed although its code never came to its end": replace(GOOD, attempts={"s1": [ran(1, 20)]}),
+    "although not all of": replace(FAILED, attempts={**FAILED.attempts, "s1": [ran(1, 20)]}),
+    "s1 is none, not completed": replace(
+        GOOD, attempts={"s0": [ran(1, 10)]}, step_runs={"s0": ["completed"]}, task_runs=FAILED.task_runs
+    ),
+    "s0 is completed, not failed": replace(FAILED, step_runs={"s0": ["completed"]}),
+    "Prefect has no task run of s1": replace(GOOD, task_runs={"s0": TaskRun("Completed", 1)}),
+}
+
+
+@pytest.mark.parametrize("sentence", WRONG)
+def test_what_is_wrong(sentence: str) -> None:
+    assert any(sentence in found for found in violations(PLAIN, WRONG[sentence])), violations(PLAIN, WRONG[sentence])
+
+
+def test_a_cancel_that_nobody_heeded() -> None:
+    seen = replace(GOOD, strikes=[struck("cancel")])
+    assert any("the run is completed" in found for found in violations(PLAIN, seen))
+
+
+def test_a_step_that_began_long_after_the_cancel() -> None:
+    seen = replace(CANCELLED, attempts={**CANCELLED.attempts, "s0": [ran(1, 10), ran(2, 90)]})
+    assert any("after the run was over" in found for found in violations(PLAIN, seen))
+
+
+def test_a_sandbox_that_dies_under_two_steps() -> None:
+    """In ``pipeline`` mode: out of memory costs each of them a retry; who has none fails, and the others go on."""
+    case = replace(
+        PIPELINE, steps=(StepSpec("s0", lines=0), StepSpec("s1", retries=1, lines=0), StepSpec("s2", lines=0))
+    )
+    killed = struck("oom", "s1", 20.5, "sb-1")
+    seen = replace(
+        IN_ONE,
+        attempts={
+            "s0": [ran(1, 20, None, "sb-1")],
+            "s1": [ran(1, 20, None, "sb-1"), ran(2, 30, sandbox="sb-2")],
+            "s2": [ran(1, 32, sandbox="sb-2")],
+        },
+        strikes=[killed],
+        sandboxes=[Sandbox("sb-1", "", "kernel_oom_kill", 10, 10.6), Sandbox("sb-2", "", "success", 25, 10)],
+        run="failed",
+        flow_run="Failed",
+        step_runs={"s0": ["failed"], "s1": ["retried", "completed"], "s2": ["completed"]},
+    )
+    assert violations(case, seen) == []
+    given_up = replace(seen, step_runs={"s0": ["failed"], "s1": ["retried", "failed"]})
+    assert len(violations(case, given_up)) >= 2
