@@ -60,7 +60,7 @@ def run_case(case: Case, yard: Yard, seconds: float) -> tuple[Seen, str]:
     finally:
         flow.kill()
         yard.modal.set(**CALM)
-        _end_sandboxes(yard, name)
+        _end_sandboxes(yard)
     if len(traces.lines_of(Path(yard.base), "known")) > known:
         return Seen(hung="a cached step ran"), flow.log
     return seen, flow.log
@@ -136,7 +136,7 @@ def _lives(box: Any) -> bool:
     return box.status in ("running", "pending")
 
 
-def _end_sandboxes(yard: Yard, name: str) -> None:
+def _end_sandboxes(yard: Yard) -> None:
     """Nothing of a case that went wrong is to disturb the next one."""
     for box in yard.modal.sandboxes():
         if _lives(box):

@@ -12,7 +12,7 @@ import pytest
 
 from tests import servers
 from tests.chaos import planted_bugs
-from tests.chaos.case import FLOW, KILLED, LOST, make_case
+from tests.chaos.case import make_case
 
 HERE = Path(__file__).parent
 

@@ -1,4 +1,4 @@
-"""What all cases share: both servers, the loopback Modal, the stack. Sets the environment before Prefect is imported."""
+"""What all cases share: servers, loopback Modal, stack. Sets the environment before Prefect is imported."""
 
 from __future__ import annotations
 
