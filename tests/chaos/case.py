@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 LOST = ("evict", "lose")
@@ -105,7 +105,7 @@ def make_case(seed: int, *, small: bool = False) -> Case:
     number = _number(chance, kind, small)
     width = chance.choice([1, 2, 3, number])
     steps = [_step(chance, index, width) for index in range(number)]
-    steps = _with_strikes(chance, steps, kind, 2 if small else 4)
+    steps = _with_strikes(chance, seed, steps, 2 if small else 4)
     failing = chance.random() < 0.35
     return Case(
         seed=seed,
@@ -158,14 +158,15 @@ def _lucky(step: StepSpec) -> StepSpec:
     return _changed(step, failures=min(step.failures, retries - struck), retries=retries)
 
 
-def _with_strikes(chance: random.Random, steps: list[StepSpec], kind: str, most: int) -> list[StepSpec]:
+def _with_strikes(chance: random.Random, seed: int, steps: list[StepSpec], most: int) -> list[StepSpec]:
     able = [step.name for step in steps if not step.cached]
     struck: dict[str, dict[int, str]] = {}
     stopped = False
-    for _ in range(chance.randint(1, most)):
+    for count in range(chance.randint(1, most)):
         if not able:
             break
-        what = chance.choices(list(_WEIGHTS), list(_WEIGHTS.values()))[0]
+        # Each kind has its turn, whatever the dice say.
+        what = chance.choices(list(_WEIGHTS), list(_WEIGHTS.values()))[0] if count else KINDS[seed % len(KINDS)]
         if what in STOP and stopped:
             continue
         stopped = stopped or what in STOP
@@ -179,8 +180,3 @@ def _with_strikes(chance: random.Random, steps: list[StepSpec], kind: str, most:
 
 def _changed(step: StepSpec, **changes: object) -> StepSpec:
     return StepSpec(**{**{name: getattr(step, name) for name in StepSpec.__dataclass_fields__}, **changes})  # type: ignore[arg-type]
-
-
-def topological(steps: Sequence[StepSpec]) -> list[StepSpec]:
-    """Upstream first; they are made in that order."""
-    return list(steps)

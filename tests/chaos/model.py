@@ -57,7 +57,8 @@ class _Closed:
 
     time: float
     kills: bool
-    by_stop: bool = False
+    fails: bool = False
+    """Whether what ran has failed by it."""
 
 
 class _Judge:
@@ -155,17 +156,18 @@ class _Judge:
     # ---- when it was over
 
     def _closing(self) -> _Closed | None:
-        found = [_Closed(strike.time, kills=True, by_stop=True) for strike in self._of(STOP)]
+        found = [_Closed(strike.time, kills=True) for strike in self._of(STOP)]
         failed = [time for step in self.case.steps if (time := self._failed_at(step)) is not None]
         if failed and self.case.failure_mode != "continue_on_failure":
             found.append(_Closed(min(failed), kills=self.case.failure_mode == "fail_fast"))
-        found += [_Closed(time, kills=True) for time in self._whole_pipeline_over()]
+        found += [_Closed(time, kills=True, fails=True) for time in self._whole_pipeline_over()]
         return min(found, key=lambda closed: closed.time, default=None)
 
     def _failed_at(self, step: StepSpec) -> float | None:
         """When a step failed for good, as far as what it wrote down can tell."""
-        if self.fates[step.name] != "failed":
-            return None
+        costs, most = self.costs[step.name], self.case.infrastructure_retries
+        if self.fates[step.name] != "failed" or not (costs.own[1] > step.retries or costs.lost_in_a_row[1] > most):
+            return None  # one that was given up isn't what closed the run
         attempts = self.seen.attempts.get(step.name, ())
         times = [attempt.ended or self._struck_at(attempt) for attempt in attempts if attempt.how != "end"]
         return max(times, default=0.0)
@@ -230,14 +232,13 @@ class _Judge:
         last = max((attempt.ended or self._struck_at(attempt) for attempt in attempts), default=None)
         if costs.succeeded and last is not None and last < self.closed.time - MOMENTS:
             return {"completed"}
-        if not attempts and not may_fail:
-            return allowed | {"none", "stopped"}
-        allowed = allowed | {"none"} if not must_fail else allowed
-        if costs.own[1] or not self.closed.by_stop:
-            allowed |= {"failed", "stopped"}  # given up while it waited for its retry
-        if self.closed.kills:
-            allowed |= {"stopped"}
-        return allowed
+        if not attempts:
+            allowed = allowed | {"none"}
+        if costs.own[1]:
+            allowed = allowed | {"failed", "stopped"}  # given up while it waited for its retry
+        if self.closed.fails:
+            allowed = allowed | {"failed"}
+        return allowed | {"stopped"} if self.closed.kills else allowed
 
     def _attempts(self, step: StepSpec) -> Iterator[str]:
         attempts, costs = self.seen.attempts.get(step.name, ()), self.costs[step.name]
