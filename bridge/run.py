@@ -187,11 +187,21 @@ def is_over(run: PipelineRunResponse) -> RunIsOver:
 def environment_of(run: PipelineRunResponse, snapshot: PipelineSnapshotResponse) -> dict[str, str]:
     """What ZenML needs in a sandbox, with a token minted now, for this run. All of it is treated as secret.
 
-    A run that has ended gets no token any more, and needs no sandbox.
+    A run that has ended gets no token any more, and needs no sandbox. Raises ``RunIsOver`` if it ended in the meantime
+    otherwise than completed.
     """
     if run.status.is_finished:
         return {}
-    plain, secrets = get_config_environment_vars(pipeline_run_id=run.id)
+    try:
+        plain, secrets = get_config_environment_vars(pipeline_run_id=run.id)
+    except ValueError:
+        # So ZenML answers for a run that has ended: maybe just now, after it was read.
+        now = Client().get_pipeline_run(run.id, project=snapshot.project_id)
+        if now.status is ExecutionStatus.COMPLETED:
+            return {}
+        if now.status.is_finished:
+            raise is_over(now) from None
+        raise
     environment = {**plain, **secrets, "ZENML_ACTIVE_PROJECT_ID": str(snapshot.project_id)}
     if snapshot.stack is not None:
         environment["ZENML_ACTIVE_STACK_ID"] = str(snapshot.stack.id)
