@@ -155,6 +155,14 @@ class Plan:
         """The graph: the upstream steps of each step."""
         return {step.name: step.upstream for step in self.steps}
 
+    @property
+    def most_sandboxes(self) -> int:
+        """How many sandboxes ``pipeline`` mode can need one after the other, if each of them dies under a step."""
+        deaths = sum(step.retry.retries for step in self.steps)
+        if self.failure_mode is FailureMode.CONTINUE_ON_FAILURE:
+            deaths += len(self.steps)
+        return 1 + self.infrastructure_retries + deaths
+
     def __str__(self) -> str:
         most = f", at most {self.max_parallelism} at once" if self.max_parallelism else ""
         head = f"{self.pipeline}: {len(self.steps)} steps, {self.mode.value}, {self.failure_mode.value}{most}"

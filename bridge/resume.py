@@ -117,8 +117,7 @@ class _Look:
         """The names that attempts of this run may have asked for."""
         run_id, plan = self._run.id, self._run.plan
         if plan.mode is Mode.PIPELINE:
-            most = 1 + plan.infrastructure_retries + sum(step.retry.retries for step in plan.steps)
-            yield from (names.sandbox_name(run_id, None, number, 1) for number in range(1, most + 1))
+            yield from (names.sandbox_name(run_id, None, number, 1) for number in range(1, plan.most_sandboxes + 1))
             return
         for step in plan.steps:
             for number in range(1, step.retry.retries + 2):

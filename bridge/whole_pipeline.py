@@ -23,6 +23,7 @@ from bridge.board import Board
 from bridge.limits import LimitMissing, Limits
 from bridge.logs import Logger, LogShipper
 from bridge.outcome import SUCCESSFUL, Diagnosis, End, Outcome, Reported, SandboxEnd, StepRecord, judge, refused
+from bridge.plan import FailureMode
 from bridge.resume import Earlier
 from bridge.run import Run
 from bridge.step import Attempts, Begun
@@ -82,7 +83,7 @@ class WholePipeline:
         # Prefect counts both kinds of retries together; `_again` keeps each kind to its own number. What an earlier
         # process of this flow run tried counts.
         before = self._begun.number - 1 if self._begun is not None else 0
-        retries = max(0, plan.infrastructure_retries + sum(step.retry.retries for step in plan.steps) - before)
+        retries = max(0, plan.most_sandboxes - 1 - before)
         task = Task(
             self._attempt,
             name=names.prefect_name(plan.pipeline),
@@ -177,13 +178,25 @@ class WholePipeline:
         records = await self._records()
         if orphans and end.end is not End.TIMED_OUT:
             # The sandbox died under its steps: those that have retries left go on in another one.
-            self._again = all(records[step].reported is Reported.RETRYING for step in orphans)
+            self._again = self._can_go_on(orphans, records)
             if self._again:
                 return Failed(message=str(judge(end, records[orphans[0]]).diagnosis))
         for step, record in records.items():
             if record.reported is Reported.RETRYING:
                 await self._attempts.close_retries(step)
         return self._failed(end, await self._records())
+
+    def _can_go_on(self, orphans: list[str], records: dict[str, StepRecord]) -> bool:
+        """Whether there is something to do for another sandbox, after this one died under its steps."""
+        if all(records[step].reported is Reported.RETRYING for step in orphans):
+            return True
+        if self.run.plan.failure_mode is not FailureMode.CONTINUE_ON_FAILURE:
+            return False
+        return any(
+            records[step].reported in (Reported.NOTHING, Reported.RETRYING)
+            and all(records[name].reported in SUCCESSFUL for name in upstream)
+            for step, upstream in self.run.plan.upstream.items()
+        )
 
     def _say_lost(self, diagnosis: Diagnosis | None) -> None:
         most = self.run.plan.infrastructure_retries + 1

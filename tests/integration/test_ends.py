@@ -124,6 +124,23 @@ def test_what_an_end_costs_in_pipeline_mode(lab: Lab, shapes, tmp_path, end: str
     assert len(lab.sandboxes(ran)) == 2
 
 
+def test_a_sandbox_that_dies_under_a_step_without_retries(lab: Lab, shapes, tmp_path) -> None:
+    """In `pipeline` mode under CONTINUE_ON_FAILURE: that step has failed, the others go on in another sandbox."""
+    striker = threading.Thread(target=strike, args=(lab, tmp_path, "oom"))
+    striker.start()
+    ran = lab.run(
+        shapes.struck_beside_another,
+        lab.stack("modal"),
+        settings={"execution_mode": "pipeline", "max_parallelism": 1},
+        options={"execution_mode": "continue_on_failure"},
+        into=tmp_path,
+    )
+    striker.join()
+    assert (ran.status, ran.flow_run.state.name) == ("failed", "Failed")
+    assert ran.steps == {"oom": "failed", "other": "completed"}
+    assert len(lab.sandboxes(ran)) == 2
+
+
 def test_a_step_without_retries_that_is_killed(lab: Lab, shapes, tmp_path) -> None:
     striker = threading.Thread(target=strike, args=(lab, tmp_path, "oom"))
     striker.start()

@@ -240,6 +240,14 @@ def struck(folder: str, ends: list[str], timeout: int = 300, retries: int = 1) -
 
 
 @pipeline
+def struck_beside_another(folder: str) -> None:
+    """``oom`` has no retries and goes first, its chain being the longest; ``other`` has nothing to do with it."""
+    below = struck_first(folder, "oom", id="oom")
+    add(folder, below, id="below")
+    one(folder, id="other")
+
+
+@pipeline
 def mixed(folder: str) -> None:
     """A chain whose third step asks for more memory."""
     more = {"resources": ResourceSettings(memory="2GiB")}
