@@ -63,12 +63,18 @@ class Pool(Generic[Kind, Host]):
         self._to_come[self._kinds[step]] -= 1
         return found
 
+    @property
+    def has_room(self) -> bool:
+        """Whether all steps that are inside may have a sandbox. Ask after :meth:`enter` for who needs a new one."""
+        return self._limit is None or len(self._inside) + len(self.idle) <= self._limit
+
     def in_the_way(self) -> Host | None:
         """Take out the idle sandbox that has to go before there may be one more; None if there is room.
 
-        Call it after :meth:`enter` for the step that needs the new one, until it returns None.
+        None too where there is none: a flow that comes back may find more steps inside than the limit lets in. Then
+        one of them has to leave first.
         """
-        if self._limit is None or len(self._inside) + len(self.idle) <= self._limit:
+        if self.has_room or not self.idle:
             return None
         kind = min((kind for kind, hosts in self._idle.items() if hosts), key=lambda kind: self._to_come[kind])
         return self._idle[kind].pop(0)

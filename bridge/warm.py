@@ -67,6 +67,8 @@ class WarmSteps:
         self._turns: dict[str, WarmStep] = {}
         self._timers: dict[WarmHost, asyncio.TimerHandle] = {}
         self._ending: set[asyncio.Task[None]] = set()
+        self._left = asyncio.Event()
+        """Set, and replaced, whenever a step has left its sandbox."""
 
     async def __aenter__(self) -> WarmSteps:
         if self._calls is None and self._run.plan.warm and isinstance(self._runner, CallsHosts):
@@ -117,6 +119,8 @@ class WarmSteps:
         turn = self._turns.pop(step, None)
         fit = host is not None and (turn.leaves_it_fit if turn is not None else not host.failed)
         self._pool.leave(step, host if fit else None)
+        self._left.set()
+        self._left = asyncio.Event()
         if host is not None:
             if fit:
                 self._count(host)
@@ -131,9 +135,13 @@ class WarmSteps:
         self._start_early()
 
     async def _make_room(self) -> None:
-        while (host := self._pool.in_the_way()) is not None:
-            self._end(host)
-            await host.gone()
+        while not self._pool.has_room:
+            host = self._pool.in_the_way()
+            if host is None:
+                await self._left.wait()
+            else:
+                self._end(host)
+                await host.gone()
 
     def _new(self, kind: SandboxSpec, capacity_timeout: int) -> WarmHost:
         name = names.host_name()

@@ -26,6 +26,17 @@ def diamond(**options) -> Pool[str, int]:  # type: ignore[no-untyped-def]
     return Pool(dict.fromkeys(upstream, "cpu"), upstream, **{"early": list(upstream), **options})
 
 
+def test_more_steps_inside_than_the_limit_lets_in() -> None:
+    """As a flow finds them that comes back: nothing is idle, so somebody has to leave."""
+    pool = diamond(limit=1)
+    for step in ("left", "right"):
+        pool.enter(step, anything)
+    assert not pool.has_room
+    assert pool.in_the_way() is None
+    pool.leave("left", None)
+    assert pool.has_room
+
+
 def test_a_chain_takes_one_sandbox() -> None:
     pool = chain(5)
     assert pool.enter("s0", anything) is None
