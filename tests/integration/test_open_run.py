@@ -22,7 +22,8 @@ def test_a_run_that_ends_between_two_looks_at_it(lab: Lab, tmp_path) -> None:
 
     source_utils.set_custom_source_root(str(PROJECT))
     lab.activate(lab.stack("process"))
-    pipeline = shapes.chain.with_options(settings={"docker": DockerSettings(parent_image=IMAGE, skip_build=True)})
+    settings = {"docker": DockerSettings(parent_image=IMAGE, skip_build=True)}
+    pipeline = shapes.chain.with_options(settings=settings, execution_mode="fail_fast")
     pipeline.prepare(str(tmp_path))
     snapshot = load_snapshot(pipeline.create_snapshot(name=f"ends-{tmp_path.name}").id)
     run = create_placeholder_run(snapshot, str(uuid4()))
