@@ -16,6 +16,7 @@ from uuid import UUID
 from prefect.client.orchestration import get_client
 from zenml.client import Client
 
+from bridge.lease import last_sign, signer
 from tests.integration.lab import PROJECT, STACK_CODE, Lab, Ran, eventually
 from tests.integration.under import Under
 
@@ -142,6 +143,15 @@ class Lives:
     def _exit_code(self) -> int | None:
         """The exit code of the process, where it has ended in an error."""
         return self._life.exitcode if self._life is not None else None
+
+    def until_signed(self, seconds: float = 180) -> None:
+        """Wait until this process has given a sign of life."""
+
+        def life() -> int:
+            return signer(last_sign(Client().get_pipeline_run(self.under.run_id)))[1]
+
+        found = eventually(life, lambda found: found == self.number or self._exit_code, seconds)
+        assert found == self.number, self.log[-6000:]
 
     def until_running(self, seconds: float = 180) -> None:
         """Wait until Prefect has seen as many processes begin as there were."""

@@ -63,7 +63,7 @@ def test_a_flow_with_many_lives(lab: Lab, tmp_path: Path, place: str, mode: str)
         lives.until_logged(f"first 1 before {LINES - 1}")
         lives.kill()
         lives.go_on()
-        lives.until_running()
+        lives.until_signed()
         lives.go("first-1")
         lives.until("second")
         lives.kill()
@@ -73,7 +73,7 @@ def test_a_flow_with_many_lives(lab: Lab, tmp_path: Path, place: str, mode: str)
         else:
             lives.until_zenml({"first": "completed", "second": "completed"})
         lives.go_on(by_flow_run=True)
-        lives.until_running()
+        lives.until_signed()
         lives.until("third")
         lives.kill()
         lives.fail("third-1")
@@ -83,7 +83,7 @@ def test_a_flow_with_many_lives(lab: Lab, tmp_path: Path, place: str, mode: str)
         else:
             lives.until_zenml({"first": "completed", "second": "completed", "third": "retrying"})
         lives.go_on()
-        lives.until_running()
+        lives.until_signed()
         lives.until("third", 2)
         lives.until_logged(f"third 2 before {LINES - 1}")
         lives.kill()
@@ -251,7 +251,8 @@ def test_somebody_else_goes_on(lab: Lab, tmp_path: Path, who: str) -> None:
                 client.set_flow_run_state(lives.under.flow_run_id, Crashed(), force=True)
         lives.go("first-1", "second-1", "third-1")
         if who == "a worker":
-            assert eventually(lambda: flow_run_of(lives).state.is_completed(), bool, 120)
+            ended = eventually(lambda: flow_run_of(lives).state, lambda state: state.is_final(), 300)
+            assert ended.is_completed(), f"{ended}: {worker.log.read_text()[-6000:]}"
             worker.stop()
         else:
             retry = ["prefect", "flow-run", "retry", str(lives.under.flow_run_id), "--entrypoint", FLOW_ENTRYPOINT]
