@@ -132,6 +132,7 @@ class Turns:
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one caller. A caller that goes away leaves its step running."""
         self._callers += 1
+        self._rest()  # which it no longer does: what was counted before this caller came must not end its step
         try:
             line = await reader.readline()
             if line.endswith(b"\n"):
@@ -178,7 +179,7 @@ class Turns:
         return turn
 
     def _rest(self) -> None:
-        """Begin to count the seconds in which nobody wants anything."""
+        """Begin to count the seconds in which nobody wants anything, or stop counting where somebody does."""
         if self._idle is not None:
             self._idle.cancel()
         busy = self._callers or (self._running is not None and not self._running.done())

@@ -177,6 +177,15 @@ def test_an_idle_host_ends_by_itself(zen: Zen, tmp_path: Path) -> None:
         assert host.process.wait(TIMEOUT) == 0
 
 
+async def test_a_step_may_take_longer_than_a_host_idles(zen: Zen, tmp_path: Path) -> None:
+    """Nobody was there before it came: those seconds don't count."""
+    job = zen.submit("fan_out", tmp_path, width=1, seconds=4.0)
+    with serving(job, "--idle-timeout", "2") as host:
+        end, output = await host.run(wire.Call("a", "wide_0"))
+        assert end == OK, output
+        assert host.process.wait(TIMEOUT) == 0
+
+
 async def test_where_nothing_can_be_loaded_a_step_gets_a_process_of_its_own(zen: Zen, tmp_path: Path) -> None:
     job = zen.submit("chain", tmp_path, length=1)
     with serving(job, run=str(uuid4())) as host:
