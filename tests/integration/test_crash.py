@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -230,11 +231,12 @@ def flow_run_of(lives: Lives) -> FlowRun:
 @pytest.mark.parametrize("who", ["a worker", "prefect"])
 def test_somebody_else_goes_on(lab: Lab, tmp_path: Path, who: str) -> None:
     """A worker, whose flow's process was killed; and `prefect flow-run retry` where there is no deployment."""
-    with Lives(lab, tmp_path) as lives:
+    with Lives(lab, tmp_path) as lives, ExitStack() as at_the_end:
         if who == "a worker":
             pool = f"crash-{uuid4().hex[:6]}"
             make_pool(pool)
             worker = Worker(pool, tmp_path / "worker").start()
+            at_the_end.callback(worker.stop)
             lives.begin("three", "process", COLD, configuration={"work_pool": pool, "synchronous": False})
         else:
             lives.begin("three", "process", COLD)
@@ -253,7 +255,6 @@ def test_somebody_else_goes_on(lab: Lab, tmp_path: Path, who: str) -> None:
         if who == "a worker":
             ended = eventually(lambda: flow_run_of(lives).state, lambda state: state.is_final(), 300)
             assert ended.is_completed(), f"{ended}: {worker.log.read_text()[-6000:]}"
-            worker.stop()
         else:
             retry = ["prefect", "flow-run", "retry", str(lives.under.flow_run_id), "--entrypoint", FLOW_ENTRYPOINT]
             call([str(Path(sys.executable).parent / retry[0]), *retry[1:]], "completed successfully")
