@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 
 ROOT = Path(__file__).resolve().parent.parent
-START_SECONDS = 90.0
+START_SECONDS = 240.0
 
 
 def free_port() -> int:

@@ -47,7 +47,7 @@ def build(word: str, expected: str, own: bool) -> None:
     alone = {"resources": ResourceSettings(memory="3GiB")} if own else {}
     again = uses.with_options(settings=alone)(word, expected, after=["uses"], id=f"again_{word}")
     has_variable.with_options(environment={"USER_TOKEN": os.environ.get("MARK_STEP_VARIABLE", "")})(word, again)
-    raises(word, first)
+    raises(word, first, id=f"raises_{word}")
     kills_itself(word, first)
 
 
