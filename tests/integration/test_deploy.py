@@ -74,6 +74,52 @@ def test_the_tutorial(installed: Path, tmp_path: Path) -> None:
         assert words in said["python broken.py"]
 
 
+OPERATED = """
+from zenml import pipeline, step
+
+
+@step
+def ask() -> int:
+    return 6
+
+
+@step(step_operator="here")
+def answer(number: int) -> None:
+    print(f"the answer is {number * 7}")
+
+
+@pipeline(enable_cache=False)
+def mine() -> None:
+    answer(ask())
+
+
+mine()
+"""
+WITH_OPERATOR = [
+    "zenml step-operator flavor register bridge.flavors.ModalPrefectStepOperatorFlavor",
+    "zenml step-operator register here --flavor modal-prefect --runner=process",
+    "zenml stack register operated -o default -a default -s here --set",
+    "python operated.py",
+]
+
+
+@pytest.mark.timeout(600)
+def test_the_step_operator_from_the_wheel(installed: Path, tmp_path: Path) -> None:
+    """On ZenML's own orchestrator and local store; Prefect isn't asked, nor is Modal."""
+    environment = {**servers.clean_environment(), **servers.zenml_client_environment(tmp_path / "zenml", None)}
+    environment |= {"HOME": str(tmp_path), "PATH": f"{installed}:{environment['PATH']}", "TMPDIR": str(tmp_path)}
+    (tmp_path / "operated.py").write_text(OPERATED)
+    said = ""
+    for command in WITH_OPERATOR:
+        ran = subprocess.run(
+            command, shell=True, env=environment, cwd=tmp_path, check=False, capture_output=True, text=True
+        )
+        said = ran.stdout + ran.stderr
+        assert ran.returncode == 0, f"{command}\n{said}"
+    assert "Using step operator `here` to run step `answer`" in said
+    assert "the answer is 42" in said
+
+
 def test_the_readme_says_what_the_tutorial_says() -> None:
     tutorial = {command for block in blocks(servers.ROOT / "docs" / "tutorial.md") for command in block.commands}
     section = (servers.ROOT / "README.md").read_text().split("## In your own project")[1].split("```")[1]
