@@ -78,14 +78,14 @@ class SpawnHost:
 
 def _environment(attempt: Attempt) -> dict[str, str]:
     here = str(Path(bridge.__file__).parents[1])
-    path = os.environ.get("PYTHONPATH")
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([here, path] if path else [here]),
         "ZENML_CONFIG_PATH": _own_configuration(attempt.work_dir),
         "ZENML_LOCAL_STORES_PATH": _local_stores(),
         **attempt.environment,
     }
+    # Last: the attempt's own may be the image's, which knows nothing of where this package is.
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (here, environment.get("PYTHONPATH"))))
     if names.ENV_WORK_DIR in os.environ:
         environment[names.ENV_WORK_DIR] = attempt.work_dir
     return environment

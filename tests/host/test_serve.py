@@ -187,9 +187,13 @@ async def test_a_step_may_take_longer_than_a_host_idles(zen: Zen, tmp_path: Path
 
 
 async def test_where_nothing_can_be_loaded_a_step_gets_a_process_of_its_own(zen: Zen, tmp_path: Path) -> None:
+    """Also where its environment, being the image's, has a PYTHONPATH with another package of this name."""
+    (tmp_path / "image" / "bridge").mkdir(parents=True)
+    (tmp_path / "image" / "bridge" / "__init__.py").write_text("raise ImportError('of the image')")
     job = zen.submit("chain", tmp_path, length=1)
     with serving(job, run=str(uuid4())) as host:
-        assert (await host.run(wire.Call("one", "one")))[0] == OK
+        the_images = {"PYTHONPATH": f"{tmp_path / 'image'}:{Path(__file__).parent / 'stack'}"}
+        assert (await host.run(wire.Call("one", "one"), **the_images))[0] == OK
         host.process.terminate()
         output, _ = host.process.communicate(timeout=TIMEOUT)
     assert output.count("Each step gets a process of its own") == 1
