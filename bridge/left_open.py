@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from uuid import UUID
 
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
@@ -19,8 +20,16 @@ PAGE = 200
 """Most task runs that Prefect's API returns at once."""
 
 
-def close_task_runs(flow_run_id: UUID, run_id: UUID, because: str) -> None:
+def close_task_runs(
+    flow_run_id: UUID,
+    run_id: UUID,
+    because: str,
+    tell: Callable[[TaskRun, State[None]], object] = report_task_run_state,
+) -> None:
     """End the open task runs of a flow run as ZenML says that their steps ended; unfinished ones for ``because``.
+
+    ``tell`` tells Prefect: by an event, as its engine does, where this is the flow run's own process. From elsewhere an
+    event would take the task run away from its flow run.
 
     Raises ``PrefectUnavailable``, and what ZenML's client raises.
     """
@@ -28,7 +37,7 @@ def close_task_runs(flow_run_id: UUID, run_id: UUID, because: str) -> None:
     ends = {names.task_run_id(str(flow_run_id), step): found.status for step, found in run.steps.items()}
     ends[names.task_run_id(str(flow_run_id), None)] = run.status
     for task_run in _open(flow_run_id):
-        report_task_run_state(task_run, _state(ends.get(task_run.id), because))
+        tell(task_run, _state(ends.get(task_run.id), because))
 
 
 def _open(flow_run_id: UUID) -> list[TaskRun]:

@@ -360,11 +360,16 @@ def _end_in_prefect(found: Found, ended: ExecutionStatus) -> None:
     if flow_run is None or flow_run.state is None:
         return
     message = f"Nobody worked on this run: {found.judgement.why}."
-    if not flow_run.state.is_final() or flow_run.state.is_crashed():
-        with prefect_api() as prefect:
+    with prefect_api() as prefect:
+        if not flow_run.state.is_final() or flow_run.state.is_crashed():
             prefect.set_flow_run_state(flow_run.id, _flow_state(ended, message), force=True)
-    if found.run is not None:
-        close_task_runs(flow_run.id, found.run.id, message)
+        if found.run is not None:
+            close_task_runs(
+                flow_run.id,
+                found.run.id,
+                message,
+                tell=lambda task_run, state: prefect.set_task_run_state(task_run.id, state, force=True),
+            )
 
 
 def _flow_state(ended: ExecutionStatus, message: str) -> State[None]:
