@@ -69,7 +69,7 @@ zenml-ui: .venv-zenml-server/.done  ## ZenML's dashboard with the demo's runs, o
 	$(DEMO_ZENML) .venv-zenml-server/bin/python -m uvicorn zenml.zen_server.zen_server_api:app --host 127.0.0.1 --port 8237 --log-level warning
 
 test: setup-tests  ## all tests, small graphs
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not modal_account"
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not slow and not modal_account"
 
 # The oldest Python (where pyenv has it), Prefect and Modal that pyproject.toml admits.
 FLOOR_PYTHON ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.10.*/bin/python) $(BIN)/python)

@@ -1,15 +1,15 @@
 """Real servers for the whole session: a Prefect server, a ZenML REST server, a loopback Modal.
 
-The environment is set before ZenML and Prefect read it.
+Prefect's server listens where this process's client was told to ask, in ``tests/conftest.py``.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
@@ -18,16 +18,6 @@ from tests import servers
 from tests.integration.lab import IMAGE, PROJECT, STACK_CODE, Lab
 from tests.integration.workers import Worker, make_pool
 from tests.loopback import LoopbackImage, LoopbackModal
-
-PREFECT_PORT = servers.free_port()
-# Prefect reads its settings when it is imported, which test modules do before any fixture runs.
-os.environ |= {
-    "PREFECT_API_URL": f"http://127.0.0.1:{PREFECT_PORT}/api",
-    "PREFECT_HOME": tempfile.mkdtemp(prefix="prefect-client-"),
-    "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "DO_NOT_TRACK": "1",
-}
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +42,7 @@ def modal_server() -> Iterator[LoopbackModal]:
 
 @pytest.fixture(scope="session")
 def both_apis(folder: Path) -> Iterator[tuple[servers.Server, servers.Server]]:
-    prefect = servers.prefect_server(folder, PREFECT_PORT, record_at_once=True)
+    prefect = servers.prefect_server(folder, urlsplit(os.environ["PREFECT_API_URL"]).port, record_at_once=True)
     both = prefect.launch(), servers.zenml_server(folder).launch()
     try:
         yield both[0].wait(), both[1].wait()

@@ -527,9 +527,9 @@ def chain(length: int) -> dict[str, list[str]]:
 
 
 def seconds_of(graph: Graph, **options: object) -> float:
-    begin = time.perf_counter()
+    begin = time.process_time()  # which other programs add nothing to
     simulate(graph, **options)
-    return time.perf_counter() - begin
+    return time.process_time() - begin
 
 
 @pytest.mark.parametrize("fates", [{}, {"s0": Fate.FAILED}], ids=["done", "failed at the first"])

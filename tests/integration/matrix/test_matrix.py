@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from tests.integration.lab import IMAGE, STACK_CODE, Lab
@@ -36,8 +35,6 @@ def everything(lab: Lab) -> Any:
 
 def plain(value: Any) -> Any:
     """An artifact's value as something that can be compared."""
-    if isinstance(value, pd.DataFrame):
-        return value.to_dict()
     if isinstance(value, np.ndarray):
         return value.tolist()
     return value.model_dump() if hasattr(value, "model_dump") else value

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import pandas as pd
 from pydantic import BaseModel
 from zenml import ArtifactConfig, Model, get_step_context, log_metadata, pipeline, step
 from zenml.client import Client
@@ -49,17 +48,15 @@ def first() -> None:
 
 @step(enable_cache=False, on_success=on_success)
 def several() -> tuple[
-    Annotated[pd.DataFrame, "frame"],
     Annotated[np.ndarray, ArtifactConfig(name="array", tags=["numbers"])],
     Annotated[Shape, "shape"],
     Annotated[dict[str, Any], "mapping"],
     Annotated[bytes, "raw"],
     Annotated[str, "text"],
 ]:
-    frame = pd.DataFrame({"a": [1, 2, 3], "b": ["x", "y", "z"]})
-    log_metadata({"rows": len(frame)})
     shape = Shape(rows=3, columns=["a", "b"])
-    return frame, np.arange(6).reshape(2, 3), shape, {"deep": {"er": [1, None]}}, b"\x00\xff", "ä"
+    log_metadata({"rows": shape.rows})
+    return np.arange(6).reshape(2, 3), shape, {"deep": {"er": [1, None]}}, b"\x00\xff", "ä"
 
 
 @step(enable_cache=False, on_failure=on_failure)
@@ -73,7 +70,7 @@ def flaky(folder: str) -> Annotated[int, "attempts"]:
 
 
 @step(enable_cache=False)
-def use(frame: pd.DataFrame, shape: Shape, attempts: int, factor: int = 1) -> Annotated[float, "total"]:
+def use(array: np.ndarray, shape: Shape, attempts: int, factor: int = 1) -> Annotated[float, "total"]:
     """A parameter, inputs of several kinds, a secret, the run's and the step's environment, the model version."""
     context = get_step_context()
     saw(
@@ -83,7 +80,7 @@ def use(frame: pd.DataFrame, shape: Shape, attempts: int, factor: int = 1) -> An
         step=os.environ.get("OF_THE_STEP"),
         model=context.model.name,
     )
-    return float(frame["a"].sum() * factor + shape.rows + attempts)
+    return float(array.sum() * factor + shape.rows + attempts)
 
 
 @step(enable_cache=False, on_failure=on_failure)
@@ -108,8 +105,8 @@ retry = StepRetryConfig(max_retries=2, delay=0, backoff=1)
 @pipeline(model=Model(name="matrix"), on_init=init, on_init_kwargs={"greeting": "hello"}, on_cleanup=cleanup)
 def everything(folder: str, factor: int = 2) -> None:
     first()
-    frame, _, shape, _, _, _ = several(after="first")
+    array, shape, _, _, _ = several(after="first")
     attempts = flaky.with_options(retry=retry)(folder)
-    use.with_options(environment={"OF_THE_STEP": "yes"})(frame, shape, attempts, factor)
+    use.with_options(environment={"OF_THE_STEP": "yes"})(array, shape, attempts, factor)
     never(after=breaks())
     remembered(7)
