@@ -1,7 +1,7 @@
 """What this process's clients of ZenML and Prefect may read: no configuration of whoever runs the tests.
 
-Here and not in a folder of tests, since both packages read it when they are imported, which a test module of any folder may
-do while tests are collected.
+Here and not in a folder of tests, since both packages read it when they are imported, which a test module of any
+folder may do while tests are collected.
 """
 
 from __future__ import annotations

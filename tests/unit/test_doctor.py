@@ -211,4 +211,3 @@ class TestTheRegistry:
     )
     def test_its_address(self, uri: str, base: str) -> None:
         assert registry.base_url(uri) == base
-
