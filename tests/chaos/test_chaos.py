@@ -18,9 +18,8 @@ HERE = Path(__file__).parent
 
 
 def test_a_few_runs(tmp_path: Path) -> None:
-    """Three small ones, by seed: a flow that dies, a sandbox that is lost, one that is killed."""
-    seeds = "3", "3"
-    command = [sys.executable, "-m", "tests.chaos", "--small", "--seed", seeds[0], "--count", seeds[1]]
+    """Two small ones, one in each mode: a flow that dies, a sandbox that is lost, a run that is interrupted."""
+    command = [sys.executable, "-m", "tests.chaos", "--small", "--seed", "6", "--count", "2"]
     done = subprocess.run(
         [*command, "--folder", str(tmp_path / "chaos")],
         cwd=servers.ROOT,
