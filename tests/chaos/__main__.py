@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import signal
 import sys
 import tempfile
 import time
@@ -23,6 +24,8 @@ CASE_SECONDS = 300.0
 
 def main() -> int:
     options = _options()
+    # Servers and sandboxes are processes of their own: an end from outside has to end them too.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     folder = Path(options.folder or tempfile.mkdtemp(prefix="chaos-"))
     folder.mkdir(parents=True, exist_ok=True)
     report = Report()
