@@ -30,6 +30,14 @@ def cling(folder: str) -> int:
 
 
 @pipeline
+def held_well(folder: str) -> None:
+    """As ``held``, but ``hangs`` lets itself be interrupted: a step that raises then is a failed one to ZenML."""
+    retry = StepRetryConfig(max_retries=3, delay=600, backoff=1)
+    fail_first.with_options(retry=retry)(folder, "raise", 9, id="again")
+    add(folder, hang(folder, id="hangs"), id="later")
+
+
+@pipeline
 def held(folder: str) -> None:
     """``hangs`` runs and doesn't take its end well, ``again`` waits for a far retry, ``later`` follows ``hangs``."""
     retry = StepRetryConfig(max_retries=3, delay=600, backoff=1)
