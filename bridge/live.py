@@ -85,13 +85,14 @@ class LiveView:
         rows = self._board.table()
         steps = [row for row in rows if row["step"] != SHARED]
         shown, rest = pick(steps, max(3, self.console.height - _AROUND))
-        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", expand=False)
+        # Expanded, the columns with a ratio share what the others leave; else all shrink alike, down to "Canc…".
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", expand=True)
         table.add_column("step", no_wrap=True)
         table.add_column("state", no_wrap=True)
         table.add_column("waited", justify="right")
         table.add_column("ran", justify="right")
-        table.add_column("sandbox", no_wrap=True, max_width=30)
-        table.add_column("", overflow="ellipsis", no_wrap=True, ratio=1)
+        table.add_column("sandbox", no_wrap=True, ratio=1)
+        table.add_column("", overflow="ellipsis", no_wrap=True, ratio=2)
         for row in shown:
             table.add_row(*_cells(row))
         return Group(

@@ -33,8 +33,8 @@ def planned(*steps: tuple[str, tuple[str, ...]], gpu: str | None = None) -> Plan
     )
 
 
-def drawn(view: LiveView) -> list[str]:
-    console = Console(file=io.StringIO(), width=120, height=view.console.height)
+def drawn(view: LiveView, width: int = 120) -> list[str]:
+    console = Console(file=io.StringIO(), width=width, height=view.console.height)
     console.print(view.picture())
     text = console.file
     assert isinstance(text, io.StringIO)
@@ -71,6 +71,22 @@ def test_a_run_from_its_start_to_its_end() -> None:
     assert "second line" not in load
     assert "NotRun" in train
     assert "upstream load: Failed" in train
+
+
+def test_a_narrow_terminal_shows_names_states_and_times_whole() -> None:
+    clock = Clock()
+    board = Board(planned(("again", ()), ("later", ("again",)), gpu="A100"), clock)
+    view = LiveView(terminal(), clock)
+    view.watch(board, "run", {})
+    board.attempt("again", 1)
+    clock.now = 65
+    board.in_sandbox("again", f"sb-local-{'1' * 32}", None)
+    board.ended("again", "Cancelled", "stopped while it waited for its retry, " * 3)
+    board.close("the run ended")
+    _, head, again, later, _ = drawn(view, 80)
+    assert head.split() == ["step", "state", "waited", "ran", "sandbox"]
+    assert again.split()[:5] == ["again", "Cancelled", "1:05", "0", "s"]
+    assert later.split()[:2] == ["later", "NotRun"]
 
 
 def test_links_lead_to_the_sandbox() -> None:
