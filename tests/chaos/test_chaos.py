@@ -18,7 +18,6 @@ HERE = Path(__file__).parent
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.slow
 def test_a_few_runs(tmp_path: Path) -> None:
     """Two small ones, one in each mode: a flow that dies, a sandbox that is lost, a run that is interrupted."""
     command = [sys.executable, "-m", "tests.chaos", "--small", "--seed", "6", "--count", "2"]

@@ -184,7 +184,9 @@ def test_a_workers_flow_is_cancelled(lab: Lab, stoppable, worker: Callable[[UUID
     assert ran.steps == {"hangs": "stopped", "again": "stopped"}
 
 
-@pytest.mark.xfail(reason="written in a hurry and not understood yet: see the closing note of session 2", strict=False)
+@pytest.mark.xfail(
+    reason="the flow's process goes with the worker: ZenML's run completes, its flow run stays Running; not solved yet"
+)
 def test_a_worker_that_is_terminated_drains(lab: Lab, tmp_path: Path) -> None:
     """Its flow gets no signal and runs to its end; then the worker goes."""
     import shapes
