@@ -35,9 +35,13 @@ from bridge.ready import Fate, GraphRun, NotRun, Pass
 
 GRACE_SECONDS = 10.0
 """From SIGTERM to SIGKILL: ZenML's signal handler has two requests to make in it."""
+ANNOUNCE_SECONDS = 3.0
+"""How long the end of a stopped step may wait for ZenML to hear of it."""
 DRAIN_SECONDS = 5.0
 STOP_POLL_SECONDS = 15.0
 """How often ZenML is asked whether the run is being stopped; its steps' heartbeats ask as often."""
+
+_STOPPED = "the run was stopped"
 
 _logger = logging.getLogger(__name__)
 
@@ -88,7 +92,19 @@ class Scheduler:
         """
         while not await self._store.stopping():  # noqa: ASYNC110 - ZenML tells nobody, it has to be asked
             await asyncio.sleep(STOP_POLL_SECONDS)
-        graph.kill("the run was stopped")
+        await self._stop(graph)
+
+    async def _stop(self, graph: GraphRun) -> None:
+        """End the steps of a run that is being stopped.
+
+        ZenML hears of their end first: a step that answers SIGTERM with an error of its own would be a failed one.
+        """
+        graph.drain(_STOPPED)
+        try:
+            await asyncio.wait_for(self._store.stop_running(), ANNOUNCE_SECONDS)
+        except asyncio.TimeoutError:
+            _logger.warning("ZenML couldn't be told in %g s that the steps are stopped.", ANNOUNCE_SECONDS)
+        graph.kill(_STOPPED)
 
     async def terminate(self) -> None:
         """The sandbox is being ended from outside. May come at any time.
@@ -102,10 +118,13 @@ class Scheduler:
         except asyncio.TimeoutError:
             stopping = False
         self._abandon = not stopping
-        reason = "the run was stopped" if stopping else "the sandbox was ended from outside"
-        self._ended_early = reason
-        if self._graph is not None:
-            self._graph.kill(reason)
+        self._ended_early = _STOPPED if stopping else "the sandbox was ended from outside"
+        if self._graph is None:
+            return
+        if stopping:
+            await self._stop(self._graph)
+        else:
+            self._graph.kill(self._ended_early)
 
     def drain(self, reason: str) -> None:
         """Start no other step."""
@@ -231,7 +250,7 @@ class Scheduler:
     async def _run_is_stopping(self) -> bool:
         stopping = await self._store.stopping()
         if stopping and self._graph is not None:
-            self._graph.kill("the run was stopped")
+            await self._stop(self._graph)
         return stopping
 
     async def _may_try_again(self, step: str, record: StepRecord, permit: Pass) -> bool:

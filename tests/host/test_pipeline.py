@@ -20,7 +20,7 @@ from tests.host.conftest import Job, Zen
 SCENARIOS: dict[str, tuple[str, dict[str, Any], dict[str, Any], list[str]]] = {
     # name: pipeline, its options, its arguments, the host's arguments
     "zoo": ("zoo", {}, {}, []),
-    "two at once": ("fan_out", {}, {"width": 5, "seconds": 0.3}, ["--max-parallelism", "2"]),
+    "two at once": ("fan_out", {}, {"width": 5, "others": 2, "seconds": 0.3}, ["--max-parallelism", "2"]),
     "one cpu": ("fan_out", {}, {"width": 3, "cpu": 1.0, "seconds": 0.3}, ["--cpu", "1"]),
     "gpus": ("gpus", {}, {}, ["--gpus", "2"]),
     "fail fast": ("failing", {"execution_mode": "fail_fast"}, {}, []),

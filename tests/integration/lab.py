@@ -174,11 +174,18 @@ class Lab:
         ran.run = Client().get_pipeline_run(run_id)
         if ran.run.orchestrator_run_id:
             with suppress(ObjectNotFound):
-                ran.flow_run, ran.task_runs = self.read_flow_run(UUID(ran.run.orchestrator_run_id), begun=begun)
+                ran.flow_run, ran.task_runs = self.read_flow_run(
+                    UUID(ran.run.orchestrator_run_id), begun=begun, expected=_task_runs_of(ran.run)
+                )
         return ran
 
-    def read_flow_run(self, flow_run_id: UUID, *, begun: bool = True) -> tuple[Any, dict[str, Any]]:
-        """The flow run and its newest task runs by name, once Prefect has recorded the end of all of them."""
+    def read_flow_run(
+        self, flow_run_id: UUID, *, begun: bool = True, expected: int | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """The flow run and its newest task runs by name, once Prefect has recorded the end of all of them.
+
+        Where fewer than ``expected`` come: of those that there are, when no other has come for a while.
+        """
         from prefect.client.orchestration import get_client
         from prefect.client.schemas.filters import FlowRunFilter
 
@@ -191,12 +198,15 @@ class Lab:
                 ours = FlowRunFilter(id={"any_": [flow_run_id]})  # type: ignore[arg-type]
                 return client.read_task_runs(flow_run_filter=ours)
 
-            seen: list[int] = []
+            newest = (0, time.monotonic())
 
             def settled(found: list[Any]) -> bool:
-                seen.append(len(found))
-                ended = all(run.state and run.state.is_final() for run in found)
-                return bool(found) and ended and seen[-2:] == [len(found)] * 2
+                nonlocal newest
+                if len(found) != newest[0]:
+                    newest = (len(found), time.monotonic())
+                if not found or not all(run.state and run.state.is_final() for run in found):
+                    return False
+                return len(found) == expected or time.monotonic() - newest[1] > 3
 
             task_runs = eventually(read, settled)
         return flow_run, {run.name: run for run in sorted(task_runs, key=lambda run: run.created)}
@@ -227,6 +237,13 @@ class Lab:
     def sandboxes_by_step(self, ran: Ran) -> Counter[str]:
         """How many sandboxes each step had."""
         return Counter(box.tags.get("zenml_step", "") for box in self.sandboxes(ran))
+
+
+def _task_runs_of(run: Any) -> int:
+    """How many task runs a run has in the end, if none of its steps was done before."""
+    settings = run.config.settings.get("orchestrator")
+    per_step = settings is not None and settings.model_dump().get("execution_mode") == "per_step"
+    return len(run.snapshot.step_configurations) if per_step else 1
 
 
 def eventually(read: Callable[[], Any], good: Callable[[Any], bool], seconds: float = 20.0) -> Any:

@@ -103,8 +103,8 @@ def hang_first(folder: str, times: int = 1) -> int:
 
 
 @step(enable_cache=False)
-def meet(folder: str, others: int = 1) -> int:
-    """Waits until ``others`` steps are here at the same time."""
+def meet(folder: str, others: int = 1, seconds: float = 0.0) -> int:
+    """Waits until ``others`` steps have come, and then for ``seconds``."""
     trace(folder, "begin", cuda=os.environ.get("CUDA_VISIBLE_DEVICES"))
     (Path(folder) / f"here-{get_step_context().step_run.name}").touch()
     deadline = time.monotonic() + 60
@@ -112,6 +112,7 @@ def meet(folder: str, others: int = 1) -> int:
         if time.monotonic() > deadline:
             raise TimeoutError("the others didn't come")
         time.sleep(0.02)
+    time.sleep(seconds)
     trace(folder, "end")
     return others
 
@@ -193,7 +194,7 @@ def fan_out(folder: str, width: int = 4, others: int = 1, cpu: float | None = No
         if others == 1:
             made(folder, seconds, id=f"wide_{number}")
         else:
-            made(folder, others, id=f"wide_{number}")
+            made(folder, others, seconds, id=f"wide_{number}")
 
 
 @step(enable_cache=False)
