@@ -19,6 +19,8 @@ from tests.integration.lab import IMAGE, PROJECT, STACK_CODE, Lab
 from tests.integration.workers import Worker, make_pool
 from tests.loopback import LoopbackImage, LoopbackModal
 
+PLACES = ("modal-v2", "modal-v1", "process")
+
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -103,16 +105,18 @@ def forget_zenml() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave V1 to `make test-all` where V2 shows the same: the runner's own tests cover both backends."""
+    """Leave to `make test-all` what shows the same elsewhere: the runners' own tests cover every place."""
     for item in items:
         callspec = getattr(item, "callspec", None)
-        if callspec is None or item.get_closest_marker("every_backend"):
+        place = callspec.params.get("place") if callspec is not None else None
+        if place not in PLACES:
             continue
-        if callspec.params.get("place") == "modal-v1":
+        marker = item.get_closest_marker("at")
+        if place not in (marker.args if marker is not None else ("modal-v2", "process")):
             item.add_marker(pytest.mark.slow)
 
 
-@pytest.fixture(params=["modal-v2", "modal-v1", "process"])
+@pytest.fixture(params=PLACES)
 def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Where sandboxes run. The SDK reads the variable at each create."""
     place: str = request.param

@@ -49,6 +49,7 @@ def test_lines_are_there_while_the_step_runs(lab: Lab, shapes, place: str, tmp_p
     assert ran.status == "completed"
 
 
+@pytest.mark.at("modal-v2")
 def test_many_lines_and_bad_bytes(lab: Lab, shapes, place: str) -> None:
     lines = 100_000
     ran = lab.run(shapes.flood, lab.stack(place), settings={"execution_mode": "per_step"}, lines=lines)

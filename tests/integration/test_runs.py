@@ -31,7 +31,7 @@ def check_both(ran: Ran, zenml: str, prefect: str) -> None:
 
 
 class TestPerStep:
-    @pytest.mark.every_backend
+    @pytest.mark.at("modal-v2", "modal-v1", "process")
     def test_a_diamond(self, lab: Lab, shapes, place: str) -> None:
         ran = lab.run(shapes.diamond, lab.stack(place), settings=PER_STEP)
         assert ran.error is None
@@ -48,6 +48,7 @@ class TestPerStep:
             assert {box.app for box in boxes} == {"zenml-diamond"}
             assert len(boxes) == 2, "one for each branch: the other steps take turns in them"
 
+    @pytest.mark.at("modal-v2")
     def test_a_fan_out_never_exceeds_its_limit(self, lab: Lab, shapes, place: str) -> None:
         ran = lab.run(shapes.fan_out, lab.stack(place), settings={**PER_STEP, "max_parallelism": 2}, width=4)
         check_both(ran, "completed", "Completed")
@@ -56,7 +57,7 @@ class TestPerStep:
         if place == "modal":
             assert len(lab.sandboxes(ran)) == 2
 
-    @pytest.mark.every_backend
+    @pytest.mark.at("modal-v2", "modal-v1")
     def test_a_failure_spares_the_other_branch(self, lab: Lab, shapes, place: str) -> None:
         ran = lab.run(shapes.failing, lab.stack(place), settings=PER_STEP)
         check_both(ran, "failed", "Failed")
@@ -67,6 +68,7 @@ class TestPerStep:
         assert "ValueError: as told" in ran.task_runs["bad"].state.message
         assert "upstream bad failed" in ran.task_runs["below_bad"].state.message
 
+    @pytest.mark.at("process")
     def test_fail_fast_kills_the_siblings(self, lab: Lab, shapes, place: str) -> None:
         ran = lab.run(
             shapes.hanging_beside_failure, lab.stack(place), settings=PER_STEP, options={"execution_mode": "fail_fast"}
@@ -77,6 +79,7 @@ class TestPerStep:
         assert len(ran.traces("hung", "begin")) == 1
         assert lab.modal.stats().alive == 0
 
+    @pytest.mark.at("modal-v2")
     def test_stop_on_failure_lets_the_siblings_end(self, lab: Lab, shapes, place: str) -> None:
         ran = lab.run(
             shapes.failing, lab.stack(place), settings=PER_STEP, options={"execution_mode": "stop_on_failure"}
@@ -85,6 +88,7 @@ class TestPerStep:
         assert ran.steps == {"bad": "failed", "beside": "completed"}
         assert ran.states == {"bad": "Failed", "below_bad": "NotRun", "beside": "Completed", "later": "NotRun"}
 
+    @pytest.mark.at("modal-v2")
     @pytest.mark.parametrize("how", ["raise", "kill"])
     def test_a_retried_step(self, lab: Lab, shapes, place: str, how: str) -> None:
         ran = lab.run(shapes.retried, lab.stack(place), settings=PER_STEP, how=how, times=1, retries=2)
@@ -94,6 +98,7 @@ class TestPerStep:
         assert len(ran.traces("fail_first")) == 2
         assert ran.run.steps["fail_first"].version == 2
 
+    @pytest.mark.at("process")
     def test_a_step_that_uses_up_its_retries(self, lab: Lab, shapes, place: str) -> None:
         ran = lab.run(shapes.retried, lab.stack(place), settings=PER_STEP, how="raise", times=9, retries=1)
         check_both(ran, "failed", "Failed")
@@ -101,6 +106,7 @@ class TestPerStep:
         assert len(ran.traces("fail_first")) == 2
         assert ran.states == {"fail_first": "Failed", "after": "NotRun"}
 
+    @pytest.mark.at("modal-v2")
     def test_a_cached_step_starts_no_sandbox(self, lab: Lab, shapes, place: str) -> None:
         value = 100 + ["modal", "process"].index(place)
         first = lab.run(shapes.cached, lab.stack(place), settings=PER_STEP, value=value)
@@ -114,7 +120,7 @@ class TestPerStep:
 
 
 class TestPipeline:
-    @pytest.mark.every_backend
+    @pytest.mark.at("modal-v2", "process")
     def test_a_diamond(self, lab: Lab, shapes, place: str) -> None:
         ran = lab.run(shapes.diamond, lab.stack(place), settings=PIPELINE)
         assert ran.error is None
@@ -125,12 +131,13 @@ class TestPipeline:
         if place == "modal":
             assert len(lab.sandboxes(ran)) == 1
 
+    @pytest.mark.at("process")
     def test_a_fan_out_never_exceeds_its_limit(self, lab: Lab, shapes, place: str) -> None:
         ran = lab.run(shapes.fan_out, lab.stack(place), settings={**PIPELINE, "max_parallelism": 2}, width=4)
         check_both(ran, "completed", "Completed")
         assert most_at_once(ran, [f"wide_{number}" for number in range(4)]) == 2
 
-    @pytest.mark.every_backend
+    @pytest.mark.at("process")
     def test_a_failure_spares_the_other_branch(self, lab: Lab, shapes, place: str) -> None:
         ran = lab.run(shapes.failing, lab.stack(place), settings=PIPELINE)
         check_both(ran, "failed", "Failed")
@@ -138,6 +145,7 @@ class TestPipeline:
         assert ran.steps == {"bad": "failed", "beside": "completed", "later": "completed"}
         assert "ValueError: as told" in ran.task_runs["failing"].state.message
 
+    @pytest.mark.at("process")
     def test_fail_fast_kills_the_siblings(self, lab: Lab, shapes, place: str) -> None:
         ran = lab.run(
             shapes.hanging_beside_failure, lab.stack(place), settings=PIPELINE, options={"execution_mode": "fail_fast"}
@@ -145,6 +153,7 @@ class TestPipeline:
         check_both(ran, "failed", "Failed")
         assert ran.steps == {"hung": "stopped", "bad": "failed"}
 
+    @pytest.mark.at("process")
     @pytest.mark.parametrize("how", ["raise", "kill"])
     def test_a_retried_step(self, lab: Lab, shapes, place: str, how: str) -> None:
         ran = lab.run(shapes.retried, lab.stack(place), settings=PIPELINE, how=how, times=1, retries=2)
@@ -154,6 +163,7 @@ class TestPipeline:
         assert len(ran.traces("fail_first")) == 2
         assert ran.run.steps["fail_first"].version == 2
 
+    @pytest.mark.at("modal-v2")
     def test_a_cached_pipeline(self, lab: Lab, shapes, place: str) -> None:
         value = 200 + ["modal", "process"].index(place)
         first = lab.run(shapes.cached, lab.stack(place), settings=PIPELINE, value=value)

@@ -180,10 +180,10 @@ def test_beside_ZenMLs_own_modal_integration(lab: Lab, native_modal: LoopbackMod
     from zenml.integrations.modal.flavors.modal_orchestrator_flavor import ModalOrchestratorSettings
     from zenml.utils import source_utils
 
+    source_utils.set_custom_source_root(str(PROJECT))
     theirs = component(
         "orchestrator", "modal", dict(zip(("token_id", "token_secret"), native_modal.token, strict=True))
     )
-    source_utils.set_custom_source_root(str(PROJECT))
     had_app = os.path.exists("/app")
     lab.activate(stack_with(lab, orchestrator=theirs))
     docker = DockerSettings(

@@ -111,7 +111,7 @@ def test_the_process_is_interrupted(lab: Lab, tmp_path: Path, number: signal.Sig
     said = (tmp_path / "script.log").read_text()
     ran = under.join()
     assert ended(ran) == ("stopped", "Cancelled"), said[-3000:]
-    assert ran.steps == {"hangs": "stopped", "again": "stopped"}
+    assert ran.steps == {"hangs": "stopped", "again": "stopped"}, said[-3000:]
     assert code != 0
     assert "RunStopped: The run was stopped: the process in which its flow ran was interrupted." in said
     assert "still executing" not in said

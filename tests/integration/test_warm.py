@@ -35,6 +35,7 @@ def test_a_chain_takes_one_sandbox(lab: Lab, shapes, place: str) -> None:
         assert lab.modal.stats().alive == 0
 
 
+@pytest.mark.at("modal-v2")
 def test_without_warm_each_step_has_a_sandbox_of_its_own(lab: Lab, shapes, place: str) -> None:
     ran = lab.run(shapes.chain, lab.stack(place), settings={**PER_STEP, "warm": False}, length=2)
     assert ran.status == "completed"
