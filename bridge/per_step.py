@@ -232,7 +232,9 @@ class _StepTask:
             on_sandbox=partial(owner.board.in_sandbox, step.name),
             on_lost=partial(owner.board.lost, step.name),
         )
-        return await owner.attempts.attempt_step(step, number, task_run_id, self._permit.kill, log, logger, begun=begun)
+        return await owner.attempts.attempt_step(
+            step, number, task_run_id, self._permit.kill, log, logger, begun=begun, over=self._permit.ends
+        )
 
     def _retry_condition(self) -> Callable[[object, object, object], bool]:
         # Prefect takes a plain function here: anything else that can be called silently disables retries

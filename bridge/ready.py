@@ -83,6 +83,7 @@ class Gate:
         self._admission = admission
         self._line: list[tuple[int, int, str, Callable[[], None]]] = []
         self._tickets = 0
+        self._ending: dict[str, tuple[int, Callable[[], None]]] = {}
 
     def ask(self, step: str, priority: int, enter: Callable[[], None]) -> None:
         """Queue ``step``; ``enter`` is called, maybe at once, when it holds its place. Higher goes first."""
@@ -92,7 +93,16 @@ class Gate:
 
     def leave(self, step: str) -> None:
         """Give the place of ``step`` back."""
+        self._ending.pop(step, None)
         self._admission.give(step)
+        self._let_in()
+
+    def end(self, step: str, below: int, gone: Callable[[], None]) -> None:
+        """Give the place of ``step`` to the first in line that has at least priority ``below``, now or later.
+
+        Until then ``step`` keeps it; ``gone`` is called when somebody has it.
+        """
+        self._ending[step] = (below, gone)
         self._let_in()
 
     def forget(self) -> None:
@@ -103,7 +113,7 @@ class Gate:
         passed_over: list[tuple[int, int, str, Callable[[], None]]] = []
         while self._line:
             entry = heapq.heappop(self._line)
-            if self._admission.fits(entry[2]):
+            if self._admission.fits(entry[2]) or self._makes_room(entry[2], -entry[0]):
                 self._admission.take(entry[2])
                 entry[3]()
                 continue
@@ -113,15 +123,33 @@ class Gate:
         for entry in passed_over:
             heapq.heappush(self._line, entry)
 
+    def _makes_room(self, step: str, priority: int) -> bool:
+        """Let ``step`` have the place of one that is ending, unless that is kept for somebody who matters more."""
+        for ending, (below, gone) in list(self._ending.items()):
+            if below <= priority:
+                del self._ending[ending]
+                self._admission.give(ending)
+                gone()
+                if self._admission.fits(step):
+                    return True
+        return False
+
 
 class Pass:
-    """A step's right to run. Held when a step is started; ``give_back`` and ``take_again`` around a wait."""
+    """A step's right to run. Held when a step is started; ``give_back`` and ``take_again`` around a wait.
 
-    def __init__(self, gate: Gate, step: str, priority: int, kill: asyncio.Event) -> None:
+    ``below`` returns the priority of the steps that wait for this one alone.
+    """
+
+    def __init__(
+        self, gate: Gate, step: str, priority: int, kill: asyncio.Event, below: Callable[[], int] = lambda: 0
+    ) -> None:
         self._gate = gate
         self._step = step
         self._priority = priority
+        self._below = below
         self._held = True
+        self._ending = False
         self.kill = kill
         """Set when the step is to end at once: a failed sibling under FAIL_FAST, or a stopped run."""
         self.last_attempt = False
@@ -132,8 +160,26 @@ class Pass:
         """Whether the step may run now."""
         return self._held
 
+    @property
+    def waits(self) -> bool:
+        """Whether the step waits for a place to run again."""
+        return not self._held and not self._ending
+
+    def ends(self) -> None:
+        """Nothing of the step runs any more, though what came of it isn't known yet. Idempotent.
+
+        Another step may have its place meanwhile, unless one that is about to become ready matters more.
+        """
+        if self._held:
+            self._ending = True
+            self._gate.end(self._step, self._below(), self._gone)
+
+    def _gone(self) -> None:
+        self._held = False
+
     def give_back(self) -> None:
         """Let another step run. Idempotent."""
+        self._ending = False
         if self._held:
             self._held = False
             self._gate.leave(self._step)
@@ -232,7 +278,7 @@ class GraphRun:
         self._gate.forget()
         for permit in self._passes.values():
             permit.last_attempt = True
-            if not permit.held:
+            if permit.waits:
                 permit.kill.set()
 
     def kill(self, reason: str) -> None:
@@ -296,7 +342,8 @@ class GraphRun:
             self._gate.ask(step, self._priority[step], lambda: self._start(step))
 
     def _start(self, step: str) -> None:
-        permit = self._passes[step] = Pass(self._gate, step, self._priority[step], asyncio.Event())
+        permit = Pass(self._gate, step, self._priority[step], asyncio.Event(), lambda: self._next_below(step))
+        self._passes[step] = permit
 
         # A step is let in by whichever step leaves, in the middle of that one's work: its context variables
         # (in the flow: Prefect's task run) must not become the new step's.
@@ -317,6 +364,11 @@ class GraphRun:
             elif self._failure_mode is FailureMode.STOP_ON_FAILURE:
                 self.drain(f"step {step} failed and the pipeline is STOP_ON_FAILURE")
         self._give_up_below(step)
+
+    def _next_below(self, step: str) -> int:
+        """The priority of the steps that become ready as soon as ``step`` is done; 0 if there are none."""
+        ready = (self._priority[name] for name in self._downstream[step] if self._waiting_for[name] == 1)
+        return max(ready, default=0)
 
     def _give_up_below(self, step: str) -> None:
         below = list(self._downstream[step])

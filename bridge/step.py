@@ -7,7 +7,7 @@ tried again after a failure is decided by the flow.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
@@ -107,10 +107,12 @@ class Attempts:
         logger: Logger,
         step_run_id: str | None = None,
         begun: Begun | None = None,
+        over: Callable[[], None] = lambda: None,
     ) -> Outcome:
         """Make attempt ``number`` (from 1) at a step, and tell ZenML what it doesn't know of its end.
 
-        ``kill`` ends it early. ``step_run_id`` is the step run that it carries out, where there is one already.
+        ``kill`` ends it early. ``over`` is called when its sandbox has ended as one does whose step succeeded: what
+        is left is to ask. ``step_run_id`` is the step run that it carries out, where there is one already.
         ``begun`` is this attempt as an earlier process left it: it is gone on with, or its end is judged. Raises only
         what is a defect or an outage beyond patience.
         """
@@ -142,6 +144,8 @@ class Attempts:
             if isinstance(end, Outcome):
                 # A step run that waits for this sandbox is the one that failed.
                 return end if continued is None else replace(end, record=await self._truth.read(step.name))
+            if end.end is End.EXITED and end.exit_code == 0:
+                over()
             record, _ = await asyncio.gather(self._truth.read(step.name), log.delivered())
             if record.version <= before.version:
                 record = StepRecord()  # an earlier attempt's: this one never reached ZenML

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import httpx
 import pytest
 
 from tests.integration.forwarder import Forwarder
@@ -123,9 +124,22 @@ def test_a_schedule_is_paused_changed_and_deleted(lab: Lab, idle_pool: str) -> N
     monday = eventually(lambda: planned(schedule), lambda runs: runs and is_monday(runs), 30)
     assert is_monday(monday)
 
+    pause_in_the_ui(lab, changed)
+    assert eventually(lambda: planned(schedule), lambda runs: not runs, 30) == []
+    schedule_it(lab, idle_pool, cron_expression="0 7 * * *")  # the deployment is made again
+    assert not in_prefect(schedule).active
+    Client().update_schedule(schedule.id, active=True)
+    assert in_prefect(schedule).active
+
     Client().delete_schedule(schedule.id)
     assert in_prefect(schedule) is None
     assert planned(schedule) == []
+
+
+def pause_in_the_ui(lab: Lab, schedule: Any) -> None:
+    """Make the request that the switch beside a schedule makes in Prefect's UI."""
+    url = f"{lab.prefect.url}/api/deployments/{schedule.deployment_id}/schedules/{schedule.id}"
+    httpx.patch(url, json={"active": False}).raise_for_status()
 
 
 def is_monday(runs: list[Any]) -> bool:

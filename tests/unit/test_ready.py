@@ -252,6 +252,73 @@ def test_all_failed_upstreams_are_named() -> None:
     assert log.not_run["end"].upstream == log.not_run["join"].upstream
 
 
+# Steps that have ended but aren't known to
+
+
+class Unknown(Simulation):
+    """What came of a step is known only ``reading`` seconds after its end."""
+
+    def __init__(self, graph: Graph, reading: float, **options: object) -> None:
+        super().__init__(graph, **options)  # type: ignore[arg-type]
+        self.reading = reading
+
+    async def execute(self, step: str, permit: Pass) -> Fate:
+        fate = await super().execute(step, permit)
+        permit.ends()
+        await asyncio.sleep(self.reading)
+        return fate
+
+
+def with_reading(graph: Graph, reading: float, **options: object) -> Log:
+    return virtual_time.run(Unknown(graph, reading, **options).whole())
+
+
+def test_a_place_is_free_before_it_is_known_what_came_of_its_step() -> None:
+    log = with_reading({"a": [], "b": [], "c": []}, 0.5, limit=1)
+    assert log.started == {"a": 0, "b": 1, "c": 2}
+    assert log.most == 1
+
+
+def test_a_place_is_kept_for_the_next_on_the_longer_way() -> None:
+    graph = {"a": [], "b": ["a"], "c": ["b"], "d": ["c"], "other": []}
+    log = with_reading(graph, 0.5, limit=1, seconds={"other": 100})
+    assert log.started == {"a": 0, "b": 1.5, "c": 3, "other": 4, "d": 104}
+
+
+def test_a_place_is_kept_for_nobody_who_waits_for_others_too() -> None:
+    graph = {"a": [], "long": [], "b": ["a", "long"], "c": ["b"], "other": []}
+    log = with_reading(graph, 0.5, limit=2, seconds={"long": 9})
+    assert log.started["other"] == 1
+
+
+def test_who_comes_later_has_the_place_at_once() -> None:
+    graph = {"a": [], "first": [], "second": ["first"]}
+    log = with_reading(graph, 5, limit=2, seconds={"a": 5.5, "first": 1})
+    assert log.started["second"] == 6
+
+
+def test_a_step_that_has_ended_is_no_step_that_waits() -> None:
+    """Draining gives up those that wait for a retry, and none whose end is being read."""
+    graph = {"good": [], "bad": [], "other": []}
+    log = with_reading(
+        graph, 5, limit=2, mode=STOP, seconds={"good": 0.5, "bad": 1, "other": 9}, fates={"bad": Fate.FAILED}
+    )
+    assert log.fates == {"good": Fate.DONE, "bad": Fate.FAILED, "other": Fate.DONE}
+
+
+@settings(max_examples=150, deadline=None)
+@given(graphs(), LIMITS, st.sampled_from([CONTINUE, STOP, FAST]), FATES)
+def test_reading_never_makes_it_too_many_and_loses_nobody(
+    graph: Graph, limit: int | None, mode: FailureMode, fates: Mapping[str, Fate]
+) -> None:
+    log = with_reading(graph, 0.25, limit=limit, mode=mode, fates=fates)
+    assert set(log.fates) == set(graph)
+    assert limit is None or log.most <= limit
+    for step, above in graph.items():
+        if step in log.started:
+            assert all(log.ended[name] + 0.25 <= log.started[step] for name in above)
+
+
 # Retries
 
 
