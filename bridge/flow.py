@@ -35,6 +35,7 @@ from bridge.artifacts import Showing
 from bridge.board import Board
 from bridge.errors import BridgeError, RunIsOver
 from bridge.eviction import is_eviction
+from bridge.foresight import earlier_durations
 from bridge.left_open import close_task_runs
 from bridge.limits import check_limits
 from bridge.logs import LogShipper
@@ -203,7 +204,7 @@ async def _carry_out(run: Run, runner: Runner, stop: Stop, life: int) -> State[N
                 LogShipper(api.client, UUID(run.flow_run_id)) as shipper,
                 Watch(stop, api.client, run) as watch,
                 Showing(api.client, run, board, runner),
-                WarmSteps(run, runner, most) as warm,
+                WarmSteps(run, runner, most, lambda: thread.call(lambda: earlier_durations(run.run))) as warm,
             ):
                 truth = Truth(thread, lambda steps: step_runs.latest(run.run, steps))
                 parts = _Parts(run, Attempts(run, runner, thread, truth, warm), shipper, thread, watch, board)

@@ -114,23 +114,23 @@ class Pool(Generic[Kind, Host]):
                 found.append(hosts.pop(0))
         return found
 
-    def wanted(self) -> list[Kind]:
-        """The kinds of which a sandbox should be started now, one entry for each.
+    def wanted(self, also: Collection[str] = ()) -> list[Kind]:
+        """The kinds of which a sandbox should be started now, one entry for each; for the steps ``also`` too.
 
         Those that the steps will need which become ready when all running ones succeed, beyond the ones that
         are idle and that those steps themselves leave.
         """
-        need = Counter(self._kinds[step] for step in self._soon())
+        need = Counter(self._kinds[step] for step in self._soon(self._early.union(also)))
         have = Counter({kind: len(hosts) for kind, hosts in self._idle.items()})
         have.update(self._kinds[step] for step in self._inside)
         room = len(self._kinds) if self._limit is None else self._limit - len(self._inside) - len(self.idle)
         missing = [kind for kind in need for _ in range(need[kind] - have[kind])]
         return missing[: max(0, room)]
 
-    def _soon(self) -> list[str]:
+    def _soon(self, early: Collection[str]) -> list[str]:
         found: Counter[str] = Counter(below for step in self._inside for below in self._downstream[step])
         return [
             step
             for step, running in found.items()
-            if step in self._early and running >= self._missing[step] and step not in self._inside | self._finished
+            if step in early and running >= self._missing[step] and step not in self._inside | self._finished
         ]

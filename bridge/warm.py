@@ -11,11 +11,12 @@ import asyncio
 import logging
 import math
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from dataclasses import replace
 from typing import Any
 
 from bridge import names
+from bridge.foresight import Foresight
 from bridge.host.wire import Call
 from bridge.plan import Plan, SandboxSpec, StepPlan
 from bridge.pool import Pool
@@ -27,6 +28,8 @@ _logger = logging.getLogger(__name__)
 
 MARGIN_SECONDS = 60
 """How much longer than its flow an idle host waits before it ends by itself: then there is no flow any more."""
+LEAD_SECONDS = 30.0
+"""How long before it is needed, by the last run's durations, a sandbox with a GPU is started: about what it takes."""
 
 
 def kind_of(spec: SandboxSpec) -> SandboxSpec:
@@ -52,17 +55,30 @@ class WarmSteps:
         run: The run.
         runner: Where sandboxes come from.
         limit: Most sandboxes at once; None for any number.
+        recall: Tells how many seconds steps took in an earlier run; without it no sandbox with a GPU starts early.
     """
 
-    def __init__(self, run: Run, runner: Runner, limit: int | None) -> None:
+    def __init__(
+        self,
+        run: Run,
+        runner: Runner,
+        limit: int | None,
+        recall: Callable[[], Awaitable[Mapping[str, float]]] | None = None,
+    ) -> None:
         self._run = run
         self._runner = runner
         self._calls = runner if run.plan.warm and isinstance(runner, CallsHosts) and runner.can_call else None
         steps = run.plan.steps
         kinds = {step.name: kind_of(step.sandbox) for step in steps}
         self._warm = set(sharing(run.plan)) if self._calls is not None else set()
-        early = [step.name for step in steps if step.name in self._warm and _may_start_early(step)]
+        # A step that ZenML may answer from its cache needs no sandbox.
+        sure = [step for step in steps if step.name in self._warm and not step.caching]
+        early = [step.name for step in sure if step.sandbox.resources.gpu is None]
+        dear = {step.name: run.plan.upstream[step.name] for step in sure if step.sandbox.resources.gpu is not None}
         self._pool: Pool[SandboxSpec, WarmHost] = Pool(kinds, run.plan.upstream, limit, early)
+        self._foresight = Foresight(dear, min(LEAD_SECONDS, run.plan.warm_idle_timeout), self._comes_near)
+        self._recall = recall if dear else None
+        self._recalling: asyncio.Task[None] | None = None
         self._inside: dict[str, WarmHost | None] = {}
         self._turns: dict[str, WarmStep] = {}
         self._timers: dict[WarmHost, asyncio.TimerHandle] = {}
@@ -73,10 +89,16 @@ class WarmSteps:
     async def __aenter__(self) -> WarmSteps:
         if self._calls is None and self._run.plan.warm and isinstance(self._runner, CallsHosts):
             _logger.info("Each step gets a sandbox of its own: warm ones need Linux.")
+        if self._recall is not None:
+            self._recalling = asyncio.ensure_future(self._learn(self._recall))
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
         """End every sandbox that is idle."""
+        self._foresight.close()
+        if self._recalling is not None:
+            self._recalling.cancel()
+            await asyncio.wait({self._recalling})
         for host in self._pool.idle:
             self._pool.remove(host)
             self._end(host)
@@ -94,6 +116,7 @@ class WarmSteps:
         timeout = step.sandbox.timeout
         host = self._pool.enter(step.name, lambda host: left is None and host.has_time_for(timeout))
         self._inside[step.name] = host
+        self._foresight.begin(step.name)
         if host is None and left is None:
             await self._make_room()
         calls = self._calls
@@ -130,6 +153,7 @@ class WarmSteps:
     def finish(self, step: str) -> None:
         """A step has ended for good, or never runs: what was kept for it alone goes. Idempotent."""
         self._pool.finish(step)
+        self._foresight.end(step)
         for host in self._pool.superfluous():
             self._end(host)
         self._start_early()
@@ -167,8 +191,18 @@ class WarmSteps:
         self._stop_counting(host)
         self._pool.remove(host)
 
-    def _start_early(self) -> None:
-        for kind in self._pool.wanted():
+    async def _learn(self, recall: Callable[[], Awaitable[Mapping[str, float]]]) -> None:
+        try:
+            self._foresight.learn(await recall())
+        except Exception as error:
+            # It would have saved a minute at most: no reason to fail a run.
+            _logger.warning("No sandbox with a GPU starts early: the last run can't be read (%s).", error)
+
+    def _comes_near(self, step: str) -> None:
+        self._start_early({step})
+
+    def _start_early(self, also: Collection[str] = ()) -> None:
+        for kind in self._pool.wanted(also):
             host = self._new(kind, kind.capacity_timeout)
             self._pool.add(kind, host)
             self._count(host)
@@ -198,8 +232,3 @@ class WarmSteps:
 
 async def _itself(sandbox: Sandbox) -> Sandbox:
     return sandbox
-
-
-def _may_start_early(step: StepPlan) -> bool:
-    # A step that ZenML may answer from its cache needs no sandbox; a GPU costs too much to wait with.
-    return not step.caching and step.sandbox.resources.gpu is None

@@ -59,3 +59,18 @@ def test_a_step_s_own_environment_stays_its_own(lab: Lab, shapes, place: str) ->
     assert ran.status == "completed"
     assert len(set(sandboxes_of(ran, "has_it", "hasn_t"))) == 1
     assert [ran.traces(step)[0]["variable"] for step in ("has_it", "hasn_t")] == ["of the step", None]
+
+
+def test_a_gpu_starts_early_only_once_a_run_has_shown_when_it_is_needed(lab: Lab, shapes) -> None:
+    stack = lab.stack("modal")
+
+    def early_by() -> float:
+        """Seconds from the creation of the sandbox with the GPU to the end of the step above."""
+        ran = lab.run(shapes.prepared_for_a_gpu, stack, settings=PER_STEP)
+        assert ran.status == "completed"
+        (with_gpu,) = [box for box in lab.sandboxes(ran) if box.gpu_type]
+        assert {with_gpu.id} == set(sandboxes_of(ran, "train", "tune"))
+        return float(ran.traces("load", "end")[0]["time"]) - with_gpu.created_at
+
+    assert early_by() < 0
+    assert early_by() > 1

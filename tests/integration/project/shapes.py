@@ -257,6 +257,14 @@ def mixed(folder: str) -> None:
     add(folder, value, id="last")
 
 
+@pipeline
+def prepared_for_a_gpu(folder: str) -> None:
+    """``load`` takes a while without a GPU, then two steps take turns on one."""
+    load = slow(folder, 3.0, id="load")
+    train = add.with_options(settings={"orchestrator": {"gpu": "T4"}})
+    train(folder, train(folder, load, id="train"), id="tune")
+
+
 @step(enable_cache=False)
 def tell_variable(folder: str, before: int = 0) -> int:
     trace(folder, "begin", variable=os.environ.get("USER_VARIABLE"))
