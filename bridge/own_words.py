@@ -11,21 +11,27 @@ from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 
 
+_ours = logging.getLogger("bridge")
+
+
 class _ToRunLogger(logging.Handler):
-    """Hands a record to the logger of the run in whose context it was written; outside of one, to everybody."""
+    """Hands a record to the logger of the run in whose context it was written; outside of one, to everybody.
+
+    The latter only where nobody else has seen to it: once is enough.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             run_logger = get_run_logger()
         except MissingContextError:
-            logging.getLogger().handle(record)
+            if not _ours.propagate and _ours.handlers == [self]:
+                logging.getLogger().handle(record)
         else:
             run_logger.log(record.levelno, "%s", record.getMessage())
 
 
 def warn_in_run_logs() -> None:
     """From now on put what is warned of in a run into its logs. Idempotent; nothing changes outside of runs."""
-    ours = logging.getLogger("bridge")
-    if not any(isinstance(handler, _ToRunLogger) for handler in ours.handlers):
-        ours.addHandler(_ToRunLogger())
-        ours.propagate = False  # else the terminal would show it twice
+    if not any(isinstance(handler, _ToRunLogger) for handler in _ours.handlers):
+        _ours.addHandler(_ToRunLogger())
+    _ours.propagate = False  # else the terminal would show it twice

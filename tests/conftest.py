@@ -7,6 +7,7 @@ folder may do while tests are collected.
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 
 from tests import servers
@@ -21,3 +22,7 @@ os.environ |= {
     "ZENML_CONFIG_PATH": tempfile.mkdtemp(prefix="zenml-tests-"),
     "ZENML_ANALYTICS_OPT_IN": "false",
 }
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As a shell starts what is to run in the background: the processes of the tests wouldn't hear Ctrl-C either.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
