@@ -10,7 +10,6 @@ import logging
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 
-
 _ours = logging.getLogger("bridge")
 
 
