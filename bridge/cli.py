@@ -10,6 +10,7 @@ from bridge.commands.plan import plan
 from bridge.commands.resume import resume
 from bridge.commands.sweep import sweep
 from bridge.commands.watchdog import watchdog
+from bridge.commands.worker import worker
 
 
 @click.group(help="Run ZenML pipelines as Prefect flows whose steps run in Modal sandboxes.")
@@ -23,3 +24,4 @@ main.add_command(plan)
 main.add_command(resume)
 main.add_command(sweep)
 main.add_command(watchdog)
+main.add_command(worker)

@@ -41,6 +41,19 @@ def check_pool(client: SyncPrefectClient, config: ModalPrefectOrchestratorConfig
     return name
 
 
+def check_process_pool(client: SyncPrefectClient, name: str) -> None:
+    """Raise ``InvalidSettings`` unless there is such a pool and its runs are processes of its workers."""
+    try:
+        pool = client.read_work_pool(names.url_segment(name))
+    except ObjectNotFound:
+        fix = f"Create it with `prefect work-pool create {shlex.quote(name)} --type process`"
+        raise InvalidSettings("--pool", name, "Prefect has no such work pool", fix) from None
+    if pool.type != "process":
+        problem = f"the work pool is of type {pool.type}, whose runs aren't processes of its worker: nothing to drain"
+        fix = f"Start its worker with `prefect worker start --pool {shlex.quote(name)}`"
+        raise InvalidSettings("--pool", name, problem, fix)
+
+
 def _check_queue(client: SyncPrefectClient, pool: str, queue: str) -> None:
     try:
         found = client.read_work_queue_by_name(names.url_segment(queue), work_pool_name=names.url_segment(pool))

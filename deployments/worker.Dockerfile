@@ -30,5 +30,5 @@ USER 1000
 WORKDIR /home/worker
 HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --retries=4 \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/health', timeout=4)"]
-# `--install-policy never`: what the worker needs is in the image, so that a run never waits for, or depends on, PyPI.
-CMD ["prefect", "worker", "start", "--pool", "zenml", "--type", "process", "--install-policy", "never", "--with-healthcheck"]
+# It drains on SIGTERM, which `prefect worker start` doesn't: see stop_grace_period in compose.yaml.
+CMD ["modal-prefect", "worker", "--pool", "zenml", "--with-healthcheck"]

@@ -184,28 +184,27 @@ def test_a_workers_flow_is_cancelled(lab: Lab, stoppable, worker: Callable[[UUID
     assert ran.steps == {"hangs": "stopped", "again": "stopped"}
 
 
-@pytest.mark.xfail(
-    reason="the flow's process goes with the worker: ZenML's run completes, its flow run stays Running; not solved yet"
-)
 def test_a_worker_that_is_terminated_drains(lab: Lab, tmp_path: Path) -> None:
     """Its flow gets no signal and runs to its end; then the worker goes."""
     import shapes
 
     pool = f"drained-{tmp_path.name}"[:60]
     make_pool(pool)
-    worker = Worker(pool, tmp_path / "worker").start()
+    worker = Worker(pool, tmp_path / "worker", command=("modal-prefect", "worker")).start()
+    stack = lab.stack("process", work_pool=pool, synchronous=False)
     try:
         under = Under(lab, tmp_path)
-        stack = lab.stack("process", work_pool=pool, synchronous=False)
         lab.run(shapes.telling, stack, settings={"execution_mode": "pipeline"}, into=tmp_path, begun=False)
         under.until_steps({"hung": "running"})
         assert worker.process is not None
         worker.process.terminate()
-        assert eventually(lambda: "Received SIGTERM" in worker.log.read_text(), bool, 60)
+        assert eventually(lambda: "Draining" in worker.log.read_text(), bool, 60)
+        late = lab.run(shapes.telling, stack, into=tmp_path / "late", begun=False)
         assert worker.process.poll() is None
         assert not under.all_dead(0)
         (tmp_path / "go").touch()
-        worker.process.wait(60)
+        assert worker.process.wait(60) == 0
     finally:
         worker.stop()
     assert ended(under.join()) == ("completed", "Completed")
+    assert lab.read(late, late.run.id, begun=False).flow_run.state.is_scheduled(), "nobody took it"

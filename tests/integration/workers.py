@@ -31,6 +31,7 @@ class Worker:
     pool: str
     folder: Path
     environment: dict[str, str | None] = field(default_factory=dict)
+    command: tuple[str, ...] = ("prefect", "worker", "start")
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -45,7 +46,7 @@ class Worker:
         environment = {**os.environ, **ours, **self.environment}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [str(BIN / "prefect"), "worker", "start", "--pool", self.pool],
+                [str(BIN / self.command[0]), *self.command[1:], "--pool", self.pool],
                 cwd=self.folder,
                 env={name: value for name, value in environment.items() if value is not None},
                 stdout=log,
