@@ -21,7 +21,7 @@ from prefect.client.schemas.filters import ArtifactFilter
 from zenml.utils.dashboard_utils import get_run_url
 from zenml.utils.time_utils import utc_now
 
-from bridge import names, step_runs
+from bridge import asks, names, step_runs
 from bridge.board import Board
 from bridge.plan import Mode
 from bridge.run import Run
@@ -57,7 +57,7 @@ class Showing:
         self._run = run
         self._board = board
         self._dashboard = runner if isinstance(runner, HasDashboard) else None
-        steps = [step.sandbox for step in run.plan.steps] if run.plan.mode is Mode.PER_STEP else [run.plan.sandbox]
+        steps = [run.plan.sandbox] if run.plan.mode.in_one_sandbox else [step.sandbox for step in run.plan.steps]
         self._environments = list(dict.fromkeys(spec.modal_environment for spec in steps))
         self._apps: list[str] = []
         self._costs_asked = time.monotonic()
@@ -91,13 +91,13 @@ class Showing:
             await self._show()
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._over.wait(), pause)
-        if self._run.plan.mode is Mode.PIPELINE:
+        if self._run.plan.mode.in_one_sandbox:
             await self._trying(self._ask_zenml)
         self._board.close("the run ended before it could start")
         await self._show(asking=False)
 
     async def _show(self, *, asking: bool = True) -> None:
-        if asking and self._run.plan.mode is Mode.PIPELINE:
+        if asking and self._run.plan.mode.in_one_sandbox:
             await self._trying(self._ask_zenml)
         if not asking or time.monotonic() - self._costs_asked > COST_SECONDS:
             self._costs_asked = time.monotonic()
@@ -127,7 +127,10 @@ class Showing:
 
     async def _ask_zenml(self) -> None:
         run = self._run.run
-        found = await self._thread.call(lambda: step_runs.overview(run))
+        if self._run.plan.mode is Mode.DYNAMIC:
+            found = await self._thread.call(lambda: asks.overview(run))
+        else:
+            found = await self._thread.call(lambda: step_runs.overview(run))
         self._board.seen(found, utc_now())
 
     async def _ask_costs(self) -> None:

@@ -1,7 +1,7 @@
 """What a person wants to know of a run at a glance: one row a step. Pure: no Prefect, no ZenML; the clock is given.
 
 In ``per_step`` mode the flow tells the board what happens as it happens; in ``pipeline`` mode, where the flow sees one
-sandbox only, the board is filled from ZenML's step runs.
+sandbox only, the board is filled from ZenML's step runs. In ``dynamic`` mode rows come as their steps do.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from datetime import datetime
 from decimal import Decimal
 
 from bridge import names
-from bridge.plan import Plan
+from bridge.plan import Mode, Plan
 
 WAITING, BLOCKED, STARTING, RUNNING = "waiting", "waiting for upstream", "starting", "running"
 SHARED = "(sandboxes that steps share)"
@@ -50,6 +50,8 @@ class _Row:
     """The sandboxes that were lost under it, or couldn't be had: what of each."""
     why: str = ""
     ended: bool = False
+    isolated: bool = False
+    """Whether its sandbox is its own, in a run whose other steps share one."""
 
 
 class Board:
@@ -59,6 +61,7 @@ class Board:
         self._clock = clock
         self._downstream: dict[str, list[str]] = {step.name: [] for step in plan.steps}
         self._upstream = plan.upstream
+        self._grows = plan.mode is Mode.DYNAMIC
         self._rows: dict[str, _Row] = {}
         self._sandbox = ""
         self._shared_cost: Decimal | None = None
@@ -72,6 +75,11 @@ class Board:
             row = _Row(step.name, str(gpu) if gpu else "", BLOCKED if upstream else WAITING, len(upstream))
             row.since = None if upstream else clock()
             self._rows[step.name] = row
+
+    def add(self, step: str) -> None:
+        """A step that nobody knew of has a sandbox of its own, or waits for it. Idempotent."""
+        row = self._rows.setdefault(step, _Row(step, "", STARTING, 0))
+        row.isolated, row.sandbox = True, ""
 
     def attempt(self, step: str, number: int) -> None:
         """Attempt ``number`` begins; what it waits for now is a slot or a machine."""
@@ -119,7 +127,7 @@ class Board:
         row.state, row.why, row.ended, row.since = state, "" if state in COMPLETED else why, True, None
         if state not in COMPLETED:
             return
-        for below in map(self._rows.__getitem__, self._downstream[step]):
+        for below in map(self._rows.__getitem__, self._downstream.get(step, ())):
             below.missing -= 1
             if below.missing == 0 and not below.ended:
                 below.state, below.since = WAITING, self._clock()
@@ -128,12 +136,15 @@ class Board:
         """Take over what ZenML says of the steps."""
         for found in step_runs:
             row = self._rows.get(found.step)
+            if row is None and self._grows:
+                row = self._rows[found.step] = _Row(found.step, "", WAITING, 0)
             if row is None or row.ended:
                 continue
             row.attempt = found.attempt
             if found.start is not None:
                 row.ran = max(0.0, ((found.end or now) - found.start).total_seconds())
-            row.sandbox = self._sandbox or row.sandbox
+            if not row.isolated:
+                row.sandbox = self._sandbox or row.sandbox
             if found.ended:
                 row.since = None
                 self.ended(found.step, found.status, "")
@@ -167,7 +178,7 @@ class Board:
         for row in self._rows.values():  # upstream before downstream, as in the plan
             if row.ended:
                 continue
-            above = [name for name in self._upstream[row.step] if self._rows[name].state not in COMPLETED]
+            above = [name for name in self._upstream.get(row.step, ()) if self._rows[name].state not in COMPLETED]
             told = f"upstream {', '.join(above)}: {self._rows[above[0]].state}" if above else why
             self.ended(row.step, names.STATE_NOT_RUN if row.attempt == 0 else row.state, told)
 

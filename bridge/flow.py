@@ -21,7 +21,7 @@ from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import AsyncClientContext, FlowRunContext
 from prefect.logging import get_run_logger
-from prefect.states import Cancelled, Completed, Failed
+from prefect.states import Cancelled, Completed, Failed, Paused, Suspended
 from prefect.utilities.urls import url_for
 from zenml.constants import METADATA_ORCHESTRATOR_RUN_ID
 from zenml.enums import ExecutionStatus
@@ -33,6 +33,7 @@ from zenml.utils.dashboard_utils import get_run_url
 from bridge import names, runners, step_runs, terminal
 from bridge.artifacts import Showing
 from bridge.board import Board
+from bridge.dynamic import DynamicPipeline
 from bridge.errors import BridgeError, RunIsOver
 from bridge.eviction import is_eviction
 from bridge.foresight import earlier_durations
@@ -47,7 +48,7 @@ from bridge.plan import Mode, Plan
 from bridge.ready import Fate
 from bridge.renewal import Renewal
 from bridge.resume import Earlier, end_sandboxes, look_back
-from bridge.run import Run, give_up, open_run, runner_of
+from bridge.run import Run, give_up, layer_of, open_run, runner_of
 from bridge.run_status import end_run
 from bridge.runners.base import Runner
 from bridge.settings import RunnerConfig
@@ -166,6 +167,7 @@ def on_own_loop(
 class _Ended:
     failures: dict[str, str]
     stopped: bool
+    paused: bool = False
 
 
 async def carry_out(run: Run, runner: Runner, *, life: int = 1) -> State[None]:
@@ -210,6 +212,8 @@ async def _carry_out(run: Run, runner: Runner, stop: Stop, life: int) -> State[N
                 parts = _Parts(run, Attempts(run, runner, thread, truth, warm), shipper, thread, watch, board)
                 if life > 1 and run.run.status is ExecutionStatus.STOPPING:
                     ended = await _finish_the_stop(parts, runner, stop)
+                elif run.plan.mode is Mode.DYNAMIC:
+                    ended = await _dynamic(parts, runner, api.client, most, life)
                 elif run.plan.mode is Mode.PER_STEP:
                     ended = await _per_step(parts, most, await _earlier(parts, runner, api.client, life))
                 else:
@@ -217,6 +221,8 @@ async def _carry_out(run: Run, runner: Runner, stop: Stop, life: int) -> State[N
                 if stop.requested or ended.failures:
                     await end_with(run)
                 await until_it_answers(api.client, UUID(run.flow_run_id))
+        if ended.paused and not stop.requested:
+            return paused(run)
         return await _conclude(run, stop, ended, thread)
     except BridgeError as error:
         message = str(error)
@@ -244,6 +250,17 @@ async def _conclude(run: Run, stop: Stop, ended: _Ended, thread: ZenMLThread) ->
     if failures:
         return Failed(message=summary(failures))
     return Completed()
+
+
+def paused(run: Run) -> State[None]:
+    """The state of a flow run whose ZenML run waits for an answer: its process ends, and another one goes on with it.
+
+    Prefect itself can resume one that a worker runs.
+    """
+    get_run_logger().info("The run is paused. When it was answered: `zenml pipeline runs resume %s`.", run.id)
+    context = FlowRunContext.get()
+    has_worker = context is not None and context.flow_run is not None and context.flow_run.deployment_id is not None
+    return Suspended() if has_worker else Paused()
 
 
 def _and_failed(failures: dict[str, str]) -> str:
@@ -278,6 +295,29 @@ async def _finish_the_stop(parts: _Parts, runner: Runner, stop: Stop) -> _Ended:
     flow_run_id = UUID(parts.run.flow_run_id)
     await parts.thread.call(lambda: close_task_runs(flow_run_id, parts.run.run.id, "The run was stopped."))
     return _Ended({}, True)
+
+
+async def _dynamic(parts: _Parts, runner: Runner, client: PrefectClient, parallelism: int | None, life: int) -> _Ended:
+    run = parts.run
+    pipeline = DynamicPipeline(
+        run,
+        layer_of(run),
+        runner,
+        parts.attempts,
+        parts.shipper,
+        parts.thread,
+        client,
+        parts.board,
+        parallelism=parallelism,
+        goes_on=life > 1,
+    )
+    async with carried_out(parts.watch, drain=pipeline.drain, kill=pipeline.kill):
+        await pipeline.execute()
+    if life > 1:
+        because = "Nobody worked on it any more."
+        flow_run_id = UUID(run.flow_run_id)
+        await parts.thread.call(lambda: close_task_runs(flow_run_id, run.run.id, because))
+    return _Ended(pipeline.failures, pipeline.stopped, pipeline.paused)
 
 
 async def _per_step(parts: _Parts, parallelism: int | None, earlier: Earlier) -> _Ended:

@@ -34,6 +34,7 @@ class Layers:
     def __init__(
         self, component: Mapping[str, object], component_name: str, pipeline: Mapping[str, BaseSettings]
     ) -> None:
+        self.name = component_name
         self._keys = keys_of("orchestrator", component_name)
         of_pipeline = settings_under(self._keys, pipeline, "the pipeline")
         self._values = merged(_declared(component), _declared(of_pipeline))

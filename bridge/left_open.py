@@ -12,7 +12,7 @@ from prefect.states import Cancelled, Completed, Failed
 from zenml.client import Client
 from zenml.enums import ExecutionStatus
 
-from bridge import names
+from bridge import names, step_runs
 from bridge.prefect_api import prefect_api
 from bridge.upstream_prefect import report_task_run_state
 
@@ -36,6 +36,9 @@ def close_task_runs(
     run = Client().get_pipeline_run(run_id)
     ends = {names.task_run_id(str(flow_run_id), step): found.status for step, found in run.steps.items()}
     ends[names.task_run_id(str(flow_run_id), None)] = run.status
+    if step_runs.is_dynamic(run):
+        for step_run_id, status in step_runs.statuses(run).items():
+            ends[names.isolated_task_run_id(str(flow_run_id), str(step_run_id))] = status
     for task_run in _open(flow_run_id):
         tell(task_run, _state(ends.get(task_run.id), because))
 
@@ -56,6 +59,6 @@ def _open(flow_run_id: UUID) -> list[TaskRun]:
 def _state(status: ExecutionStatus | None, because: str) -> State[None]:
     if status is not None and status.is_successful:
         return Completed()
-    if status is ExecutionStatus.FAILED:
+    if status in (ExecutionStatus.FAILED, ExecutionStatus.RETRYING, ExecutionStatus.RETRIED):
         return Failed(message="It failed while no process worked on its flow run; ZenML has the exception.")
     return Cancelled(message=because)

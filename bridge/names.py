@@ -36,6 +36,8 @@ ENV_SOURCE_ROOT = "ZENML_MODAL_PREFECT_SOURCE_ROOT"
 """Root of the user's code, where the sandbox shares a file system with the flow (``runner="process"``)."""
 ENV_ORPHAN_TIMEOUT = "ZENML_MODAL_PREFECT_ORPHAN_TIMEOUT"
 """Seconds after which the program in a sandbox ends without a sign of life of its flow; unset, it never does so."""
+ENV_ORCHESTRATES = "ZENML_MODAL_PREFECT_ORCHESTRATES"
+"""Set, by the program itself, where the function of a dynamic pipeline runs."""
 ENV_MODAL_SANDBOX_ID = "MODAL_SANDBOX_ID"
 """Set by Modal in every sandbox; the process runner sets it too."""
 
@@ -46,6 +48,10 @@ METADATA_SANDBOX_URL = "modal_sandbox_url"
 METADATA_TASK_RUN_ID = "prefect_task_run_id"
 METADATA_FLOW_ALIVE = "prefect_flow_alive_at"
 """Of a run: when its flow last said that it is at work (:mod:`bridge.lease`)."""
+METADATA_ASKED = "modal_prefect_asked"
+"""Of a step run of a dynamic pipeline: that its orchestration asks the flow for a sandbox (:mod:`bridge.asks`)."""
+METADATA_COMMAND_END = "modal_prefect_command_end"
+"""Of such a step run that is a command: the status that follows from how its sandbox ended."""
 METADATA_DEPLOYMENT_ID = "prefect_deployment_id"
 """Of a schedule: the Prefect deployment that has it, whatever its pipeline is called by now."""
 
@@ -70,6 +76,8 @@ TAG_SANDBOX = "zenml_sandbox"
 STATE_CACHED = "Cached"
 STATE_SKIPPED = "Skipped"
 STATE_NOT_RUN = "NotRun"
+STATE_PAUSED = "Paused"
+"""Of the orchestration's task run: its sandbox has ended, and its ZenML run waits for an answer."""
 
 MODAL_NAME_LENGTH = 64
 """Longest name Modal takes (modal/_utils/name_utils.py: fewer than 65 of letters, digits, ``-_.``)."""
@@ -156,6 +164,16 @@ def operated_name(step_run_id: str) -> str:
     One for all its sandboxes, which follow each other: whoever takes up the step run finds the one that runs.
     """
     return sandbox_name(step_run_id, "step operator", 1, 1)
+
+
+def isolated_name(step_run_id: str) -> str:
+    """Return the name of the sandbox of an isolated step run of a dynamic pipeline; one for all, as above."""
+    return sandbox_name(step_run_id, "isolated", 1, 1)
+
+
+def isolated_task_run_id(flow_run_id: str, step_run_id: str) -> uuid.UUID:
+    """Return the id of the Prefect task run of an isolated step run: ZenML's retries are step runs of their own."""
+    return uuid.uuid5(uuid.UUID(flow_run_id), f"step run {step_run_id}")
 
 
 def task_run_id(flow_run_id: str, step: str | None) -> uuid.UUID:

@@ -10,6 +10,7 @@ from zenml.stack import Stack
 from bridge import names
 from bridge.errors import RunnerError
 from bridge.operated import wishes_of
+from bridge.plan import Mode
 from bridge.run import Run, runner_of
 from bridge.step_operator import ModalPrefectStepOperator
 
@@ -25,7 +26,8 @@ async def end_operated(run_id: str, snapshot: PipelineSnapshotResponse, stack: S
 
 async def end_with(run: Run) -> None:
     """End those of a run that ends early. Where they can't be reached, their own heartbeats end them a little later."""
-    if not any(step.step_operator for step in run.plan.steps):
+    is_dynamic = run.plan.mode is Mode.DYNAMIC
+    if not any(step.step_operator for step in run.plan.steps) and not (is_dynamic and run.stack.step_operators):
         return
     try:
         await end_operated(run.id, run.snapshot, run.stack)
@@ -41,6 +43,8 @@ async def _end_those_of(
         for name, step in snapshot.step_configurations.items()
         if step.config.uses_step_operator(operator.name)
     }
+    if snapshot.is_dynamic:  # its steps may be others than those that were named beforehand
+        environments.add(operator.config.modal_environment)
     if not environments:
         return
     tags = {names.TAG_RUN_ID: run_id, names.TAG_STEP_OPERATOR: names.modal_tag(operator.name)}

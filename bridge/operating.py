@@ -257,7 +257,8 @@ async def _told(told: set[asyncio.Future[None]]) -> None:
 async def _carry_out(step: _Step, runner: Runner, thread: ZenMLThread) -> Outcome:
     run, plan = step.run, step.run.step
     async with WarmSteps(run, runner, None) as warm:
-        truth = Truth(thread, lambda steps: step_runs.latest(run.run, steps))
+        # This very step run: a dynamic pipeline's next attempt may be there before this one's end is judged.
+        truth = Truth(thread, lambda steps: dict.fromkeys(steps, step_runs.record_of(run.step_run_id)))
         attempts = Attempts(run, runner, thread, truth, warm)
         outcome = await attempts.attempt_step(
             plan, 1, run.step_run_id, step.kill, step.echo, _logger, step_run_id=str(run.step_run_id)

@@ -26,7 +26,7 @@ from bridge.local import local_environment
 from bridge.plan import Plan
 from bridge.run_status import bind_run
 from bridge.settings import ModalPrefectOrchestratorConfig, ModalPrefectOrchestratorSettings
-from bridge.translate import NewSnapshot, Translation, dynamic_pipeline, translate
+from bridge.translate import NewSnapshot, Translation, translate
 from bridge.validation import check_stack, refuse_component, refuse_run
 
 if TYPE_CHECKING:
@@ -39,8 +39,10 @@ if TYPE_CHECKING:
         PipelineSnapshotResponse,
         ScheduleResponse,
         ScheduleUpdate,
+        StepRunResponse,
     )
 
+    from bridge.isolated import Layer
     from bridge.submission import Pool
 
 logger = get_logger(__name__)
@@ -63,14 +65,6 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
     def supported_execution_modes(self) -> list[ExecutionMode]:
         """All of ZenML's."""
         return [ExecutionMode.FAIL_FAST, ExecutionMode.STOP_ON_FAILURE, ExecutionMode.CONTINUE_ON_FAILURE]
-
-    @property
-    def supports_dynamic_pipelines(self) -> bool:
-        """Never. ZenML asks when a dynamic pipeline is called.
-
-        Raises ``NotTranslatable``: ZenML's own error doesn't say what to do.
-        """
-        raise dynamic_pipeline()
 
     @property
     def validator(self) -> StackValidator:
@@ -103,15 +97,23 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
         return translation
 
     def _translate(self, snapshot: PipelineSnapshotResponse | NewSnapshot, stack_name: str) -> Translation:
-        # Only what the component sets, since its defaults aren't its wishes; and no token: reading one that is a
-        # reference to a secret asks the server for it.
-        settings = self.config.model_fields_set & set(ModalPrefectOrchestratorSettings.model_fields)
-        component: dict[str, object] = {name: getattr(self.config, name) for name in settings}
-        component["runner"] = self.config.runner
+        component = self._component_settings()
         translation = translate(snapshot, component=component, component_name=self.name, stack_name=stack_name)
         refuse_component(self.config, self.name)
         refuse_run(translation.settings, self.config.work_pool)
         return translation
+
+    def _component_settings(self) -> dict[str, object]:
+        # Only what the component sets, since its defaults aren't its wishes; and no token: reading one that is a
+        # reference to a secret asks the server for it.
+        settings = self.config.model_fields_set & set(ModalPrefectOrchestratorSettings.model_fields)
+        return {**{name: getattr(self.config, name) for name in settings}, "runner": self.config.runner}
+
+    def layer(self, snapshot: PipelineSnapshotResponse) -> Layer:
+        """What lies beneath the settings of a step of a dynamic pipeline."""
+        from bridge.isolated import Layer
+
+        return Layer(self._component_settings(), self.name, snapshot.pipeline_configuration)
 
     def submit_pipeline(
         self,
@@ -130,6 +132,22 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
         ZenML take back a schedule.
         """
         del base_environment, step_environments
+        return self._submit_any(snapshot, stack, placeholder_run)
+
+    def submit_dynamic_pipeline(
+        self,
+        snapshot: PipelineSnapshotResponse,
+        stack: Stack,
+        environment: dict[str, str],
+        placeholder_run: PipelineRunResponse | None = None,
+    ) -> SubmissionResult | None:
+        """The same for a dynamic pipeline, whose function runs in a sandbox."""
+        del environment
+        return self._submit_any(snapshot, stack, placeholder_run)
+
+    def _submit_any(
+        self, snapshot: PipelineSnapshotResponse, stack: Stack, placeholder_run: PipelineRunResponse | None
+    ) -> SubmissionResult | None:
         ahead.imports(self.config.runner).result()
         from bridge.limits import check_limits
         from bridge.prefect_api import prefect_settings
@@ -167,6 +185,8 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
         if work_pool is None or self.config.token_id is not None:
             # Else the worker has the account, and this machine needn't.
             submission.check_runner(self.config, stack, plan)
+        if run.orchestrator_run_id is not None:
+            return self._go_on(run, translation)
         if work_pool is None:
             flow_run, url = submission.create_flow_run(snapshot, run, plan)
         else:
@@ -183,16 +203,28 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
         wait = partial(self._wait, run, flow_run, plan) if translation.settings.synchronous else None
         return SubmissionResult(wait_for_completion=wait, metadata=metadata)
 
+    def _go_on(self, run: PipelineRunResponse, translation: Translation) -> SubmissionResult:
+        """Go on with a run of a dynamic pipeline that was paused, or failed and is tried again."""
+        from bridge import submission
+
+        flow_run, url = submission.go_on(run)
+        if url is not None:
+            logger.info("Prefect flow run: %s", url)
+        by_worker = flow_run.deployment_id is not None
+        wait = partial(self._wait, run, flow_run, translation.plan)
+        return SubmissionResult(wait_for_completion=wait if translation.settings.synchronous or not by_worker else None)
+
     def _wait(self, run: PipelineRunResponse, flow_run: FlowRun, plan: Plan) -> None:
         from bridge import submission
         from bridge.prefect_api import prefect_settings
         from bridge.waiting import Waiting
 
         with prefect_settings(self.config):
-            if self.config.work_pool is None:
+            if flow_run.deployment_id is None:
                 submission.run_here(flow_run, plan)
             else:
-                Waiting(run, flow_run.id, self.config.work_pool, logger.info).until_done()
+                pool = flow_run.work_pool_name or self.config.work_pool or ""
+                Waiting(run, flow_run.id, pool, logger.info).until_done()
 
     def _pool(self, translation: Translation) -> Pool:
         from bridge.submission import Pool
@@ -245,6 +277,53 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
 
         with prefect_settings(self.config), prefect_api() as client:
             schedule_store.delete_schedule(client, self.name, schedule)
+
+    def submit_isolated_step(self, step_run_info: StepRunInfo, environment: dict[str, str]) -> None:
+        """Ask the flow, from the orchestration of a dynamic pipeline, for a sandbox for a step. Doesn't wait for it.
+
+        Raises ``InvalidSettings``, ``RunNotPossible`` for a step that can't have one.
+        """
+        from bridge import asks
+        from bridge.isolated import image_of, wishes_of
+
+        del environment  # it holds a token; the flow has its own
+        name, snapshot = step_run_info.pipeline_step_name, step_run_info.snapshot
+        for warning in wishes_of(name, step_run_info.config, self.layer(snapshot)).warnings:
+            logger.warning("%s", warning)
+        if self.config.runner == "modal":
+            image_of(name, step_run_info.config, snapshot)
+        asks.ask(step_run_info.step_run_id, self.id)
+
+    def get_isolated_step_status(self, step_run: StepRunResponse) -> ExecutionStatus:
+        """How an isolated step is: PROVISIONING, RUNNING, COMPLETED, FAILED or STOPPED; the flow publishes it.
+
+        Raises what ZenML's store raises, rather than guess.
+        """
+        from bridge import asks
+
+        return asks.status_of(step_run)
+
+    def wait_for_isolated_step(self, step_run: StepRunResponse) -> ExecutionStatus:
+        """Wait for the end of an isolated step. ZenML's own looks every 16 s in the end; here nothing is far away."""
+        from bridge import asks
+
+        return asks.wait_for(step_run)
+
+    def stop_isolated_step(self, step_run: StepRunResponse) -> None:
+        """Stop an isolated step, which then counts as stopped; the flow sees it and ends its sandbox."""
+        from bridge import step_runs
+
+        step_runs.record_stopped(step_run.id)
+
+    def prepare_step_run(self, info: StepRunInfo) -> None:
+        """Refuse settings that an inline step of a dynamic pipeline can't have for itself.
+
+        Raises ``InvalidSettings``.
+        """
+        if names.ENV_ORCHESTRATES in os.environ:
+            from bridge.isolated import check_inline
+
+            check_inline(info.pipeline_step_name, info.config, self.layer(info.snapshot))
 
     def local_environment(self) -> dict[str, str]:
         """What a sandbox on this machine needs besides: where local artifacts and the user's code are."""

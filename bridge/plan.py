@@ -17,6 +17,13 @@ class Mode(str, Enum):
     """The whole pipeline in one sandbox."""
     PER_STEP = "per_step"
     """Each step in a sandbox."""
+    DYNAMIC = "dynamic"
+    """A dynamic pipeline: its function, with the inline steps, in one sandbox, each isolated step in one of its own."""
+
+    @property
+    def in_one_sandbox(self) -> bool:
+        """Whether the run has one sandbox that is there from its beginning to its end."""
+        return self is not Mode.PER_STEP
 
 
 class FailureMode(str, Enum):
@@ -121,7 +128,10 @@ class StepPlan:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A pipeline run. ``steps`` are in ZenML's order, upstream before downstream."""
+    """A pipeline run. ``steps`` are in ZenML's order, upstream before downstream.
+
+    In ``dynamic`` mode there are none: which steps there are is seen while the run goes on.
+    """
 
     pipeline: str
     snapshot_id: str
@@ -135,9 +145,9 @@ class Plan:
     orphan_timeout: int = 1800
     create_rate: float = 4.0
     sandbox: SandboxSpec = SandboxSpec()
-    """The one sandbox of ``pipeline`` mode."""
+    """The one sandbox of ``pipeline`` mode; in ``dynamic`` mode the one of the orchestration."""
     command: tuple[str, ...] = ()
-    """The command of ``pipeline`` mode."""
+    """The command in it."""
     infrastructure_retries: int = 3
     concurrency_limit: str | None = None
     stream_logs: bool = True
@@ -165,5 +175,8 @@ class Plan:
 
     def __str__(self) -> str:
         most = f", at most {self.max_parallelism} at once" if self.max_parallelism else ""
-        head = f"{self.pipeline}: {len(self.steps)} steps, {self.mode.value}, {self.failure_mode.value}{most}"
+        steps = f"{len(self.steps)} steps, " if self.mode is not Mode.DYNAMIC else ""
+        head = f"{self.pipeline}: {steps}{self.mode.value}, {self.failure_mode.value}{most}"
+        if self.mode is Mode.DYNAMIC:
+            return f"{head} [{self.sandbox.resources}]; its steps are known as it runs"
         return "\n".join([head, *(f"  {step}" for step in self.steps)])

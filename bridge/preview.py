@@ -19,24 +19,30 @@ def describe(plan: Plan, runner: str, *, can_share: bool) -> Iterator[str]:
         runner: The component's ``runner``.
         can_share: Whether steps can take turns in a sandbox of this runner.
     """
-    yield f"{plan.pipeline}: {_count(len(plan.steps), 'step')}, mode {plan.mode.value}, runner {runner}"
+    number = "steps known as it runs" if plan.mode is Mode.DYNAMIC else _count(len(plan.steps), "step")
+    yield f"{plan.pipeline}: {number}, mode {plan.mode.value}, runner {runner}"
     yield f"  snapshot {plan.snapshot_id}, stack `{plan.stack}`"
     most = f", at most {plan.max_parallelism} steps at once" if plan.max_parallelism else ""
     yield f"  after a failure: {plan.failure_mode.value}{most}"
     yield ""
-    yield "Graph (a step starts as soon as what it follows has ended; steps of a stage don't need each other)"
-    for number, stage in enumerate(stages(plan), 1):
-        for name in stage:
-            after = plan.step(name).upstream
-            yield f"  {number}  {name}" + (f"  <- {', '.join(after)}" if after else "")
-    yield ""
-    if plan.mode is Mode.PIPELINE:
+    if plan.mode is not Mode.DYNAMIC:
+        yield from _graph(plan)
+    if plan.mode.in_one_sandbox:
         yield from _one_sandbox(plan)
     else:
         yield from _sandboxes(plan, can_share)
     if runner == "modal":
         yield ""
         yield "Prices: `modal billing rates` shows those of your workspace; the run's table in Prefect what it costs."
+
+
+def _graph(plan: Plan) -> Iterator[str]:
+    yield "Graph (a step starts as soon as what it follows has ended; steps of a stage don't need each other)"
+    for number, stage in enumerate(stages(plan), 1):
+        for name in stage:
+            after = plan.step(name).upstream
+            yield f"  {number}  {name}" + (f"  <- {', '.join(after)}" if after else "")
+    yield ""
 
 
 def stages(plan: Plan) -> list[list[str]]:
@@ -51,7 +57,10 @@ def stages(plan: Plan) -> list[list[str]]:
 
 
 def _one_sandbox(plan: Plan) -> Iterator[str]:
-    yield "One sandbox for all steps"
+    if plan.mode is Mode.DYNAMIC:
+        yield "One sandbox for the pipeline's function and the inline steps; each isolated step has one of its own"
+    else:
+        yield "One sandbox for all steps"
     yield from _spec(plan.sandbox)
     yield f"  command: <bridge> {shlex.join(plan.command)}"
     yield from _extras(plan.infrastructure_retries, plan.concurrency_limit)

@@ -138,17 +138,24 @@ class Gate:
 class Pass:
     """A step's right to run. Held when a step is started; ``give_back`` and ``take_again`` around a wait.
 
-    ``below`` returns the priority of the steps that wait for this one alone.
+    ``below`` returns the priority of the steps that wait for this one alone; ``held`` is whether it has its place yet.
     """
 
     def __init__(
-        self, gate: Gate, step: str, priority: int, kill: asyncio.Event, below: Callable[[], int] = lambda: 0
+        self,
+        gate: Gate,
+        step: str,
+        priority: int,
+        kill: asyncio.Event,
+        below: Callable[[], int] = lambda: 0,
+        *,
+        held: bool = True,
     ) -> None:
         self._gate = gate
         self._step = step
         self._priority = priority
         self._below = below
-        self._held = True
+        self._held = held
         self._ending = False
         self.kill = kill
         """Set when the step is to end at once: a failed sibling under FAIL_FAST, or a stopped run."""

@@ -104,7 +104,7 @@ def _dead(client: SyncPrefectClient, some_id: UUID, run: PipelineRunResponse | N
         raise is_over(run)
     snapshot = load_snapshot(_snapshot_id(run))
     plan = load_stack(snapshot)[1].plan(snapshot)
-    _check_state(flow_run)
+    _check_state(flow_run, run.id)
     _check_process(flow_run, run, plan, sure)
     return Dead(flow_run, run, plan)
 
@@ -140,10 +140,17 @@ def _run_of(flow_run: FlowRun) -> PipelineRunResponse:
     return found
 
 
-def _check_state(flow_run: FlowRun) -> None:
+def _check_state(flow_run: FlowRun, run_id: UUID) -> None:
     state = flow_run.state
-    if state is None or state.is_crashed() or state.is_failed() or not (state.is_final() or state.is_scheduled()):
+    if state is None or state.is_crashed() or state.is_failed():
         return
+    if not (state.is_final() or state.is_scheduled() or state.is_paused()):
+        return
+    if state.is_paused():
+        raise RunNotPossible(
+            f"flow run {flow_run.id} is {state.name}: its ZenML run waits for an answer. When it has one: "
+            f"`zenml pipeline runs resume {run_id}`."
+        )
     if state.is_scheduled():
         raise RunNotPossible(
             f"flow run {flow_run.id} is {state.name} already: it waits for a worker. `prefect worker start --pool "

@@ -24,6 +24,7 @@ from bridge.settings import RunnerConfig
 from bridge.versions import check_zenml
 
 if TYPE_CHECKING:
+    from bridge.isolated import Layer
     from bridge.orchestrator import ModalPrefectOrchestrator
 
 
@@ -231,6 +232,16 @@ def open_run(snapshot_id: UUID, run_id: UUID | None, flow_run_id: str) -> Run:
         },
         secret_environment=environment_of(run, snapshot),
     )
+
+
+def layer_of(run: Run) -> Layer:
+    """What lies beneath the settings of the steps of a dynamic pipeline."""
+    from bridge.orchestrator import ModalPrefectOrchestrator
+
+    orchestrator = run.stack.orchestrator
+    if not isinstance(orchestrator, ModalPrefectOrchestrator):
+        raise TypeError(f"The orchestrator of a run is none of ours: {type(orchestrator).__name__}")
+    return orchestrator.layer(run.snapshot)
 
 
 def give_up(run_id: UUID | None, flow_run_id: str, error: BridgeError) -> None:

@@ -2,7 +2,8 @@
 
 ZenML computes the status of a static run from its steps (zenml/zen_stores/schemas/pipeline_run_schemas.py,
 ``_compute_static_pipeline_run_status``): STOPPED doesn't stick when it is published, STOPPING with every step
-run finished becomes it; COMPLETED can't be forced while a step has no run; FAILED always sticks.
+run finished becomes it; COMPLETED can't be forced while a step has no run; FAILED always sticks. The status of a
+dynamic run is the one that was published last.
 """
 
 from __future__ import annotations
@@ -68,7 +69,8 @@ def interrupt_steps(run: PipelineRunResponse) -> None:
 
 
 def end_run(run: PipelineRunResponse, *, failures: Mapping[str, str], stopped: bool) -> None:
-    """Make ZenML's run end as the flow run does: failed, stopped or, by its steps alone, completed.
+    """Make ZenML's run end as the flow run does, and its child runs with it: failed, stopped or, by its steps alone,
+    completed.
 
     A run that failed before it was stopped says failed already, and stays so. Does nothing if it was deleted.
 
@@ -77,11 +79,20 @@ def end_run(run: PipelineRunResponse, *, failures: Mapping[str, str], stopped: b
         failures: The failed steps and their diagnoses.
         stopped: Whether the run was stopped; steps that fail while it stops don't make it fail, as in ZenML.
     """
+    if stopped or failures:
+        for child in step_runs.family(run)[1:]:
+            _end_run(child, failures=failures, stopped=stopped)
+    _end_run(run, failures=failures, stopped=stopped)
+
+
+def _end_run(run: PipelineRunResponse, *, failures: Mapping[str, str], stopped: bool) -> None:
     status = status_of(run)
     if status is None or status.is_finished:
         return
     if stopped:
         publish_pipeline_run_status_update(run.id, ExecutionStatus.STOPPING, status_reason="Stopped")
+        if step_runs.is_dynamic(run):
+            publish_pipeline_run_status_update(run.id, ExecutionStatus.STOPPED)
     elif failures:
         text = "\n".join(f"{step}: {diagnosis}" if step else diagnosis for step, diagnosis in failures.items())
         publish_failed_pipeline_run(run.id, exception_info=ExceptionInfo(traceback=text))

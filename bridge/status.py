@@ -9,6 +9,7 @@ from prefect.exceptions import ObjectNotFound
 from zenml.enums import ExecutionStatus
 from zenml.models import PipelineRunResponse
 
+from bridge import step_runs
 from bridge.prefect_api import prefect_api
 
 Statuses = tuple[ExecutionStatus | None, dict[str, ExecutionStatus] | None]
@@ -23,6 +24,7 @@ _OF_FLOW_RUN = {
     # (zenml/zen_stores/schemas/pipeline_run_schemas.py, _compute_static_pipeline_run_status).
     StateType.CANCELLED: ExecutionStatus.STOPPING,
 }
+_OUR_FLOW_MAKES = (ExecutionStatus.STOPPING, ExecutionStatus.PAUSED, ExecutionStatus.RESUMING)
 _NOBODY_WORKS = (StateType.FAILED, StateType.CANCELLED)
 
 
@@ -39,6 +41,8 @@ def fetch(run: PipelineRunResponse, include_steps: bool) -> Statuses:
         return run.status, steps
     flow_run = read_flow_run(run)
     status = _status(flow_run, run.status)
+    if status is ExecutionStatus.STOPPING and _is_over(flow_run) and step_runs.is_dynamic(run):
+        status = ExecutionStatus.STOPPED  # ZenML reckons with no steps there
     if steps is not None and _is_over(flow_run):
         steps = {name: status if status.is_finished else ExecutionStatus.STOPPED for name, status in steps.items()}
     return status, steps
@@ -59,8 +63,8 @@ def _status(flow_run: FlowRun | None, known: ExecutionStatus) -> ExecutionStatus
     if flow_run is None:
         return ExecutionStatus.STOPPING
     found = _OF_FLOW_RUN.get(flow_run.state.type, known) if flow_run.state is not None else known
-    # A flow that ends its run is still at work.
-    return known if known is ExecutionStatus.STOPPING and found is ExecutionStatus.RUNNING else found
+    # A flow that ends its run, or has just begun to go on with a paused one, is still at work.
+    return known if found is ExecutionStatus.RUNNING and known in _OUR_FLOW_MAKES else found
 
 
 def _is_over(flow_run: FlowRun | None) -> bool:

@@ -42,6 +42,7 @@ _REPORTED = {
     ExecutionStatus.SKIPPED: Reported.SKIPPED,
     ExecutionStatus.FAILED: Reported.FAILED,
     ExecutionStatus.RETRYING: Reported.RETRYING,
+    ExecutionStatus.RETRIED: Reported.RETRYING,
     ExecutionStatus.STOPPED: Reported.STOPPED,
     ExecutionStatus.CANCELLED: Reported.STOPPED,
 }
@@ -78,6 +79,18 @@ def latest(run: PipelineRunResponse, steps: Sequence[str]) -> dict[str, StepReco
     }
 
 
+def record_of(step_run_id: UUID) -> StepRecord:
+    """Return the record of one step run, which need not be its step's newest: whoever retries may be quick."""
+    step_run = Client().zen_store.get_run_step(step_run_id, hydrate=True)
+    said = step_run.exception_info if _may_have_exception(step_run.status) else None
+    return StepRecord(
+        reported=_REPORTED.get(step_run.status, Reported.RUNNING),
+        step_run_id=str(step_run.id),
+        version=step_run.version,
+        exception=message_of(said) if said is not None else None,
+    )
+
+
 def _batches(steps: Sequence[str]) -> Iterator[list[str]]:
     batch: list[str] = []
     length = 0
@@ -105,8 +118,31 @@ def _list(run: PipelineRunResponse, *, hydrate: bool = False, **filters: str) ->
     )
 
 
+def is_dynamic(run: PipelineRunResponse) -> bool:
+    """Whether it is a run of a dynamic pipeline: then its status is what is published, whatever its steps are."""
+    return run.snapshot is not None and run.snapshot.is_dynamic
+
+
+def family(run: PipelineRunResponse) -> list[PipelineRunResponse]:
+    """Return a run and those of its child pipelines, of any depth: only dynamic pipelines have some.
+
+    They share its flow run.
+    """
+    if run.orchestrator_run_id is None or not is_dynamic(run):
+        return [run]
+    found = depaginate(
+        Client().list_pipeline_runs, orchestrator_run_id=run.orchestrator_run_id, project=run.project_id, size=_PAGE
+    )
+    return [run, *(other for other in found if other.id != run.id)]
+
+
 def _may_have_exception(status: ExecutionStatus) -> bool:
-    return status in (ExecutionStatus.FAILED, ExecutionStatus.RETRYING, ExecutionStatus.STOPPED)
+    return status in (
+        ExecutionStatus.FAILED,
+        ExecutionStatus.RETRYING,
+        ExecutionStatus.RETRIED,
+        ExecutionStatus.STOPPED,
+    )
 
 
 def _exceptions(run: PipelineRunResponse, failed: Sequence[StepRunResponse]) -> dict[UUID, str]:
@@ -116,11 +152,12 @@ def _exceptions(run: PipelineRunResponse, failed: Sequence[StepRunResponse]) -> 
     for names in _batches([step_run.name for step_run in failed]):
         for step_run in _list(run, hydrate=True, name="oneof:" + json.dumps(names)):
             if step_run.exception_info is not None:
-                messages[step_run.id] = _message(step_run.exception_info)
+                messages[step_run.id] = message_of(step_run.exception_info)
     return messages
 
 
-def _message(info: ExceptionInfo) -> str:
+def message_of(info: ExceptionInfo) -> str:
+    """Return an exception in one line."""
     if info.message and info.source:
         return f"{info.source.rpartition('.')[2]}: {info.message}"
     return info.message or info.traceback.strip().rpartition("\n")[2]
@@ -208,6 +245,17 @@ def overview(run: PipelineRunResponse) -> list[Seen]:
     ]
 
 
+def statuses(run: PipelineRunResponse) -> dict[UUID, ExecutionStatus]:
+    """Return the status of every step run of a run and of its children, those of earlier attempts among them."""
+    return {
+        step_run.id: step_run.status
+        for member in family(run)
+        for step_run in depaginate(
+            Client().list_run_steps, pipeline_run_id=member.id, project=member.project_id, size=_PAGE
+        )
+    }
+
+
 def sandbox_of(step_run_id: UUID) -> str:
     """Return the id of the sandbox in which a step run ran, as that said itself; "" if it never said."""
     metadata = Client().zen_store.get_run_step(step_run_id, hydrate=True).run_metadata
@@ -216,13 +264,15 @@ def sandbox_of(step_run_id: UUID) -> str:
 
 def stop_running(run: PipelineRunResponse) -> None:
     """Tell ZenML that all step runs of a run which still run were stopped."""
-    for step_run in _list(run, status=_STILL_RUNS):
-        record_stopped(step_run.id)
+    for member in family(run):
+        for step_run in _list(member, status=_STILL_RUNS):
+            record_stopped(step_run.id)
 
 
 def begin_to_stop(run: PipelineRunResponse) -> None:
     """Tell ZenML that all step runs of a run which still run are to stop: their processes end them."""
-    for step_run in _list(run, status=ExecutionStatus.RUNNING.value):
+    running = ExecutionStatus.RUNNING.value
+    for step_run in [step_run for member in family(run) for step_run in _list(member, status=running)]:
         try:
             Client().zen_store.update_run_step(step_run.id, StepRunUpdate(status=ExecutionStatus.STOPPING))
         except IllegalOperationError as error:
@@ -263,25 +313,28 @@ def fail_left(run: PipelineRunResponse, diagnosis: Diagnosis, running: Collectio
     Those that run are told why they failed; ``running`` names the steps that may be among them, None means all. Those
     that wait for a retry are closed.
     """
-    for step_run in _left(run, running):
+    for member, step_run in _left(run, running):
         if step_run.status is not ExecutionStatus.RETRYING:
             try:
                 _publish(step_run.id, ExecutionStatus.FAILED, diagnosis)
             except IllegalOperationError as error:
                 _logger.info("Step %s has ended by itself: %s", step_run.name, error)
-        _close_retries(run, step_run.name)
+        _close_retries(member, step_run.name)
 
 
 def stop_left(run: PipelineRunResponse, running: Collection[str] | None = None) -> None:
     """End the step runs of a run that nobody works on any more as stopped; ``running`` as in :func:`fail_left`."""
-    for step_run in _left(run, running):
+    for _, step_run in _left(run, running):
         record_stopped(step_run.id)
 
 
-def _left(run: PipelineRunResponse, running: Collection[str] | None) -> list[StepRunResponse]:
+def _left(
+    run: PipelineRunResponse, running: Collection[str] | None
+) -> list[tuple[PipelineRunResponse, StepRunResponse]]:
     return [
-        step_run
-        for step_run in _list(run)
+        (member, step_run)
+        for member in family(run)
+        for step_run in _list(member)
         if not step_run.status.is_finished
         and (step_run.status is ExecutionStatus.RETRYING or running is None or step_run.name in running)
     ]

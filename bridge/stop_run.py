@@ -45,14 +45,12 @@ def stop(run: PipelineRunResponse, orchestrator: ModalPrefectOrchestrator, *, gr
 
 def end_left_steps(run: PipelineRunResponse) -> None:
     """End the step runs that nobody works on any more as stopped."""
-    for step in run.get_hydrated_version().steps.values():
-        if not step.status.is_finished:
-            step_runs.record_stopped(step.id)
+    step_runs.stop_left(run)
 
 
 def _at_work(flow_run: FlowRun | None) -> bool:
     """Whether a process carries out the flow, as far as Prefect knows."""
-    if flow_run is None or flow_run.state is None or flow_run.state.is_final():
+    if flow_run is None or flow_run.state is None or flow_run.state.is_final() or flow_run.state.is_paused():
         return False
     # A flow that waits to be retried in its process is Scheduled too, but it began.
     return flow_run.start_time is not None or flow_run.state.is_running()

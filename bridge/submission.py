@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.objects import FlowRun
-from prefect.states import Cancelled, Pending
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Cancelled, Pending, Scheduled
 from prefect.utilities.urls import url_for
 from pydantic import JsonValue
 from zenml.models import PipelineRunResponse, PipelineSnapshotResponse
@@ -16,8 +17,9 @@ from zenml.stack import Stack
 
 from bridge import names
 from bridge.deployments import ensure_deployment
+from bridge.errors import RunNotPossible, how_to_replay
 from bridge.flow import make_runner, on_own_loop, zenml_pipeline
-from bridge.plan import Mode, Plan
+from bridge.plan import Plan
 from bridge.prefect_api import prefect_api
 from bridge.runners.base import AsksAhead
 from bridge.schedule_store import create_schedule
@@ -58,7 +60,7 @@ def check_runner(config: ModalPrefectOrchestratorConfig, stack: Stack, plan: Pla
     Raises ``SandboxRefused`` (with ``CredentialsRefused``) or ``RunnerUnavailable``.
     """
     runner = make_runner(config, stack, plan, outage=SUBMISSION_OUTAGE_SECONDS)
-    specs = [plan.sandbox] if plan.mode is Mode.PIPELINE else list(dict.fromkeys(step.sandbox for step in plan.steps))
+    specs = [plan.sandbox] if plan.mode.in_one_sandbox else list(dict.fromkeys(step.sandbox for step in plan.steps))
 
     async def ask() -> None:
         async with runner:
@@ -134,6 +136,31 @@ def submit_schedule(pool: Pool, snapshot: PipelineSnapshotResponse, plan: Plan) 
 def _warn_if_nobody_works(client: SyncPrefectClient, work_pool: str) -> None:
     if warning := nobody_works(client, work_pool):
         _logger.warning("%s", warning)
+
+
+def go_on(run: PipelineRunResponse) -> tuple[FlowRun, str | None]:
+    """Let the flow run of a paused or failed run of a dynamic pipeline go on: ZenML resumes it, or tries it again.
+
+    A worker picks it up where it has a deployment; else :func:`run_here` runs it. Raises ``RunNotPossible`` where a
+    process is still at work on it, or it was deleted; ``PrefectUnavailable``.
+    """
+    with prefect_api() as client:
+        try:
+            flow_run = client.read_flow_run(UUID(run.orchestrator_run_id))
+        except ObjectNotFound:
+            raise RunNotPossible(
+                f"run {run.id}: its flow run {run.orchestrator_run_id} was deleted in Prefect. "
+                f"Run what is left of it in a new one: {how_to_replay(run.id)}."
+            ) from None
+        state = flow_run.state
+        if state is not None and not (state.is_final() or state.is_paused() or state.is_scheduled()):
+            raise RunNotPossible(
+                f"run {run.id}: its flow run {flow_run.id} is {state.name}: a process works on it. Try again when that "
+                f"has ended; where it has died, `modal-prefect resume {run.id}`."
+            )
+        again: State[None] = Scheduled(message="ZenML goes on with the run.")
+        client.set_flow_run_state(flow_run.id, again, force=True)
+        return client.read_flow_run(flow_run.id), url_for(flow_run)
 
 
 def withdraw(flow_run: FlowRun) -> None:

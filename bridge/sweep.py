@@ -231,7 +231,7 @@ class _Sweeper:
                 status=unfinished,
                 size=_LISTED,
             )
-            yield from (run.id for run in runs)
+            yield from (run.id for run in runs if run.child_key is None)  # children go with their parents
 
     def _open_flow_runs(self, prefect: SyncPrefectClient) -> dict[UUID, FlowRun]:
         """Prefect's flow runs of this stack that haven't ended, by their ZenML run."""

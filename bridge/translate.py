@@ -29,7 +29,7 @@ PIPELINE_MOST_RETRIES = 1000
 LONGEST_DELAY = 365 * 86400
 """Seconds; a longer wait is a slip of the backoff, which multiplies."""
 
-_SHARED = ("timeout", "cloud", "region", "modal_environment", "secrets", "volumes", "concurrency_limit")
+SHARED = ("timeout", "cloud", "region", "modal_environment", "secrets", "volumes", "concurrency_limit")
 """Settings of a sandbox that steps which share one can't have each for itself."""
 _TUNING = ("tags", "infrastructure_retries", "capacity_timeout", "stream_logs")
 """The same, but a step loses nothing it relies on if the pipeline's value holds."""
@@ -76,19 +76,20 @@ def translate(
     """Translate a snapshot.
 
     Args:
-        snapshot: The snapshot of a static pipeline. ZenML's models ask the store for what they lack: hydrate it and
+        snapshot: The snapshot. ZenML's models ask the store for what they lack: hydrate it and
             its build before (``snapshot.build.get_metadata()``) where the store mustn't be asked.
         component: The orchestrator's config as a mapping; only declared settings and ``runner`` are read.
         component_name: The orchestrator's name, under which ZenML keeps its settings.
         stack_name: The stack's name.
-        images: The image of each step, where it isn't the one of the snapshot's build.
+        images: The image of each step, where it isn't the one of the snapshot's build; of a dynamic pipeline that of
+            its orchestration, under "".
 
     Raises ``InvalidSettings`` and its child ``NotTranslatable``.
     """
     configuration = snapshot.pipeline_configuration
-    if snapshot.is_dynamic:
-        raise dynamic_pipeline(configuration.name)
     layers = Layers(component, component_name, configuration.settings)
+    if snapshot.is_dynamic:
+        return _dynamic(snapshot, stack_name, layers, component, images)
     mode = Mode(layers.pipeline.execution_mode)
     steps = snapshot.step_configurations
     order = ordered({name: step.spec.upstream_steps for name, step in steps.items()}, configuration.name)
@@ -98,18 +99,51 @@ def translate(
     plan, warnings = _planned(snapshot, stack_name, layers.pipeline, own, read)
     if component.get("runner") == "process":
         warnings += _nothing_of_modal(read, layers.pipeline)
-    stray = tuple(f"settings[{key!r}]: not used, the orchestrator is {component_name!r}." for key in layers.other_keys)
-    return Translation(plan, layers.pipeline, (*reader.warnings, *stray, *warnings))
+    return Translation(plan, layers.pipeline, (*reader.warnings, *_stray(layers, component_name), *warnings))
 
 
-def dynamic_pipeline(name: str = "") -> NotTranslatable:
-    """The error for a dynamic pipeline, of that name where it is known."""
-    return NotTranslatable(
-        "is_dynamic",
-        True,
-        f"the pipeline {name} is dynamic, and this orchestrator runs static pipelines".replace("  ", " "),
-        "Take dynamic=True off @pipeline, or choose another orchestrator",
+def _stray(layers: Layers, component_name: str) -> tuple[str, ...]:
+    return tuple(f"settings[{key!r}]: not used, the orchestrator is {component_name!r}." for key in layers.other_keys)
+
+
+def _dynamic(
+    snapshot: PipelineSnapshotResponse | NewSnapshot,
+    stack_name: str,
+    layers: Layers,
+    component: Mapping[str, object],
+    images: Mapping[str, str] | None,
+) -> Translation:
+    """The orchestration of a dynamic pipeline: what its steps ask for is known once they are called."""
+    configuration, settings = snapshot.pipeline_configuration, layers.pipeline
+    reader = _Reader(snapshot, layers, Mode.DYNAMIC, {} if images is None else images)
+    where = "the pipeline"
+    own = with_gpu(reader.asked(where, configuration.settings.get("resources")), texts(settings.gpu), where)
+    built = snapshot.build.images.get(ORCHESTRATOR_DOCKER_IMAGE_KEY) if snapshot.build else None
+    image = images.get("") if images is not None else built.image if built else None
+    command = ["dynamic", "--snapshot-id", str(snapshot.id)]
+    if settings.max_parallelism is not None:
+        command += ["--max-parallelism", str(settings.max_parallelism)]
+    plan = Plan(
+        pipeline=configuration.name,
+        snapshot_id=str(snapshot.id),
+        stack=stack_name,
+        mode=Mode.DYNAMIC,
+        failure_mode=FailureMode(configuration.execution_mode.value),
+        steps=(),
+        max_parallelism=settings.max_parallelism,
+        warm=False,
+        orphan_timeout=settings.orphan_timeout,
+        create_rate=settings.create_rate,
+        sandbox=sandbox_spec(settings, own, image),
+        command=tuple(command),
+        infrastructure_retries=settings.infrastructure_retries,
+        stream_logs=settings.stream_logs,
     )
+    unused = [field for field in ("execution_mode", "warm", "warm_idle_timeout") if field in settings.model_fields_set]
+    warnings = tuple(f"{field}: not used, the pipeline is dynamic." for field in unused)
+    if component.get("runner") == "process":
+        warnings += _nothing_of_modal((), settings)
+    return Translation(plan, settings, (*reader.warnings, *_stray(layers, layers.name), *warnings))
 
 
 def ordered(upstream: Mapping[str, Sequence[str]], pipeline: str) -> list[str]:
@@ -371,7 +405,7 @@ def _not_shared(read: Sequence[_Read], settings: ModalPrefectOrchestratorSetting
             if value == pipeline_value:
                 continue
             where = f"{field} of step {step.plan.name}"
-            if field in _SHARED:
+            if field in SHARED:
                 raise NotTranslatable(
                     where,
                     value,

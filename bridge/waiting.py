@@ -73,7 +73,7 @@ class Waiting:
         )
         while True:
             flow_run = patiently(self._read)
-            if flow_run is None or flow_run.state is None or flow_run.state.is_final():
+            if flow_run is None or flow_run.state is None or flow_run.state.is_final() or flow_run.state.is_paused():
                 return flow_run
             if flow_run.state.name != shown:
                 shown = flow_run.state.name or ""
@@ -107,8 +107,9 @@ class Waiting:
 
 
 def raise_for(state: State[object]) -> None:
-    """Raise the error that a final state of a flow run stands for; nothing for a completed one."""
-    if state.is_completed():
+    """Raise the error that a final state of a flow run stands for; nothing for a completed one, nor for one that is
+    paused and goes on later."""
+    if state.is_completed() or state.is_paused():
         return
     if state.is_cancelled() or state.is_cancelling():
         raise RunStopped(state.message or "The run was stopped.")

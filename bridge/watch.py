@@ -15,10 +15,12 @@ from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient
 from prefect.exceptions import ObjectNotFound
+from zenml.client import Client
 from zenml.enums import ExecutionStatus
 
 from bridge import run_status, step_runs
 from bridge.outcome import Reported
+from bridge.plan import Mode
 from bridge.run import Run
 from bridge.truth import ZenMLThread
 
@@ -150,6 +152,10 @@ class Watch:
 
     async def _has_failed_step(self) -> bool:
         """Whether a step made the run fail: then the failure mode says what that means for the others."""
+        if self._run.plan.mode is Mode.DYNAMIC:
+            # Its own function did, whose exception it is; who marks a run as failed has none.
+            now = await self._thread.call(lambda: Client().zen_store.get_run(self._run.run.id))
+            return now.exception_info is not None
         run, steps = self._run.run, [step.name for step in self._run.plan.steps]
         records = await self._thread.call(lambda: step_runs.latest(run, steps))
         return any(record.reported in (Reported.FAILED, Reported.RETRYING) for record in records.values())

@@ -249,8 +249,11 @@ class WholePipeline:
 
 
 def summary(failures: dict[str, str]) -> str:
-    """One message for the failed steps of a run: the first one's diagnosis, and how many more there are."""
+    """One message for the failed steps of a run: the first one's diagnosis, and how many more there are.
+
+    The name "" stands for the run itself.
+    """
     step, diagnosis = next(iter(failures.items()))
     others = list(failures)[1:]
     more = f" Also failed: {', '.join(others[:10])}{' ...' if len(others) > 10 else ''}." if others else ""
-    return f"Step {step}: {diagnosis}{more}"
+    return f"Step {step}: {diagnosis}{more}" if step else f"{diagnosis}{more}"

@@ -7,7 +7,10 @@
     run, which is RUNNING although its process is dead, goes on; no new one is made.
     Exits with 0 where the step succeeded, else with 1 or the code it called ``sys.exit`` with.
 ``operated --snapshot-id S --step NAME --step-run-id ID``
-    Runs a step run that a step operator was asked to carry out (:mod:`bridge.host.operated`). Exits likewise.
+    Runs a step run that a step operator was asked to carry out, or an isolated one of a dynamic pipeline
+    (:mod:`bridge.host.operated`). Exits likewise.
+``dynamic --snapshot-id S --run-id R [--max-parallelism N]``
+    Runs the function of a dynamic pipeline and its inline steps (:mod:`bridge.host.dynamic`).
 ``pipeline --snapshot-id S --run-id R [--max-parallelism N] [--cpu C --memory MIB --gpus G]``
     Runs the whole static pipeline in this sandbox (:mod:`bridge.host.pipeline`, which lists the exit codes).
 ``serve --snapshot-id S --run-id R --socket NAME [--idle-timeout SECONDS]``
@@ -43,6 +46,10 @@ def _parser() -> argparse.ArgumentParser:
     pipeline.add_argument("--cpu", type=float, help="cores of this sandbox; unlimited if not given")
     pipeline.add_argument("--memory", type=int, help="MiB of this sandbox; unlimited if not given")
     pipeline.add_argument("--gpus", type=int, help="GPUs of this sandbox; unlimited if not given")
+    dynamic = commands.add_parser("dynamic", help="run the function of a dynamic pipeline", allow_abbrev=False)
+    dynamic.add_argument("--snapshot-id", required=True)
+    dynamic.add_argument("--run-id", required=True)
+    dynamic.add_argument("--max-parallelism", type=int)
     serve = commands.add_parser("serve", help="run steps as they are asked for", allow_abbrev=False)
     serve.add_argument("--snapshot-id", required=True)
     serve.add_argument("--run-id", required=True)
@@ -79,11 +86,16 @@ def main(argv: Sequence[str]) -> int:
         arguments = entrypoint.arguments_for(options.snapshot_id, options.step, options.step_run_id)
         return entrypoint.run_attempt(arguments)
     if options.command == "operated":
-        from bridge.host import entrypoint
+        from bridge.host import entrypoint, orphan
         from bridge.host.operated import OperatedEntrypoint
 
+        orphan.watch_step(options.step)  # of a dynamic pipeline: others who wait for a step operator have no flow
         arguments = entrypoint.arguments_for(options.snapshot_id, options.step, options.step_run_id)
         return entrypoint.run_attempt(arguments, entrypoint=OperatedEntrypoint)
+    if options.command == "dynamic":
+        from bridge.host import dynamic
+
+        return dynamic.main(dynamic.Options(options.snapshot_id, options.run_id, options.max_parallelism))
     if options.command == "serve":
         from bridge.host import serve
 

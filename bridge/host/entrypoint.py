@@ -9,6 +9,7 @@ from uuid import UUID
 
 from zenml.client import Client
 from zenml.config.step_configurations import Step
+from zenml.entrypoints.base_entrypoint_configuration import BaseEntrypointConfiguration
 from zenml.entrypoints.step_entrypoint_configuration import StepEntrypointConfiguration
 from zenml.enums import ExecutionStatus
 from zenml.exceptions import RunStoppedException
@@ -30,18 +31,13 @@ _IMAGE_ROOT = "/app"
 """Where ZenML's images have the user's code (zenml/utils/pipeline_docker_image_builder.py)."""
 
 
-class SandboxEntrypoint(StepEntrypointConfiguration):
-    """ZenML's step entrypoint for a sandbox that may be a plain process.
+class OwnCode(BaseEntrypointConfiguration):
+    """An entrypoint of ZenML's for a sandbox that may be a plain process.
 
     Code goes into the folder in :data:`bridge.names.ENV_WORK_DIR` where that is set, since ``/app`` needs root and
     collides with the process next door; where :data:`bridge.names.ENV_SOURCE_ROOT` is set the user's code lies there
     already.
     """
-
-    def __init__(self, arguments: list[str], snapshot: PipelineSnapshotResponse | None = None) -> None:
-        """``snapshot`` spares loading it, where somebody has."""
-        super().__init__(arguments)
-        self._snapshot = snapshot
 
     def prepare_code_environment(self) -> None:
         """Make the user's code importable. Raises what ZenML's raises."""
@@ -68,6 +64,15 @@ class SandboxEntrypoint(StepEntrypointConfiguration):
             )
         elif code_reference := self.snapshot.code_reference:
             self.download_code_from_code_repository(code_reference=code_reference)
+
+
+class SandboxEntrypoint(OwnCode, StepEntrypointConfiguration):
+    """ZenML's step entrypoint for such a sandbox."""
+
+    def __init__(self, arguments: list[str], snapshot: PipelineSnapshotResponse | None = None) -> None:
+        """``snapshot`` spares loading it, where somebody has."""
+        super().__init__(arguments)
+        self._snapshot = snapshot
 
 
 class StepEntrypoint(SandboxEntrypoint):

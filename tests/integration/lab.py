@@ -161,7 +161,7 @@ class Lab:
         except Exception as error:
             ran.error = error
         runs = Client().list_pipeline_runs(size=100, sort_by="desc:created").items
-        new = [run for run in runs if run.id not in known]
+        new = [run for run in runs if run.id not in known and run.child_key is None]
         if new:
             self.read(ran, new[0].id, begun=begun)
         return ran

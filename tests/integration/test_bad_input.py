@@ -47,9 +47,10 @@ def call(lab: Lab, case: BadInput, place: str) -> Ran:
         **({"steps": updates} if (updates := step_updates(case)) else {}),
         **({"retry": dict(case.retry)} if case.retry else {}),
     }
+    pipeline = inputs.dynamic if case.dynamic else inputs.given
+    pipeline = pipeline.with_options(settings=resources) if resources else pipeline
     if case.dynamic:
-        return lab.run(inputs.dynamic, lab.stack(place))
-    pipeline = inputs.given.with_options(settings=resources) if resources else inputs.given
+        return lab.run(pipeline, lab.stack(place), settings=case.settings)
     return lab.run(pipeline, lab.stack(place), settings=case.settings, options=options, names=list(case.steps))
 
 

@@ -171,8 +171,9 @@ STEPS = [
         steps={"train": StepInput(retry={"max_retries": 50, "delay": 10, "backoff": 1000})},
     ),
     BadInput(
-        "a dynamic pipeline",
-        ("is_dynamic", "True", "Take dynamic=True off"),
+        "a dynamic pipeline with GPUs of no type",
+        ("gpu_count of the pipeline", "2", "Name it in the settings"),
+        resources={"gpu_count": 2},
         dynamic=True,
     ),
     BadInput("no steps", ("steps", "[]", "Call at least one step"), steps={}, zenml_takes=False),

@@ -1,0 +1,154 @@
+"""What the orchestration of a dynamic pipeline asks of its flow, and what it is answered: both through ZenML.
+
+The function of a dynamic pipeline runs in a sandbox that has neither Modal's nor Prefect's credentials. An isolated
+step is a step run that says that it wants a sandbox (:func:`ask`); the flow, which sees it (:func:`asked`), starts it.
+What became of it is the step run's status, which its own process or the flow publishes (:func:`status_of`). The words
+outlive both programs, so either may die and be followed by another.
+
+Imports ZenML, neither Modal nor Prefect, and nothing that a sandbox may lack. All functions block.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+from uuid import UUID
+
+import requests
+from zenml.client import Client
+from zenml.enums import ExecutionStatus
+from zenml.models import PipelineRunResponse, StepRunResponse
+from zenml.orchestrators.publish_utils import publish_step_run_metadata
+from zenml.utils.pagination_utils import depaginate
+
+from bridge import names, step_runs
+from bridge.board import Seen
+
+MOST_PAUSE_SECONDS = 3.0
+"""Between two looks at a step that is waited for."""
+_logger = logging.getLogger(__name__)
+
+_SANDBOX = "sandbox"
+_PAGE = 1000
+_OPEN = (
+    ExecutionStatus.INITIALIZING,
+    ExecutionStatus.PROVISIONING,
+    ExecutionStatus.RUNNING,
+    ExecutionStatus.STOPPING,
+)
+_LOOKED_AT = "oneof:" + json.dumps([status.value for status in (*_OPEN, ExecutionStatus.STOPPED)])
+
+_ANSWERS = {
+    ExecutionStatus.INITIALIZING: ExecutionStatus.PROVISIONING,
+    ExecutionStatus.PROVISIONING: ExecutionStatus.PROVISIONING,
+    ExecutionStatus.COMPLETED: ExecutionStatus.COMPLETED,
+    ExecutionStatus.CACHED: ExecutionStatus.COMPLETED,
+    ExecutionStatus.SKIPPED: ExecutionStatus.COMPLETED,
+    ExecutionStatus.FAILED: ExecutionStatus.FAILED,
+    ExecutionStatus.RETRYING: ExecutionStatus.FAILED,
+    ExecutionStatus.RETRIED: ExecutionStatus.FAILED,
+    ExecutionStatus.STOPPED: ExecutionStatus.STOPPED,
+    ExecutionStatus.CANCELLED: ExecutionStatus.STOPPED,
+}
+"""ZenML knows five answers, and waits for ever on any other (zenml/execution/pipeline/dynamic/runner.py,
+``_monitoring_loop``). What isn't here goes on, until its process or the flow gives it an end."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A step run that wants a sandbox, or wanted one and was stopped. ``step_run`` is hydrated."""
+
+    run: PipelineRunResponse
+    """Its run: that of the pipeline, or of a child pipeline."""
+    step_run: StepRunResponse
+
+
+def ask(step_run_id: UUID, component_id: UUID) -> None:
+    """Say that a step run wants a sandbox. ``component_id`` is the orchestrator's."""
+    publish_step_run_metadata(step_run_id, {component_id: {names.METADATA_ASKED: _SANDBOX}})
+
+
+def status_of(step_run: StepRunResponse) -> ExecutionStatus:
+    """How an isolated step run is: PROVISIONING, RUNNING, COMPLETED, FAILED or STOPPED.
+
+    Raises what ZenML's store raises, rather than guess.
+    """
+    is_command = step_run.config.command is not None
+    now = Client().zen_store.get_run_step(step_run.id, hydrate=is_command)
+    if is_command and now.status is ExecutionStatus.RUNNING:
+        # Nothing in its sandbox tells ZenML how it ended, and who asks here is who publishes it.
+        end = now.run_metadata.get(names.METADATA_COMMAND_END)
+        return ExecutionStatus(str(end)) if end is not None else ExecutionStatus.RUNNING
+    return _ANSWERS.get(now.status, ExecutionStatus.RUNNING)
+
+
+def wait_for(step_run: StepRunResponse) -> ExecutionStatus:
+    """Wait for the end of an isolated step run: COMPLETED, FAILED or STOPPED. A ZenML that is away is waited for."""
+    pause = MOST_PAUSE_SECONDS / 8
+    while True:
+        try:
+            status = status_of(step_run)
+        except (requests.exceptions.ConnectionError, requests.exceptions.Timeout) as error:
+            _logger.warning("ZenML can't be reached (%s); asking again.", type(error).__name__)
+        else:
+            if status not in (ExecutionStatus.PROVISIONING, ExecutionStatus.RUNNING):
+                return status
+        time.sleep(pause)  # nothing tells of the end of a step run
+        pause = min(2 * pause, MOST_PAUSE_SECONDS)
+
+
+def tell_command_end(step_run_id: UUID, component_id: UUID) -> None:
+    """Say that the command of a step run has succeeded; failures are statuses of step runs."""
+    publish_step_run_metadata(
+        step_run_id, {component_id: {names.METADATA_COMMAND_END: ExecutionStatus.COMPLETED.value}}
+    )
+
+
+def title(run: PipelineRunResponse, step: str, attempt: int = 1) -> str:
+    """The name of a step run for a person: its child pipeline in front, and which attempt it is."""
+    child = f"{run.child_key}: " if run.child_key else ""
+    return f"{child}{step}" + (f" (attempt {attempt})" if attempt > 1 else "")
+
+
+def overview(run: PipelineRunResponse) -> list[Seen]:
+    """Return the newest step run of every step that has one, of the run and its children, by their titles."""
+    return [
+        replace(seen, step=title(member, seen.step))
+        for member in step_runs.family(run)
+        for seen in step_runs.overview(member)
+    ]
+
+
+def asked(run: PipelineRunResponse, uninteresting: set[UUID], known: Collection[UUID]) -> list[Asked]:
+    """Return the step runs of a run, and of its children, that want a sandbox or were stopped meanwhile.
+
+    ``known`` step runs are returned only where they were stopped. Those that will never want one are added to
+    ``uninteresting`` and not looked at again.
+    """
+    members = [member for member in step_runs.family(run) if member.id == run.id or not member.status.is_finished]
+    return [found for member in members for found in _asked(member, uninteresting, known)]
+
+
+def _asked(run: PipelineRunResponse, uninteresting: set[UUID], known: Collection[UUID]) -> Iterator[Asked]:
+    for step_run in depaginate(
+        Client().list_run_steps,
+        pipeline_run_id=run.id,
+        project=run.project_id,
+        status=_LOOKED_AT,
+        exclude_retried=True,
+        size=_PAGE,
+    ):
+        stopped = step_run.status is ExecutionStatus.STOPPED
+        if step_run.id in uninteresting or stopped != (step_run.id in known):
+            continue
+        if stopped:
+            yield Asked(run, step_run)
+            continue
+        whole = Client().zen_store.get_run_step(step_run.id, hydrate=True)
+        if names.METADATA_ASKED in whole.run_metadata:
+            yield Asked(run, whole)
+        elif whole.status is ExecutionStatus.RUNNING and whole.config.command is None:
+            uninteresting.add(step_run.id)  # it runs inline: an isolated one runs only once it has a sandbox

@@ -1,0 +1,220 @@
+"""A dynamic pipeline: one Prefect task for its orchestration, and one for each isolated step run.
+
+The orchestration is the pipeline's own function, with ZenML's runner around it and the inline steps in it, in one
+sandbox (:mod:`bridge.host.dynamic`). Where that sandbox is lost, another one goes on: ZenML's runner looks at the step
+runs and calls the function again, whose finished steps answer at once. The isolated steps are this process's
+(:mod:`bridge.isolated_steps`), so they go on meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from prefect import Task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import State
+from prefect.logging import get_run_logger
+from prefect.states import Cancelled, Completed, Failed
+from zenml.client import Client
+from zenml.enums import ExecutionStatus
+from zenml.models import PipelineRunResponse
+
+from bridge import names, step_runs
+from bridge.again import NotAsked, differing
+from bridge.board import Board
+from bridge.isolated import Layer
+from bridge.isolated_steps import IsolatedSteps
+from bridge.logs import LogShipper
+from bridge.outcome import Diagnosis, End, Outcome, SandboxEnd, StepRecord, judge
+from bridge.run import Run
+from bridge.runners.base import Runner
+from bridge.said import read_said
+from bridge.step import Attempts, Begun
+from bridge.truth import ZenMLThread
+from bridge.upstream_prefect import run_task_after
+
+MOST_SANDBOXES = 1000
+"""How many sandboxes of the orchestration are looked for after a crash: each pause and each loss makes one."""
+_BROKEN = 3
+"""The exit code of an orchestration that broke before ZenML could be told: another one would break too."""
+
+
+class DynamicPipeline:
+    """Runs one run of a dynamic pipeline in the current flow run.
+
+    ``goes_on`` says whether an earlier process of the flow run may have begun it.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        layer: Layer,
+        runner: Runner,
+        attempts: Attempts,
+        shipper: LogShipper,
+        thread: ZenMLThread,
+        client: PrefectClient,
+        board: Board,
+        *,
+        parallelism: int | None,
+        goes_on: bool,
+    ) -> None:
+        self.run = run
+        self.failures: dict[str, str] = {}
+        self.stopped = False
+        self.paused = False
+        self._runner = runner
+        self._attempts = attempts
+        self._shipper = shipper
+        self._thread = thread
+        self._client = client
+        self._board = board
+        self._goes_on = goes_on
+        self._kill = asyncio.Event()
+        self._last_sandbox = False
+        self._task_run_id = names.task_run_id(run.flow_run_id, None)
+        self._isolated = IsolatedSteps(
+            run, layer, runner, thread, shipper, client, board, parallelism=parallelism, goes_on=goes_on
+        )
+
+    def drain(self, reason: str) -> None:
+        """Start no other sandbox. What runs is interrupted by ZenML's heartbeats, or ended when the grace is over."""
+        get_run_logger().info("The pipeline drains: %s.", reason)
+        self._last_sandbox = True
+        self._isolated.drain()
+
+    def kill(self, reason: str) -> None:
+        """End all sandboxes."""
+        get_run_logger().info("The pipeline ends: %s.", reason)
+        self._kill.set()
+        self._isolated.kill()
+
+    async def execute(self) -> None:
+        """Run it to its end. Raises a defect, or an outage beyond patience."""
+        number, begun = await self._left() if self._goes_on else (1, None)
+        starting = asyncio.ensure_future(self._isolated.keep_starting())
+        orchestrating = asyncio.ensure_future(self._orchestrate(number, begun))
+        try:
+            await asyncio.wait({starting, orchestrating}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            starting.cancel()
+            if not orchestrating.done():
+                self._kill.set()  # a defect of the other one
+            await asyncio.wait({starting, orchestrating})
+            # ZenML's runner has waited for them, where it could; nobody else would.
+            self._isolated.kill()
+            await self._isolated.until_ended()
+        if not starting.cancelled():
+            starting.result()
+        orchestrating.result()
+        await self._thread.call(self._end_what_is_left)
+
+    async def _orchestrate(self, number: int, begun: Begun | None) -> State[None]:
+        async def attempt(upstream: tuple[()]) -> State[None]:
+            return await self._outcome(number, begun)
+
+        name = names.prefect_name(self.run.plan.pipeline)
+        task = Task(attempt, name=name, task_run_name=lambda: name, cache_policy=NO_CACHE, persist_result=False)
+        return await run_task_after(task, self._task_run_id, (), attempts_before=number - 1)
+
+    async def _outcome(self, number: int, begun: Begun | None) -> State[None]:
+        """Run sandbox after sandbox until ZenML knows an end of the run."""
+        pauses = differing(self.run.plan.infrastructure_retries)
+        run = await self._thread.call(self._read)
+        while begun is not None or not run.status.is_finished:
+            end = await self._sandbox(number, begun)
+            if isinstance(end, Outcome):
+                return self._failed(str(end.diagnosis))
+            begun = None
+            run = await self._thread.call(self._read)
+            if self._kill.is_set() or run.status.is_finished or run.status is ExecutionStatus.PAUSED:
+                break
+            diagnosis = _diagnosis(end)
+            if self._last_sandbox or not pauses or not _another_may_help(end):
+                return self._failed(str(diagnosis))
+            get_run_logger().warning("%s. Another sandbox goes on.", diagnosis)
+            self._board.all_lost(diagnosis.what)
+            await self._pause(pauses.pop(0))
+            number += 0 if end.end is End.NEVER_STARTED else 1
+        return self._state(run)
+
+    async def _sandbox(self, number: int, begun: Begun | None) -> SandboxEnd | Outcome:
+        log = self._shipper.open(
+            self._task_run_id, send=self.run.plan.stream_logs, on_sandbox=self._board.all_in_sandbox
+        )
+        try:
+            return await self._attempts.attempt_pipeline(
+                number, self._task_run_id, self._kill, log, get_run_logger(), begun
+            )
+        except NotAsked as error:
+            return SandboxEnd(End.NEVER_STARTED, detail=str(error))
+
+    async def _pause(self, seconds: float) -> None:
+        killed = asyncio.ensure_future(self._kill.wait())
+        await asyncio.wait({killed}, timeout=seconds)
+        killed.cancel()
+
+    def _read(self) -> PipelineRunResponse:
+        return Client().zen_store.get_run(self.run.run.id)
+
+    def _state(self, run: PipelineRunResponse) -> State[None]:
+        status = run.status
+        if status is ExecutionStatus.COMPLETED:
+            return Completed()
+        if status is ExecutionStatus.FAILED:
+            return self._failed(_exception_of(run))
+        if status is ExecutionStatus.PAUSED and not self._kill.is_set():
+            self.paused = True
+            return Completed(name=names.STATE_PAUSED, message="The run waits for an answer; no sandbox runs.")
+        self.stopped = True
+        return Cancelled(message="The pipeline was stopped.")
+
+    def _failed(self, why: str) -> State[None]:
+        if self._kill.is_set():
+            self.stopped = True
+            return Cancelled(message="The pipeline was stopped.")
+        self.failures[""] = why
+        return Failed(message=why)
+
+    async def _left(self) -> tuple[int, Begun | None]:
+        """The sandbox of the orchestration that an earlier process of the flow left, and its number; or the next."""
+        said = await read_said(self._client, [self._task_run_id])
+        self._shipper.known.update(said.lines)
+        keys = [names.sandbox_name(self.run.id, None, number, 1) for number in range(1, MOST_SANDBOXES + 1)]
+        spec = self.run.plan.sandbox
+        running = await self._runner.running({names.TAG_RUN_ID: self.run.id}, spec.modal_environment)
+        alive = {box.name: box for box in running}
+        known = [number for number, key in enumerate(keys, 1) if key in said.sandboxes or key in alive]
+        if not known:
+            return 1, None
+        number = known[-1]
+        where = alive.get(keys[number - 1])
+        return (number + 1, None) if where is None else (number, Begun(number, 1, StepRecord(), where))
+
+    def _end_what_is_left(self) -> None:
+        """Give the step runs an end that died with their sandbox."""
+        if self.stopped:
+            step_runs.stop_left(self.run.run)
+        elif self.failures:
+            why = Diagnosis("The pipeline's sandbox ended under the step", self.failures[""])
+            step_runs.fail_left(self.run.run, why)
+
+
+def _another_may_help(end: SandboxEnd) -> bool:
+    """Whether the orchestration goes on in another sandbox: ZenML's runner then decides what that costs its steps."""
+    if end.end is End.EXITED:
+        return end.exit_code not in (0, 1, _BROKEN)
+    return end.end not in (End.TIMED_OUT, End.TERMINATED)
+
+
+def _diagnosis(end: SandboxEnd) -> Diagnosis:
+    found = judge(end, StepRecord()).diagnosis or Diagnosis(str(end))
+    return Diagnosis(found.what.replace("The step's process", "The pipeline's process"), found.detail, found.fix)
+
+
+def _exception_of(run: PipelineRunResponse) -> str:
+    info = run.exception_info
+    if info is None:
+        return "ZenML's run has failed; its logs say why"
+    return step_runs.message_of(info)

@@ -1,0 +1,77 @@
+"""``python -m bridge.host dynamic``: the function of a dynamic pipeline, and its inline steps, in this sandbox.
+
+ZenML's own runner does the work: maps, futures, child pipelines, waits, retries, hooks. Where it wants a sandbox for
+an isolated step it asks our orchestrator, which asks the flow (:mod:`bridge.asks`): no credentials of Modal or Prefect
+are needed here. Imports ZenML.
+
+Exit codes: 0, the function came to its end, or the run paused; 45, the run has failed or was stopped, and ZenML knows
+(its ``DYNAMIC_PIPELINE_RUN_FAILED_EXIT_CODE``); 3, it broke before ZenML could be told. None of them is believed: the
+run's status in ZenML is.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+
+from zenml.constants import (
+    DYNAMIC_PIPELINE_RUN_FAILED_EXIT_CODE,
+    ENV_ZENML_DYNAMIC_PIPELINE_MONITORING_INTERVAL,
+    ENV_ZENML_DYNAMIC_PIPELINE_WORKER_COUNT,
+)
+from zenml.execution.pipeline.utils import prevent_pipeline_execution
+from zenml.logger import get_logger
+from zenml.pipelines.dynamic.entrypoint_configuration import DynamicPipelineEntrypointConfiguration
+
+from bridge import names
+from bridge.host import orphan
+from bridge.host.entrypoint import OwnCode
+
+COMPLETED, FAILED, BROKEN = 0, DYNAMIC_PIPELINE_RUN_FAILED_EXIT_CODE, 3
+MONITORING_SECONDS = "2"
+"""How often ZenML's runner asks how its isolated steps are. Its default of 10 is for questions to a cloud; here it
+asks ZenML."""
+
+logger = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The command line."""
+
+    snapshot_id: str
+    run_id: str
+    max_parallelism: int | None = None
+    """Most concurrent inline steps; ZenML's default is 10."""
+
+
+class DynamicEntrypoint(OwnCode, DynamicPipelineEntrypointConfiguration):
+    """ZenML's entrypoint of a dynamic pipeline, for a sandbox that may be a plain process."""
+
+
+def main(options: Options) -> int:
+    """Run the pipeline on this process's main thread and return the exit code."""
+    os.environ[names.ENV_ORCHESTRATES] = "1"
+    os.environ.setdefault(ENV_ZENML_DYNAMIC_PIPELINE_MONITORING_INTERVAL, MONITORING_SECONDS)
+    if options.max_parallelism is not None:
+        os.environ[ENV_ZENML_DYNAMIC_PIPELINE_WORKER_COUNT] = str(options.max_parallelism)
+    orphan.watch(lambda: None, _end)
+    arguments = [f"--snapshot_id={options.snapshot_id}", f"--run_id={options.run_id}"]
+    # A module of the user's that calls its pipeline when it is imported runs nothing.
+    with prevent_pipeline_execution():
+        try:
+            DynamicEntrypoint(arguments).run()
+        except SystemExit as error:
+            return error.code if isinstance(error.code, int) else BROKEN
+        except BaseException:
+            logger.exception("The pipeline broke.")
+            return BROKEN
+    return COMPLETED
+
+
+def _end() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(orphan.GRACE_SECONDS)  # the process ends meanwhile
+    os._exit(1)

@@ -1,0 +1,200 @@
+"""An isolated step of a dynamic pipeline, as data: which sandbox, which command, for which step run. No clock, no I/O.
+
+Its settings and resources are known when it is called, not when the pipeline is submitted. It is a run of one step to
+:mod:`bridge.step`, which makes the attempt as for any other step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from uuid import UUID
+
+from zenml.config.pipeline_configurations import PipelineConfiguration
+from zenml.config.step_configurations import StepConfiguration
+from zenml.constants import ORCHESTRATOR_DOCKER_IMAGE_KEY
+from zenml.models import PipelineSnapshotResponse
+
+from bridge import names
+from bridge.errors import NotTranslatable, RunNotPossible
+from bridge.layers import declared, keys_of, made, merged, settings_under
+from bridge.plan import FailureMode, Mode, Plan, Resources, StepPlan
+from bridge.resources import asked, unused_fields, with_gpu
+from bridge.run import Run
+from bridge.runners.base import SandboxRequest
+from bridge.settings import RUN_LEVEL, ModalPrefectOrchestratorSettings
+from bridge.translate import MODAL_ONLY, SHARED, sandbox_spec, texts
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What an isolated step asks for, and what of it is not used."""
+
+    settings: ModalPrefectOrchestratorSettings
+    resources: Resources
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """What lies beneath the settings of a step: the component's, and the pipeline's."""
+
+    component: Mapping[str, object]
+    """The orchestrator's config as a mapping; only declared settings and ``runner`` are read."""
+    name: str
+    """The orchestrator's name."""
+    pipeline: PipelineConfiguration
+
+
+def wishes_of(step: str, config: StepConfiguration, layer: Layer) -> Wishes:
+    """Read the settings and resources of an isolated step. Raises ``InvalidSettings`` and its child."""
+    settings = _settings(step, config, layer)
+    where = f"step {step}"
+    given = config.settings.get("resources")
+    values: dict[str, object] = dict(given) if given is not None else {}
+    warnings = tuple(
+        f"ResourceSettings.{field} of {where}: not used, Modal has no resource pools."
+        for field in unused_fields(values)
+    )
+    if layer.component.get("runner") == "process":
+        warnings += tuple(
+            f"{field} of {where}: not used, runner='process' runs the step on this machine."
+            for field in MODAL_ONLY
+            if getattr(settings, field)
+        )
+    resources = with_gpu(asked(values, where), texts(settings.gpu), where)
+    return Wishes(settings, resources, warnings)
+
+
+def check_inline(step: str, config: StepConfiguration, layer: Layer) -> None:
+    """Refuse what an inline step can't have for itself, since it runs in the sandbox of the orchestration.
+
+    Raises ``InvalidSettings`` and its child ``NotTranslatable``.
+    """
+    settings, pipeline = _settings(step, config, layer), _of_pipeline(layer)
+    for field in ("gpu", *SHARED):
+        value = getattr(settings, field)
+        if value != getattr(pipeline, field):
+            raise NotTranslatable(
+                f"{field} of step {step}",
+                value,
+                "the step runs inline, in the sandbox of its dynamic pipeline",
+                f'Write @step(runtime="isolated") to give it a sandbox of its own, or set {field} on the pipeline',
+            )
+
+
+def _settings(step: str, config: StepConfiguration, layer: Layer) -> ModalPrefectOrchestratorSettings:
+    # ZenML has laid the step's own over the pipeline's by now.
+    settings = _made(layer, config, f"step {step}")
+    pipeline = _of_pipeline(layer)
+    for field in sorted(RUN_LEVEL):
+        value = getattr(settings, field)
+        if value != getattr(pipeline, field):
+            raise NotTranslatable(
+                f"{field} of step {step}",
+                value,
+                "this setting belongs to the run as a whole",
+                f"Set {field} on the pipeline or on the component, and take it off the step",
+            )
+    # They are all listed, and ended, together.
+    if settings.modal_environment != pipeline.modal_environment:
+        raise NotTranslatable(
+            f"modal_environment of step {step}",
+            settings.modal_environment,
+            "all sandboxes of a dynamic pipeline are in one Modal environment",
+            "Set modal_environment on the pipeline, and take it off the step",
+        )
+    return settings
+
+
+def _of_pipeline(layer: Layer) -> ModalPrefectOrchestratorSettings:
+    return _made(layer, layer.pipeline, "the pipeline")
+
+
+def _made(
+    layer: Layer, config: StepConfiguration | PipelineConfiguration, where: str
+) -> ModalPrefectOrchestratorSettings:
+    kind = ModalPrefectOrchestratorSettings
+    own = settings_under(keys_of("orchestrator", layer.name), config.settings, where)
+    return made(kind, merged(declared(kind, layer.component), declared(kind, own)), where)
+
+
+def image_of(step: str, config: StepConfiguration, snapshot: PipelineSnapshotResponse) -> str:
+    """The image of an isolated step: of its template in ``depends_on``, else that of the pipeline.
+
+    Raises ``RunNotPossible`` where none was built.
+    """
+    docker = config.docker_settings
+    if docker.skip_build and docker.parent_image:
+        return docker.parent_image
+    try:
+        if snapshot.build is None:
+            raise KeyError(snapshot.id)
+        return snapshot.build.get_image(ORCHESTRATOR_DOCKER_IMAGE_KEY, step=config.template)
+    except KeyError as error:
+        raise RunNotPossible(
+            f"No image was built for step {step}. Run the pipeline again, which builds one; where the step has "
+            "DockerSettings of its own, name it in @pipeline(depends_on=[...])."
+        ) from error
+
+
+def plan_of(
+    step: str, config: StepConfiguration, snapshot: PipelineSnapshotResponse, wishes: Wishes, image: str | None
+) -> Plan:
+    """The plan of one isolated step run. Its own retries are ZenML's, each a step run of its own."""
+    settings = wishes.settings
+    plan = StepPlan(
+        name=step,
+        upstream=(),
+        command=("operated", "--snapshot-id", str(snapshot.id), "--step", step),
+        sandbox=sandbox_spec(settings, wishes.resources, image),
+        caching=False,
+        concurrency_limit=settings.concurrency_limit,
+        stream_logs=settings.stream_logs,
+        infrastructure_retries=settings.infrastructure_retries,
+        reports=config.command is None,
+    )
+    configuration = snapshot.pipeline_configuration
+    return Plan(
+        pipeline=configuration.name,
+        snapshot_id=str(snapshot.id),
+        stack=snapshot.stack.name if snapshot.stack else "",
+        mode=Mode.PER_STEP,
+        failure_mode=FailureMode(configuration.execution_mode.value),
+        steps=(plan,),
+        warm=False,
+    )
+
+
+@dataclass(frozen=True)
+class IsolatedRun(Run):
+    """A run, perhaps that of a child pipeline, of which one isolated step run is carried out."""
+
+    step_run_id: UUID
+    root: Run
+    """The run that the flow works on: whose sandboxes it ends, and whose lease they live on."""
+    command: tuple[str, ...] | None = None
+    """That of a command step; None where the step is a Python function."""
+
+    @property
+    def step(self) -> StepPlan:
+        """The step."""
+        return self.plan.steps[0]
+
+    def tags(self, step: str | None) -> dict[str, str]:
+        """The tags of its sandbox."""
+        return {**self.root.tags(step), names.TAG_STEP_RUN_ID: str(self.step_run_id)}
+
+    def step_request(
+        self, step: StepPlan, host_command: tuple[str, ...], task_run_id: UUID, attempt: int, sandbox: int
+    ) -> SandboxRequest:
+        """Its sandbox: the same name however often it is asked for."""
+        return SandboxRequest(
+            name=names.isolated_name(str(self.step_run_id)),
+            app=names.app_name(self.root.plan.pipeline),
+            command=self.command or host_command,
+            spec=step.sandbox,
+            environment={**self.environment, names.ENV_TASK_RUN_ID: str(task_run_id)},
+            secret_environment=self.secret_environment,
+            tags={**dict(step.sandbox.tags), **self.tags(step.name)},
+        )

@@ -1,0 +1,259 @@
+"""The isolated steps of a dynamic pipeline, where its flow runs: each step run is a Prefect task run and a sandbox.
+
+The orchestration asks for them through ZenML (:mod:`bridge.asks`), which nobody is told of, so ZenML is asked. ZenML
+retries such a step itself, each time as another step run; Prefect never does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import replace
+from functools import partial
+from uuid import UUID
+
+from prefect import Task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import State
+from prefect.logging import get_run_logger
+from prefect.states import Cancelled, Completed, Failed
+from zenml.enums import ExecutionStatus
+from zenml.utils.env_utils import get_runtime_environment
+
+from bridge import asks, names, step_runs
+from bridge.asks import Asked
+from bridge.board import Board
+from bridge.errors import BridgeError, InvalidSettings
+from bridge.isolated import IsolatedRun, Layer, image_of, plan_of, wishes_of
+from bridge.limits import Limits
+from bridge.logs import LogShipper
+from bridge.outcome import Cost, Diagnosis, Outcome, Reported, StepRecord, Verdict
+from bridge.ready import Gate, Pass, Slots
+from bridge.run import Run, load_snapshot
+from bridge.runners.base import Runner
+from bridge.said import read_said
+from bridge.step import Attempts, Begun
+from bridge.truth import Truth, ZenMLThread
+from bridge.upstream_prefect import run_task_after
+from bridge.warm import WarmSteps
+
+LOOK_SECONDS = 1.0
+"""How often ZenML is asked for new ones."""
+
+
+class IsolatedSteps:
+    """Starts them as they are asked for, and sees them to their ends. One event loop.
+
+    Args:
+        run: The run of the dynamic pipeline.
+        layer: What lies beneath the settings of its steps.
+        parallelism: Most of them at once; None for any number.
+        goes_on: Whether an earlier process of this flow run may have begun some.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        layer: Layer,
+        runner: Runner,
+        thread: ZenMLThread,
+        shipper: LogShipper,
+        client: PrefectClient,
+        board: Board,
+        *,
+        parallelism: int | None,
+        goes_on: bool,
+    ) -> None:
+        self.run = run
+        self.layer = layer
+        self.runner = runner
+        self.thread = thread
+        self.shipper = shipper
+        self.client = client
+        self.board = board
+        self.limits = Limits()
+        self.goes_on = goes_on
+        self._gate = Gate(Slots(parallelism))
+        self._uninteresting: set[UUID] = set()
+        self._tasks: dict[UUID, asyncio.Task[None]] = {}
+        self._passes: dict[UUID, Pass] = {}
+        self._newest: dict[tuple[UUID, str], UUID] = {}
+        """By run and step: the task run of its newest step run."""
+        self._draining = False
+
+    def drain(self) -> None:
+        """Start no other one."""
+        self._draining = True
+        self._gate.forget()
+        for permit in self._passes.values():
+            permit.last_attempt = True
+            if not permit.held:
+                permit.kill.set()
+
+    def kill(self) -> None:
+        """End all of them."""
+        self.drain()
+        for permit in self._passes.values():
+            permit.kill.set()
+
+    async def keep_starting(self) -> None:
+        """Start what is asked for until this is cancelled. Raises a defect, and an outage beyond patience."""
+        while True:
+            for found in await self.thread.call(self._look):
+                self._take(found)
+            await asyncio.sleep(LOOK_SECONDS)
+            for task in [task for task in self._tasks.values() if task.done()]:
+                task.result()
+
+    async def until_ended(self) -> None:
+        """Wait for the ends of all that were started. Raises a defect."""
+        await asyncio.gather(*self._tasks.values())
+
+    def _look(self) -> list[Asked]:
+        return asks.asked(self.run.run, self._uninteresting, self._tasks.keys())
+
+    def _take(self, found: Asked) -> None:
+        step_run_id = found.step_run.id
+        if step_run_id in self._tasks:
+            self._passes[step_run_id].kill.set()  # it was stopped
+            return
+        if self._draining:
+            return
+        permit = self._passes[step_run_id] = Pass(self._gate, found.step_run.name, 0, asyncio.Event(), held=False)
+        key = (found.run.id, found.step_run.name)
+        above = [self._newest.get((found.run.id, name)) for name in found.step_run.spec.upstream_steps]
+        self._newest[key] = names.isolated_task_run_id(self.run.flow_run_id, str(step_run_id))
+        task = _StepRunTask(self, found, permit, [task_run for task_run in above if task_run is not None])
+        self._tasks[step_run_id] = asyncio.ensure_future(task.execute())
+
+
+class _StepRunTask:
+    """One isolated step run as one Prefect task run."""
+
+    def __init__(self, owner: IsolatedSteps, asked: Asked, permit: Pass, upstream: list[UUID]) -> None:
+        self._owner = owner
+        self._asked = asked
+        self._permit = permit
+        self._upstream = upstream
+        self._step_run_id = asked.step_run.id
+        self._task_run_id = names.isolated_task_run_id(owner.run.flow_run_id, str(self._step_run_id))
+        self._row = asks.title(asked.run, asked.step_run.name)
+        self._title = asks.title(asked.run, asked.step_run.name, asked.step_run.version)
+
+    async def execute(self) -> None:
+        name = names.prefect_name(self._title)
+        task = Task(self._attempt, name=name, task_run_name=lambda: name, cache_policy=NO_CACHE, persist_result=False)
+        self._owner.board.add(self._row)
+        state = await run_task_after(task, self._task_run_id, self._upstream)
+        if not state.is_completed():
+            self._owner.board.explain(self._row, state.message or "")
+
+    async def _attempt(self, upstream: tuple[()]) -> State[None]:
+        if not await self._permit.take_again():
+            return Cancelled(message="Stopped before it started.")
+        try:
+            return _state(await self._outcome())
+        finally:
+            self._permit.give_back()
+
+    async def _outcome(self) -> Outcome:
+        owner, logger = self._owner, get_run_logger()
+        try:
+            run = await owner.thread.call(self._isolated_run)
+            begun = await self._begun() if owner.goes_on else None
+            limit = run.step.concurrency_limit
+            async with contextlib.AsyncExitStack() as stack:
+                if begun is not None and begun.where is not None:
+                    held = True
+                    await stack.enter_async_context(
+                        owner.limits.slot_meanwhile(limit, self._permit, self._task_run_id, logger)
+                    )
+                else:
+                    held = await stack.enter_async_context(
+                        owner.limits.slot(limit, self._permit, self._task_run_id, logger)
+                    )
+                if not held:
+                    return Outcome(
+                        Verdict.STOPPED,
+                        Cost.NOTHING,
+                        StepRecord(),
+                        Diagnosis("The step was stopped while it waited for its concurrency limit"),
+                    )
+                return await self._in_sandbox(run, begun)
+        except BridgeError as error:
+            # Of its own making: the rest of the run has nothing to do with it.
+            what = "The step's settings" if isinstance(error, InvalidSettings) else "The step can't have a sandbox"
+            diagnosis = Diagnosis(what, str(error))
+            await owner.thread.call(lambda: step_runs.fail_step_run(self._step_run_id, diagnosis))
+            return Outcome(Verdict.FAILED, Cost.EVERYTHING, StepRecord(), diagnosis)
+
+    async def _in_sandbox(self, run: IsolatedRun, begun: Begun | None) -> Outcome:
+        owner, step = self._owner, run.step
+        log = owner.shipper.open(
+            self._task_run_id,
+            send=step.stream_logs,
+            on_sandbox=partial(owner.board.in_sandbox, self._row),
+            on_lost=partial(owner.board.lost, self._row),
+        )
+        async with WarmSteps(run, owner.runner, None) as warm:
+            # This very step run: ZenML's next attempt may be there before this one's end is judged.
+            truth = Truth(owner.thread, lambda steps: dict.fromkeys(steps, step_runs.record_of(self._step_run_id)))
+            attempts = Attempts(run, owner.runner, owner.thread, truth, warm)
+            outcome = await attempts.attempt_step(
+                step,
+                1,
+                self._task_run_id,
+                self._permit.kill,
+                log,
+                get_run_logger(),
+                step_run_id=str(self._step_run_id),
+                begun=begun,
+            )
+        if outcome.verdict is Verdict.SUCCEEDED and not step.reports:
+            orchestrator = run.stack.orchestrator.id
+            await owner.thread.call(lambda: asks.tell_command_end(self._step_run_id, orchestrator))
+        return outcome
+
+    def _isolated_run(self) -> IsolatedRun:
+        owner, asked = self._owner, self._asked
+        root, config, name = owner.run, asked.step_run.config, asked.step_run.name
+        is_root = asked.run.id == root.run.id
+        child = asked.run.snapshot
+        snapshot = root.snapshot if is_root or child is None else load_snapshot(child.id)
+        layer = replace(owner.layer, pipeline=snapshot.pipeline_configuration)
+        wishes = wishes_of(name, config, layer)
+        image = image_of(name, config, snapshot) if root.config.runner == "modal" else None
+        return IsolatedRun(
+            snapshot=snapshot,
+            run=asked.run,
+            stack=root.stack,
+            plan=plan_of(name, config, snapshot, wishes, image),
+            config=root.config,
+            flow_run_id=root.flow_run_id,
+            environment=root.environment,
+            secret_environment={**root.secret_environment, **get_runtime_environment(config, root.stack)},
+            step_run_id=self._step_run_id,
+            root=root,
+            command=tuple(config.command) if config.command is not None else None,
+        )
+
+    async def _begun(self) -> Begun | None:
+        """This attempt as an earlier process of the flow left it; None where it has to be, or can be, begun anew."""
+        owner, step_run = self._owner, self._asked.step_run
+        said = await read_said(owner.client, [self._task_run_id])
+        owner.shipper.known.update(said.lines)
+        sandbox_id = said.sandboxes.get(names.isolated_name(str(self._step_run_id)))
+        if sandbox_id is None or step_run.status is not ExecutionStatus.RUNNING:
+            return None
+        record = StepRecord(Reported.RUNNING, str(step_run.id), step_run.version)
+        return Begun(1, 1, record, await owner.runner.by_id(sandbox_id))
+
+
+def _state(outcome: Outcome) -> State[None]:
+    message = str(outcome.diagnosis) if outcome.diagnosis else None
+    if outcome.verdict is Verdict.SUCCEEDED:
+        return Completed()
+    if outcome.verdict is Verdict.STOPPED:
+        return Cancelled(message=message)
+    return Failed(message=message)

@@ -1,0 +1,49 @@
+"""A search that decides as it goes: trials in sandboxes of their own, as many rounds as it takes.
+
+`python dynamic.py` runs it on the active stack. How many trials there are, and of what, nobody knows when it starts: a
+dynamic pipeline is a function that runs while the pipeline does. A trial asks for a machine, so it has a sandbox of its
+own; the rest runs where the function does.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from sklearn.datasets import load_digits
+from sklearn.model_selection import cross_val_score
+from sklearn.svm import SVC
+from zenml import pipeline, step, unmapped
+from zenml.config import ResourceSettings
+
+
+@step(settings={"resources": ResourceSettings(cpu_count=1, memory="1GB")})
+def trial(gamma: float, rows: int) -> Annotated[float, "accuracy"]:
+    """Score one value of gamma."""
+    images, digits = load_digits(return_X_y=True)
+    accuracy = float(cross_val_score(SVC(gamma=gamma), images[:rows], digits[:rows], cv=3).mean())
+    print(f"gamma={gamma:g}: {accuracy:.3f}")
+    return accuracy
+
+
+@step
+def around(gamma: float, factor: float) -> Annotated[list[float], "gammas"]:
+    """The values to try next."""
+    return [gamma / factor, gamma, gamma * factor]
+
+
+@pipeline(dynamic=True)
+def tune(rows: int = 600, good: float = 0.95, rounds: int = 3) -> Annotated[float, "gamma"]:
+    """Look around the best value so far, more closely each time, until it is good enough."""
+    best, factor = 0.1, 100.0
+    for _ in range(rounds):
+        gammas = around(best, factor)
+        scores = trial.map(gammas, unmapped(rows)).load()
+        score, best = max(zip(scores, gammas.load()))
+        if score >= good:
+            break
+        factor **= 0.5
+    return best
+
+
+if __name__ == "__main__":
+    tune()

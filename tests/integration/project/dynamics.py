@@ -1,0 +1,111 @@
+"""Dynamic pipelines: what runs is decided as they run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Annotated
+
+from shapes import add, await_file, fail_after, fail_first, one, trace
+from zenml import pipeline, step, unmapped, wait
+from zenml.config.resource_settings import ResourceSettings
+from zenml.config.retry_config import StepRetryConfig
+from zenml.steps import CommandStep
+
+AGAIN = StepRetryConfig(max_retries=1, delay=0, backoff=1)
+
+
+@step(enable_cache=False)
+def seeds(folder: str, number: int) -> list[int]:
+    trace(folder, "begin")
+    return list(range(1, number + 1))
+
+
+@step(enable_cache=False, settings={"resources": ResourceSettings(cpu_count=0.5, memory="256MB")})
+def square(folder: str, seed: int) -> int:
+    """Has a sandbox of its own, since it asks for a machine."""
+    trace(folder, "begin", token="PREFECT_API_KEY" in os.environ)
+    print(f"the square of {seed}", flush=True)
+    return seed * seed
+
+
+@step(enable_cache=False, runtime="isolated")
+def apart(folder: str, value: int) -> int:
+    trace(folder, "begin")
+    return value + 1
+
+
+@pipeline(dynamic=True, enable_cache=False)
+def inner(folder: str, value: int) -> Annotated[int, "inner"]:
+    return apart(folder, value)
+
+
+@pipeline(dynamic=True)
+def everything(folder: str) -> Annotated[int, "total"]:
+    """A map, a loop, a condition, futures, retries here and apart, a child pipeline, a command."""
+    again = fail_first.with_options(retry=AGAIN)
+    futures = [
+        again.submit(folder, id="inline_again"),
+        again.with_options(runtime="isolated").submit(folder, id="again"),
+    ]
+    command = ["sh", "-c", f"echo the command writes; touch {folder}/written"]
+    shell = CommandStep(command, name="shell", runtime="isolated").submit()
+    child = inner.submit(folder, 10)
+    squares = square.map(unmapped(folder), seeds(folder, 2))
+    total = 0
+    for part in squares.load():
+        total += part
+    if total == 5:
+        total += sum(future.load() for future in futures) + child.result().load()
+    shell.wait()
+    return add(folder, total, 100)
+
+
+@step(enable_cache=False, runtime="isolated")
+def hangs(folder: str, seconds: float = 120) -> int:
+    """Runs until a file is there, or for so long."""
+    trace(folder, "begin")
+    with contextlib.suppress(TimeoutError):
+        await_file(f"{folder}/go", seconds)
+    return 1
+
+
+@step(enable_cache=False)
+def hangs_here(folder: str) -> int:
+    trace(folder, "begin")
+    await_file(f"{folder}/go-here", 120)
+    return 2
+
+
+@pipeline(dynamic=True)
+def held(folder: str) -> None:
+    """One waits in a sandbox of its own, one in that of the orchestration."""
+    first = hangs.submit(folder)
+    second = hangs_here.with_options(retry=AGAIN)(folder)
+    add(folder, first, second)
+
+
+@pipeline(dynamic=True)
+def failing(folder: str) -> None:
+    """One fails while another runs, whose end depends on the mode; a third would need the first."""
+    bad = fail_after.with_options(runtime="isolated").submit(folder, "hangs")
+    hangs.submit(folder, 20)
+    add.submit(folder, bad, id="below")
+
+
+@pipeline(dynamic=True)
+def asking(folder: str) -> None:
+    """Asks a question, and pauses where nobody answers; then fails as long as a file isn't there."""
+    before = one(folder, 1)
+    answer = wait(schema=int, timeout=1, poll_interval=1, name="how many")
+    if not os.path.exists(f"{folder}/go"):
+        raise ValueError("no go")
+    add(folder, before, answer)
+
+
+@pipeline(dynamic=True)
+def selfish(folder: str) -> None:
+    """An inline step that asks for a GPU."""
+    one.with_options(settings={"orchestrator": {"gpu": "T4"}})(folder)
+    Path(folder, "went on").touch()

@@ -1,0 +1,160 @@
+"""Dynamic pipelines: the function in one sandbox, isolated steps in sandboxes of their own, all of it in Prefect."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from click.testing import CliRunner
+from zenml.cli.cli import cli
+from zenml.client import Client
+from zenml.enums import ExecutionMode, RunWaitConditionResolution
+from zenml.utils import run_utils
+
+from tests.integration.lab import Lab, Ran
+from tests.integration.lives import Lives
+from tests.integration.under import Under, cancel
+
+
+@pytest.fixture
+def dynamics(lab: Lab) -> Any:
+    import dynamics
+
+    return dynamics
+
+
+def sandboxes(ran: Ran, step: str) -> set[str]:
+    return {trace["sandbox"] for trace in ran.traces(step)}
+
+
+def test_everything(lab: Lab, dynamics: Any, place: str) -> None:
+    """A map, a loop, a condition, futures, retries here and apart, a child pipeline, a command."""
+    ran = lab.run(dynamics.everything, lab.stack(place))
+    assert ran.error is None
+    assert (ran.status, ran.flow_run.state.name) == ("completed", "Completed")
+    assert ran.run.outputs["total"].load() == 5 + 2 + 2 + 11 + 100
+    assert set(ran.steps.values()) == {"completed"}
+    assert ran.states == {
+        "everything": "Completed",
+        "map:square:0": "Completed",
+        "map:square:1": "Completed",
+        "again": "Failed",
+        "again (attempt 2)": "Completed",
+        "shell": "Completed",
+        "pipeline:inner: apart": "Completed",
+    }
+    here = sandboxes(ran, "seeds")
+    assert len(here) == 1
+    assert sandboxes(ran, "add") == sandboxes(ran, "inline_again") == here
+    apart = [
+        trace["sandbox"] for step in ("map:square:0", "map:square:1", "again", "apart") for trace in ran.traces(step)
+    ]
+    assert len(apart) == len({*apart, *here}) - 1 == 5
+    assert [trace["step"] for trace in ran.traces("inline_again")] == ["inline_again"] * 2
+
+
+def test_cancelled_in_prefect(lab: Lab, dynamics: Any, tmp_path: Path, place: str) -> None:
+    under = Under(lab, tmp_path).start(dynamics.held, place, {})
+    under.until_steps({"hangs": "running", "hangs_here": "running"})
+    cancel(under.flow_run_id)
+    assert under.all_dead()
+    ran = under.join()
+    assert (ran.status, ran.flow_run.state.name) == ("stopped", "Cancelled")
+    assert ran.steps == {"hangs": "stopped", "hangs_here": "stopped"}
+    assert ran.states == {"held": "Cancelled", "hangs": "Cancelled"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("graceful", [True, False])
+def test_stopped_in_zenml(lab: Lab, dynamics: Any, tmp_path: Path, graceful: bool) -> None:
+    under = Under(lab, tmp_path).start(dynamics.held, "modal", {})
+    under.until_steps({"hangs": "running", "hangs_here": "running"})
+    run_utils.stop_run(run=Client().get_pipeline_run(under.run_id), graceful=graceful)
+    assert under.all_dead(60)
+    ran = under.join()
+    assert (ran.status, ran.flow_run.state.name) == ("stopped", "Cancelled")
+    assert set(ran.steps.values()) == {"stopped"}
+    assert ran.states == {"held": "Cancelled", "hangs": "Cancelled"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", [ExecutionMode.FAIL_FAST, ExecutionMode.CONTINUE_ON_FAILURE])
+def test_a_failure(lab: Lab, dynamics: Any, mode: ExecutionMode) -> None:
+    """It fails for good; what else runs is stopped, or comes to its end; what needs it never starts."""
+    ran = lab.run(dynamics.failing, lab.stack("process"), options={"execution_mode": mode})
+    fast = mode is ExecutionMode.FAIL_FAST
+    assert (ran.status, ran.flow_run.state.name) == ("failed", "Failed") if fast else ("completed", "Completed")
+    assert ran.steps == {"fail_after": "failed", "hangs": "stopped" if fast else "completed"}
+    assert ran.states == {
+        "failing": "Failed" if fast else "Completed",
+        "fail_after": "Failed",
+        "hangs": "Cancelled" if fast else "Completed",
+    }
+    assert "ValueError: as told" in ran.task_runs["fail_after"].state.message
+    if fast:
+        assert "as told" in ran.flow_run.state.message
+
+
+@pytest.mark.slow
+def test_paused_resumed_and_tried_again(lab: Lab, dynamics: Any) -> None:
+    """The same flow run goes on each time, and what has succeeded isn't run again."""
+    ran = lab.run(dynamics.asking, lab.stack("process"))
+    assert ran.error is None
+    assert (ran.status, ran.flow_run.state.name) == ("paused", "Paused")
+    assert ran.states == {"asking": "Paused"}
+    condition = ran.run.active_wait_condition
+    Client().resolve_run_wait_condition(condition.id, RunWaitConditionResolution.CONTINUE, result=41)
+    zenml("resume", ran.run.id)
+    again = lab.read(Ran(ran.folder), ran.run.id)
+    assert (again.status, again.flow_run.state.name) == ("failed", "Failed")
+    (ran.folder / "go").touch()
+    zenml("retry", ran.run.id)
+    again = lab.read(Ran(ran.folder), ran.run.id)
+    assert (again.status, again.flow_run.state.name) == ("completed", "Completed")
+    assert again.flow_run.id == ran.flow_run.id
+    assert again.flow_run.run_count == 3
+    assert len(again.traces("one")) == 1
+    assert again.run.steps["add"].output.load() == 1 + 41
+
+
+def zenml(command: str, run_id: UUID) -> None:
+    """What `zenml pipeline runs ...` does, in this process."""
+    result = CliRunner().invoke(cli, ["pipeline", "runs", command, str(run_id)])
+    print(result.output, result.exception)
+
+
+@pytest.mark.slow
+def test_flow_and_sandbox_die(lab: Lab, tmp_path: Path) -> None:
+    """The flow is killed and resumed, then the function's sandbox is taken away: an isolated step goes on through both."""
+    with Lives(lab, tmp_path) as lives:
+        lives.begin("dynamic", "modal", {})
+        lives.until("apart")
+        lives.until("here")
+        lives.until_logged("apart 1 before 39")
+        lives.kill()
+        lives.go_on()
+        lives.until_signed()
+        lab.modal.evict(lives.under.ran.traces("here")[0]["sandbox"])
+        lives.until("here", 2)
+        lives.go("here-2", "apart-1", "last-1")
+        ran = lives.end()
+    assert (ran.status, ran.flow_run.state.name) == ("completed", "Completed"), lives.log[-6000:]
+    assert {step: len(ran.traces(step)) for step in ("apart", "here", "last")} == {"apart": 1, "here": 2, "last": 1}
+    assert ran.run.steps["here"].version == 2
+    assert ran.states == {"dynamic": "Completed", "apart": "Completed"}
+    lines = [line for line in lab.logs(ran.task_runs["apart"], 80) if line.startswith("apart 1")]
+    assert len(lines) == len(set(lines)) == 80
+    assert lab.sandboxes_by_step(ran) == {"": 2, "apart": 1}
+    assert lab.modal.stats().alive == 0
+
+
+def test_an_inline_step_that_asks_for_a_gpu(lab: Lab, dynamics: Any) -> None:
+    ran = lab.run(dynamics.selfish, lab.stack("process"))
+    assert ran.status == "failed"
+    message = ran.flow_run.state.message
+    assert "gpu of step one='T4'" in message
+    assert '@step(runtime="isolated")' in message
+    assert not ran.traces("one")
+    assert not (ran.folder / "went on").exists()

@@ -1,0 +1,116 @@
+"""A dynamic pipeline's orchestration as a plan, and its isolated steps, which are known only once they are called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from bridge.errors import InvalidSettings, RunNotPossible
+from bridge.isolated import Layer, check_inline, image_of, plan_of, wishes_of
+from bridge.plan import FailureMode, Gpu, Mode, Resources
+from bridge.translate import translate
+from tests.unit.snapshots import NAME, SNAPSHOT_ID, StepInput, snapshot
+
+
+def translated(settings: Mapping[str, Any], component: Mapping[str, Any] | None = None, **rest: Any) -> Any:
+    dynamic = snapshot({"template": StepInput()}, settings=settings, dynamic=True, **rest)
+    return translate(dynamic, component=component or {}, component_name=NAME, stack_name="prod")
+
+
+def test_the_orchestration() -> None:
+    plan = translated(
+        {"timeout": 600, "max_parallelism": 3, "secrets": ["hf"]},
+        resources={"cpu_count": 1, "memory": "2GiB"},
+        execution_mode="fail_fast",
+        images={"orchestrator": "ml:1", "template.orchestrator": "ml:2"},
+    ).plan
+    assert (plan.mode, plan.failure_mode, plan.steps) == (Mode.DYNAMIC, FailureMode.FAIL_FAST, ())
+    assert plan.command == ("dynamic", "--snapshot-id", str(SNAPSHOT_ID), "--max-parallelism", "3")
+    assert (plan.sandbox.image, plan.sandbox.timeout, plan.sandbox.secrets) == ("ml:1", 600, ("hf",))
+    assert plan.sandbox.resources == Resources(1.0, 2048)
+    assert str(plan) == (
+        "training: dynamic, fail_fast, at most 3 at once [1 cpu, 2048 MiB]; its steps are known as it runs"
+    )
+
+
+def test_what_a_dynamic_pipeline_does_not_use_is_said() -> None:
+    warnings = translated({"execution_mode": "per_step"}, {"warm": True, "runner": "process"}).warnings
+    assert warnings == (
+        "execution_mode: not used, the pipeline is dynamic.",
+        "warm: not used, the pipeline is dynamic.",
+    )
+    assert translated({"gpu": "T4"}, {"runner": "process"}).warnings == (
+        "gpu: not used, runner='process' runs the steps on this machine.",
+    )
+
+
+def called(step: StepInput, pipeline: Mapping[str, Any] | None = None, **rest: Any) -> tuple[Any, Layer, Any]:
+    """A step as ZenML has compiled it when it is called: its configuration holds the pipeline's too."""
+    made = snapshot({"train": step}, settings=pipeline or {}, dynamic=True, **rest)
+    layer = Layer({"region": "us-east"}, NAME, made.pipeline_configuration)
+    return made.step_configurations["train"].config, layer, made
+
+
+def test_an_isolated_step() -> None:
+    step = StepInput(settings={"gpu": "T4", "tags": {"a": "b"}}, resources={"gpu_count": 2, "memory": "1GiB"})
+    config, layer, made = called(step, {"timeout": 60, "concurrency_limit": "gpus"}, images={"orchestrator": "ml:1"})
+    wishes = wishes_of("train", config, layer)
+    plan = plan_of("train", config, made, wishes, image_of("train", config, made))
+    (only,) = plan.steps
+    assert only.command == ("operated", "--snapshot-id", str(SNAPSHOT_ID), "--step", "train")
+    assert only.sandbox.resources == Resources(None, 1024, Gpu(("T4",), 2))
+    assert (only.sandbox.timeout, only.sandbox.region, only.sandbox.tags) == (60, ("us-east",), (("a", "b"),))
+    assert (only.sandbox.image, only.concurrency_limit) == ("ml:1", "gpus")
+    assert (only.retry.retries, only.reports) == (0, True)
+
+
+BAD: dict[str, tuple[StepInput, tuple[str, ...]]] = {
+    "GPUs of no type": (StepInput(resources={"gpu_count": 2}), ("gpu_count of step train", "2", "Name it")),
+    "a setting of the run": (
+        StepInput(settings={"max_parallelism": 2}),
+        ("max_parallelism of step train", "2", "take it off"),
+    ),
+    "another Modal environment": (
+        StepInput(settings={"modal_environment": "dev"}),
+        ("modal_environment of step train", "'dev'", "Set modal_environment on the pipeline"),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_an_isolated_step_is_refused(case: str) -> None:
+    step, says = BAD[case]
+    config, layer, _ = called(step, {"gpu": None})
+    with pytest.raises(InvalidSettings) as caught:
+        wishes_of("train", config, layer)
+    assert all(part in str(caught.value) for part in says)
+
+
+@pytest.mark.parametrize("field", ["gpu", "timeout", "secrets", "concurrency_limit"])
+def test_an_inline_step_has_what_its_pipeline_has(field: str) -> None:
+    value: Any = {"gpu": "T4", "timeout": 5, "secrets": ["hf"], "concurrency_limit": "one"}[field]
+    config, layer, _ = called(StepInput(settings={"tags": {"a": "b"}}), {field: value})
+    check_inline("train", config, layer)
+    config, layer, _ = called(StepInput(settings={field: value}))
+    with pytest.raises(InvalidSettings) as caught:
+        check_inline("train", config, layer)
+    assert f"{field} of step train" in str(caught.value)
+    assert '@step(runtime="isolated")' in str(caught.value)
+
+
+def test_no_image() -> None:
+    config, _, made = called(StepInput(), images=None)
+    with pytest.raises(RunNotPossible, match="No image was built for step train"):
+        image_of("train", config, made)
+
+
+def test_each_step_run_is_a_task_run_and_a_sandbox_of_its_own() -> None:
+    from bridge import names
+
+    flow_run, step_runs = str(uuid4()), [str(uuid4()) for _ in range(2)]
+    tasks = {names.isolated_task_run_id(flow_run, step_run) for step_run in step_runs}
+    assert len({*tasks, names.task_run_id(flow_run, None), names.task_run_id(flow_run, step_runs[0])}) == 4
+    assert len({names.isolated_name(one) for one in step_runs} | {names.operated_name(one) for one in step_runs}) == 4
