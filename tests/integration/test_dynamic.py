@@ -55,6 +55,7 @@ def test_everything(lab: Lab, dynamics: Any, place: str) -> None:
     assert [trace["step"] for trace in ran.traces("inline_again")] == ["inline_again"] * 2
 
 
+@pytest.mark.slow
 def test_cancelled_in_prefect(lab: Lab, dynamics: Any, tmp_path: Path, place: str) -> None:
     under = Under(lab, tmp_path).start(dynamics.held, place, {})
     under.until_steps({"hangs": "running", "hangs_here": "running"})
@@ -127,7 +128,7 @@ def zenml(command: str, run_id: UUID) -> None:
 
 @pytest.mark.slow
 def test_flow_and_sandbox_die(lab: Lab, tmp_path: Path) -> None:
-    """The flow is killed and resumed, then the function's sandbox is taken away: an isolated step goes on through both."""
+    """The flow is killed and resumed, then the function's sandbox is evicted: an isolated step goes on."""
     with Lives(lab, tmp_path) as lives:
         lives.begin("dynamic", "modal", {})
         lives.until("apart")
@@ -150,6 +151,7 @@ def test_flow_and_sandbox_die(lab: Lab, tmp_path: Path) -> None:
     assert lab.modal.stats().alive == 0
 
 
+@pytest.mark.slow
 def test_an_inline_step_that_asks_for_a_gpu(lab: Lab, dynamics: Any) -> None:
     ran = lab.run(dynamics.selfish, lab.stack("process"))
     assert ran.status == "failed"
