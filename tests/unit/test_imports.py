@@ -17,19 +17,10 @@ PURE = ["plan.py", "outcome.py", "names.py", "errors.py", "ready.py", "__init__.
 NO_PREFECT = [
     *("plan.py", "translate.py", "layers.py", "resources.py", "checks.py", "flavors.py", "settings.py"),
     *("outcome.py", "names.py", "errors.py", "ready.py", "step_runs.py"),
+    # What the orchestration of a dynamic pipeline needs in its sandbox.
+    *("isolated.py", "asks.py"),
     # What a step operator needs where it is called from.
-    *(
-        "isolated.py",
-        "asks.py",
-        "step_operator.py",
-        "operated.py",
-        "operating.py",
-        "step.py",
-        "run.py",
-        "truth.py",
-        "warm.py",
-        "warm_step.py",
-    ),
+    *("step_operator.py", "operated.py", "operating.py", "step.py", "run.py", "truth.py", "warm.py", "warm_step.py"),
 ]
 LAZY = ["bridge", "bridge.plan", "bridge.outcome", "bridge.names", "bridge.errors", "bridge.ready"]
 
