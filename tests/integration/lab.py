@@ -155,12 +155,12 @@ class Lab:
             **(options or {}),
         )
         ran = Ran(folder)
-        known = {run.id for run in Client().list_pipeline_runs(size=100, sort_by="desc:created").items}
+        known = {run.id for run in Client().list_pipeline_runs(size=10, sort_by="desc:created").items}
         try:
             prepared(str(folder), **arguments)
         except Exception as error:
             ran.error = error
-        runs = Client().list_pipeline_runs(size=100, sort_by="desc:created").items
+        runs = Client().list_pipeline_runs(size=10, sort_by="desc:created").items
         new = [run for run in runs if run.id not in known and run.child_key is None]
         if new:
             self.read(ran, new[0].id, begun=begun)
@@ -253,4 +253,4 @@ def eventually(read: Callable[[], Any], good: Callable[[Any], bool], seconds: fl
         found = read()
         if good(found) or time.monotonic() > deadline:
             return found
-        time.sleep(0.2)
+        time.sleep(0.4)

@@ -28,7 +28,7 @@ class Under:
         self.lab = lab
         self.folder = folder
         self.ran = Ran(folder)
-        self._known = {run.id for run in Client().list_pipeline_runs(size=100, sort_by="desc:created").items}
+        self._known = {run.id for run in Client().list_pipeline_runs(size=10, sort_by="desc:created").items}
         self._thread: threading.Thread | None = None
 
     def start(
@@ -69,7 +69,7 @@ class Under:
     @cached_property
     def run_id(self) -> UUID:
         def read() -> list[Any]:
-            runs = Client().list_pipeline_runs(size=100, sort_by="desc:created").items
+            runs = Client().list_pipeline_runs(size=10, sort_by="desc:created").items
             return [run for run in runs if run.id not in self._known and run.orchestrator_run_id]
 
         found = eventually(read, lambda found: found or self.ran.error, 120)
