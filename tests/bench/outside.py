@@ -4,8 +4,9 @@ In a real run these requests come from other machines. Here they come from one o
 flow's process nothing but a line on a socket; they are the two that ZenML's own client makes for a step without
 artifacts, with its headers. The process shares the machine's cores with the flow and both servers all the same.
 
-The protocol: one JSON object a line, ``{"id", "step"}`` to begin a step or ``{"id", "step_run"}`` to end it; the
-answer is ``{"id", "step_run"}`` or ``{"id", "error"}``.
+The protocol: one JSON object a line, ``{"id", "step"}`` to begin a step or ``{"id", "step_run"}`` to end it, or
+``{"id", "step", "began"}`` to report one that began then and is done; the answer is ``{"id", "step_run"}`` or
+``{"id", "error"}``.
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ class _Server:
                     "status": "running",
                     "start_time": now,
                 }
+                if "began" in asked:
+                    body |= {"status": "completed", "start_time": asked["began"], "end_time": now}
                 step_run = await self.request("POST", "/steps", body)
             else:
                 body = {"status": "completed", "end_time": now}
@@ -117,6 +120,10 @@ class Outside:
     async def end(self, step_run: str) -> None:
         """Publish a step run COMPLETED."""
         await self._ask({"step_run": step_run})
+
+    async def report(self, step: str, began: datetime) -> None:
+        """Create the step's step run, which began then, as COMPLETED."""
+        await self._ask({"step": step, "began": began.isoformat()})
 
     async def _ask(self, what: dict[str, str]) -> str:
         number = str(next(self._ids))

@@ -69,13 +69,14 @@ class Rig:
         snapshot_id: str = self.process("prepare", {"name": name, "graph": graph, "limit": limit})
         return snapshot_id
 
-    def run(self, snapshot_id: str, seconds: float, meet: int | None = None) -> dict[str, Any]:
+    def run(self, snapshot_id: str, seconds: float, meet: int | None = None, *, once: bool = False) -> dict[str, Any]:
         """Run a snapshot whose steps take ``seconds`` each; return :class:`tests.bench.measured_flow.Figures`.
 
-        With ``meet``, that many steps wait for each other before they go on: so many run at once.
+        With ``meet``, that many steps wait for each other before they go on: so many run at once. With ``once``,
+        sandboxes report to ZenML at their end alone.
         """
         before = {server.name: processor_seconds(server) for server in self.servers}
-        wanted = {"snapshot_id": snapshot_id, "seconds": seconds, "meet": meet}
+        wanted = {"snapshot_id": snapshot_id, "seconds": seconds, "meet": meet, "once": once}
         found: dict[str, Any] = self.process("measured_flow", wanted)
         found["servers"] = {server.name: processor_seconds(server) - before[server.name] for server in self.servers}
         return found

@@ -18,7 +18,7 @@ def test_a_graph_takes_little_longer_than_the_ideal_and_keeps_its_limit(tmp_path
     assert found["most_running"] == 8
     # Against sandboxes that live for as long as these did: ZenML's server, which they wait for, shares two cores with
     # all that runs here, and isn't what is measured.
-    assert found["ratio_own"] <= 1.6, found
+    assert found["ratio_own"] <= 1.2, found
 
 
 @pytest.mark.slow
@@ -27,7 +27,7 @@ def test_a_thousand_steps_keep_their_limit(tmp_path: Path) -> None:
     with rig(tmp_path) as servers:
         found = ready_queue(servers, steps=1000, edge_count=1200, seconds=1.0, limit=16, workers=2)
     assert found["most_running"] == 16
-    assert found["ratio_own"] <= 1.6, found
+    assert found["ratio_own"] <= 1.2, found
 
 
 @pytest.mark.slow
