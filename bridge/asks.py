@@ -66,6 +66,11 @@ class Asked:
     step_run: StepRunResponse
 
 
+def answer(status: ExecutionStatus) -> ExecutionStatus:
+    """What ZenML is told of an isolated step run with this status."""
+    return _ANSWERS.get(status, ExecutionStatus.RUNNING)
+
+
 def ask(step_run_id: UUID, component_id: UUID) -> None:
     """Say that a step run wants a sandbox. ``component_id`` is the orchestrator's."""
     publish_step_run_metadata(step_run_id, {component_id: {names.METADATA_ASKED: _SANDBOX}})
@@ -82,7 +87,7 @@ def status_of(step_run: StepRunResponse) -> ExecutionStatus:
         # Nothing in its sandbox tells ZenML how it ended, and who asks here is who publishes it.
         end = now.run_metadata.get(names.METADATA_COMMAND_END)
         return ExecutionStatus(str(end)) if end is not None else ExecutionStatus.RUNNING
-    return _ANSWERS.get(now.status, ExecutionStatus.RUNNING)
+    return answer(now.status)
 
 
 def wait_for(step_run: StepRunResponse) -> ExecutionStatus:

@@ -209,8 +209,11 @@ def _another_may_help(end: SandboxEnd) -> bool:
 
 
 def _diagnosis(end: SandboxEnd) -> Diagnosis:
+    if end.end is End.EXITED and end.exit_code is not None and 0 <= end.exit_code <= 128:
+        what = f"The pipeline's process exited with {end.exit_code}, and ZenML knows of no end of its run"
+        return Diagnosis(what, end.detail, "Its log says why")
     found = judge(end, StepRecord()).diagnosis or Diagnosis(str(end))
-    return Diagnosis(found.what.replace("The step's process", "The pipeline's process"), found.detail, found.fix)
+    return Diagnosis(found.what.replace("The step", "The pipeline"), found.detail, found.fix)
 
 
 def _exception_of(run: PipelineRunResponse) -> str:

@@ -108,7 +108,10 @@ class IsolatedSteps:
 
     async def until_ended(self) -> None:
         """Wait for the ends of all that were started. Raises a defect."""
-        await asyncio.gather(*self._tasks.values())
+        if self._tasks:
+            await asyncio.wait(self._tasks.values())
+        for task in self._tasks.values():
+            task.result()
 
     def _look(self) -> list[Asked]:
         return asks.asked(self.run.run, self._uninteresting, self._tasks.keys())

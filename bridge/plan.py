@@ -150,6 +150,7 @@ class Plan:
     """The command in it."""
     infrastructure_retries: int = 3
     concurrency_limit: str | None = None
+    """Of which the one sandbox of ``pipeline`` mode holds a slot; in ``dynamic`` mode each isolated step, not it."""
     stream_logs: bool = True
     _index: dict[str, StepPlan] = field(default_factory=dict, init=False, repr=False, compare=False, hash=False)
 

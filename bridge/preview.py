@@ -63,6 +63,11 @@ def _one_sandbox(plan: Plan) -> Iterator[str]:
         yield "One sandbox for all steps"
     yield from _spec(plan.sandbox)
     yield f"  command: <bridge> {shlex.join(plan.command)}"
+    if plan.mode is Mode.DYNAMIC:
+        yield from _extras(plan.infrastructure_retries, None)
+        if plan.concurrency_limit:
+            yield f"  each isolated step holds a slot of the Prefect limit {plan.concurrency_limit}"
+        return
     yield from _extras(plan.infrastructure_retries, plan.concurrency_limit)
     for step in plan.steps:
         if note := _of_step(step):

@@ -118,6 +118,11 @@ def _dynamic(
     reader = _Reader(snapshot, layers, Mode.DYNAMIC, {} if images is None else images)
     where = "the pipeline"
     own = with_gpu(reader.asked(where, configuration.settings.get("resources")), texts(settings.gpu), where)
+    for name, step in snapshot.step_configurations.items():  # those in `depends_on`: the others are known once called
+        of_step = layers.of(name, layers.own(name, step))
+        if not step.config.step_operator:
+            wanted = reader.asked(f"step {name}", step.config.settings.get("resources"))
+            with_gpu(wanted, texts(of_step.gpu), f"step {name}")
     built = snapshot.build.images.get(ORCHESTRATOR_DOCKER_IMAGE_KEY) if snapshot.build else None
     image = images.get("") if images is not None else built.image if built else None
     command = ["dynamic", "--snapshot-id", str(snapshot.id)]
@@ -137,6 +142,7 @@ def _dynamic(
         sandbox=sandbox_spec(settings, own, image),
         command=tuple(command),
         infrastructure_retries=settings.infrastructure_retries,
+        concurrency_limit=settings.concurrency_limit,
         stream_logs=settings.stream_logs,
     )
     unused = [field for field in ("execution_mode", "warm", "warm_idle_timeout") if field in settings.model_fields_set]

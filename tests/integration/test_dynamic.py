@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -10,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from zenml.cli.cli import cli
 from zenml.client import Client
-from zenml.enums import ExecutionMode, RunWaitConditionResolution
+from zenml.enums import ExecutionMode, ExecutionStatus, RunWaitConditionResolution
 from zenml.utils import run_utils
 
 from tests.integration.lab import PROJECT, Lab, Ran
@@ -29,6 +30,11 @@ def sandboxes(ran: Ran, step: str) -> set[str]:
     return {trace["sandbox"] for trace in ran.traces(step)}
 
 
+@pytest.mark.parametrize(
+    "place",
+    ["modal-v2", pytest.param("modal-v1", marks=pytest.mark.slow), pytest.param("process", marks=pytest.mark.slow)],
+    indirect=True,
+)
 def test_everything(lab: Lab, dynamics: Any, place: str) -> None:
     """A map, a loop, a condition, futures, retries here and apart, a child pipeline, a command."""
     ran = lab.run(dynamics.everything, lab.stack(place))
@@ -45,6 +51,7 @@ def test_everything(lab: Lab, dynamics: Any, place: str) -> None:
         "shell": "Completed",
         "pipeline:inner: apart": "Completed",
     }
+    assert [trace["tokens"] for step in ("seeds", "map:square:0") for trace in ran.traces(step)] == [[], []]
     here = sandboxes(ran, "seeds")
     assert len(here) == 1
     assert sandboxes(ran, "add") == sandboxes(ran, "inline_again") == here
@@ -53,6 +60,40 @@ def test_everything(lab: Lab, dynamics: Any, place: str) -> None:
     ]
     assert len(apart) == len({*apart, *here}) - 1 == 5
     assert [trace["step"] for trace in ran.traces("inline_again")] == ["inline_again"] * 2
+
+
+def left(lab: Lab, dynamics: Any, stack: str, folder: Path) -> dict[str, Any]:
+    """What there is of a run in ZenML, without ids and times."""
+    hooks = {name: getattr(dynamics, name) for name in ("on_start", "on_end", "on_success")}
+    folder.mkdir()
+    ran = lab.run(
+        dynamics.everything, stack, into=folder, options={"environment": {"HOOKS": f"{folder}/hooks"}, **hooks}
+    )
+    assert ran.error is None
+    runs = Client().list_pipeline_runs(orchestrator_run_id=ran.run.orchestrator_run_id, hydrate=True).items
+    return {
+        "runs": {run.child_key: run.status for run in runs},
+        "steps": {
+            (run.child_key, name): (step.status, step.version, [one.load() for one in outputs(step)])
+            for run in runs
+            for name, step in run.steps.items()
+        },
+        "upstream": {name: set(step.spec.upstream_steps) for name, step in ran.run.steps.items()},
+        "outputs": {name: found.load() for name, found in ran.run.outputs.items()},
+        "hooks": (folder / "hooks").read_text().splitlines(),
+    }
+
+
+def outputs(step: Any) -> list[Any]:
+    return [version for versions in step.outputs.values() for version in versions]
+
+
+@pytest.mark.slow
+def test_what_zenmls_local_orchestrator_leaves(lab: Lab, dynamics: Any, tmp_path: Path) -> None:
+    expected = left(lab, dynamics, "default", tmp_path / "local")
+    assert len(expected["steps"]) == 8
+    assert expected["hooks"] == ["start", "end None", "success"]
+    assert left(lab, dynamics, lab.stack("process"), tmp_path / "ours") == expected
 
 
 @pytest.mark.slow
@@ -122,6 +163,17 @@ def test_paused_resumed_and_tried_again(lab: Lab, dynamics: Any, monkeypatch: py
     assert again.run.steps["add"].output.load() == 1 + 41
 
 
+@pytest.mark.slow
+def test_stopped_while_paused(lab: Lab, dynamics: Any) -> None:
+    ran = lab.run(dynamics.asking, lab.stack("process"))
+    assert (ran.status, ran.flow_run.state.name) == ("paused", "Paused")
+    orchestrator = Client().active_stack.orchestrator
+    assert orchestrator.fetch_status(ran.run)[0] is ExecutionStatus.PAUSED
+    run_utils.stop_run(run=ran.run, graceful=False)
+    ran = lab.read(ran, ran.run.id)
+    assert (ran.status, ran.flow_run.state.name) == ("stopped", "Cancelled")
+
+
 def zenml(command: str, run_id: UUID) -> None:
     """What `zenml pipeline runs ...` does, in this process."""
     CliRunner().invoke(cli, ["pipeline", "runs", command, str(run_id)])
@@ -161,3 +213,13 @@ def test_an_inline_step_that_asks_for_a_gpu(lab: Lab, dynamics: Any) -> None:
     assert '@step(runtime="isolated")' in message
     assert not ran.traces("one")
     assert not (ran.folder / "went on").exists()
+
+
+@pytest.mark.slow
+def test_most_at_once(lab: Lab, dynamics: Any) -> None:
+    ran = lab.run(dynamics.narrow, lab.stack("modal"), settings={"max_parallelism": 1})
+    assert ran.status == "completed"
+    boxes = sorted((box for box in lab.sandboxes(ran) if "zenml_step" in box.tags), key=lambda box: box.created_at)
+    assert len(boxes) == 3
+    for earlier, later in itertools.pairwise(boxes):
+        assert earlier.created_at + earlier.seconds <= later.created_at

@@ -58,6 +58,14 @@ def test_hyperparameter_search(lab: Lab, example: Callable[[str], ModuleType], t
     assert value(ran, "best") == (10.0, 0.001)
 
 
+@pytest.mark.slow
+def test_a_search_that_decides_as_it_goes(lab: Lab, example: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    ran = run(lab, example("dynamic").tune, tmp_path, lab.stack("process"), rows=200, good=0.5, rounds=2)
+    assert set(ran.states) == {"tune", *(f"map:trial:{number}" for number in range(3))}
+    (best,) = ran.run.outputs.values()
+    assert best.load() == 0.001
+
+
 def test_batch_inference_once_and_on_a_schedule(lab: Lab, example: Callable[[str], ModuleType], tmp_path: Path) -> None:
     from prefect.client.orchestration import get_client
     from zenml.client import Client

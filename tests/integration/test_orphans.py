@@ -22,13 +22,16 @@ LEASE = 10
         pytest.param("process", "pipeline", marks=pytest.mark.slow),
         pytest.param("modal", "pipeline", marks=pytest.mark.slow),
         pytest.param("process", "per_step", marks=pytest.mark.slow),
+        pytest.param("process", "dynamic", marks=pytest.mark.slow),
     ],
 )
 def test_a_flow_that_never_comes_back(lab: Lab, tmp_path: Path, place: str, mode: str) -> None:
-    """In ``per_step`` one step is in a warm sandbox and one in a sandbox of its own."""
+    """In ``per_step`` one step is in a warm sandbox, in ``dynamic`` in that of the function; and one in its own."""
     stack = lab.stack(place)
-    settings = {"execution_mode": mode, "orphan_timeout": LEASE}
-    with FlowProcess(lab, tmp_path, stack, "stoppable.held_in_both", settings) as flow:
+    dynamic = mode == "dynamic"
+    settings = {"orphan_timeout": LEASE, **({} if dynamic else {"execution_mode": mode})}
+    pipeline = f"{'dynamics' if dynamic else 'stoppable'}.held_in_both"
+    with FlowProcess(lab, tmp_path, stack, pipeline, settings) as flow:
         under = flow.under.until_steps({"hangs": "running", "alone": "running"})
         # Longer than the lease, which the flow renews.
         begun = max(trace["time"] for step in ("hangs", "alone") for trace in under.ran.traces(step))

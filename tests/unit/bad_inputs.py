@@ -176,6 +176,13 @@ STEPS = [
         resources={"gpu_count": 2},
         dynamic=True,
     ),
+    BadInput(
+        "a step in depends_on with a setting of the run",
+        ("synchronous of step train", "False", "take it off the step"),
+        steps={"train": StepInput(settings={"synchronous": False})},
+        dynamic=True,
+        zenml_takes=False,  # there is no such pipeline in the end-to-end tests
+    ),
     BadInput("no steps", ("steps", "[]", "Call at least one step"), steps={}, zenml_takes=False),
     BadInput(
         "a command step",

@@ -114,3 +114,24 @@ def test_what_steps_cost_and_what_they_share() -> None:
     assert seen.cost == Decimal("1.73456")
     seen.costs({})  # Modal didn't tell this time
     assert seen.cost == Decimal("1.73456")
+
+
+def test_a_dynamic_pipeline_grows() -> None:
+    """Inline steps are seen in ZenML alone, isolated ones have sandboxes of their own."""
+    clock = Clock()
+    seen = Board(Plan("p", "snapshot", "stack", Mode.DYNAMIC, FailureMode.FAIL_FAST, ()), clock)
+    assert (seen.table(), seen.progress) == ([], 100.0)
+    start = datetime(2026, 1, 1)
+    seen.all_in_sandbox("sb-function", None)
+    seen.add("train")
+    seen.in_sandbox("train", "sb-own", None)
+    found = [Seen("load", "completed", 1, start, start, True), Seen("train", "running", 2, start, None, False)]
+    seen.seen(found, start)
+    assert [(row["step"], row["state"], row["attempt"], row["sandbox"]) for row in seen.table()] == [
+        ("train", "running", 2, "sb-own"),
+        ("load", "completed", 1, "sb-function"),
+    ]
+    assert seen.progress == 50.0
+    seen.close("the run ended")
+    assert seen.progress == 100.0
+    assert row(seen, "train")["why"] == "the run ended"

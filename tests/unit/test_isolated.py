@@ -7,7 +7,10 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from zenml.enums import ExecutionStatus
 
+from bridge import names
+from bridge.asks import answer
 from bridge.errors import InvalidSettings, RunNotPossible
 from bridge.isolated import Layer, check_inline, image_of, plan_of, wishes_of
 from bridge.plan import FailureMode, Gpu, Mode, Resources
@@ -107,9 +110,14 @@ def test_no_image() -> None:
         image_of("train", config, made)
 
 
-def test_each_step_run_is_a_task_run_and_a_sandbox_of_its_own() -> None:
-    from bridge import names
+def test_zenml_is_told_nothing_else_than_it_understands() -> None:
+    understood = {"provisioning", "running", "completed", "failed", "stopped"}
+    assert {answer(status).value for status in ExecutionStatus} == understood
+    assert all(answer(status) is status for status in ExecutionStatus if status.value in understood)
+    assert answer(ExecutionStatus.RETRYING) is ExecutionStatus.FAILED
 
+
+def test_each_step_run_is_a_task_run_and_a_sandbox_of_its_own() -> None:
     flow_run, step_runs = str(uuid4()), [str(uuid4()) for _ in range(2)]
     tasks = {names.isolated_task_run_id(flow_run, step_run) for step_run in step_runs}
     assert len({*tasks, names.task_run_id(flow_run, None), names.task_run_id(flow_run, step_runs[0])}) == 4

@@ -91,3 +91,16 @@ def test_a_laptop_has_no_prices_and_no_image() -> None:
     assert "this machine's Python" in text
     assert "Modal environment" not in text
     assert "digits: 1 step, mode" in text
+
+
+def test_a_dynamic_pipeline() -> None:
+    command = ("dynamic", "--snapshot-id", "5f1c")
+    plan = replace(
+        PLAN, mode=Mode.DYNAMIC, steps=(), sandbox=SMALL, command=command, warm=False, concurrency_limit="gpus"
+    )
+    text = shown(plan)
+    assert "digits: steps known as it runs, mode dynamic, runner modal" in text
+    assert "One sandbox for the pipeline's function and the inline steps" in text
+    assert "<bridge> dynamic --snapshot-id 5f1c" in text
+    assert "each isolated step holds a slot of the Prefect limit gpus" in text
+    assert "Graph" not in text

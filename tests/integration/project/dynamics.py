@@ -16,16 +16,21 @@ from zenml.steps import CommandStep
 AGAIN = StepRetryConfig(max_retries=1, delay=0, backoff=1)
 
 
+def tokens() -> list[str]:
+    """The variables by which a process is logged in to Modal or Prefect."""
+    return [name for name in os.environ if name.startswith(("MODAL_TOKEN", "PREFECT_"))]
+
+
 @step(enable_cache=False)
 def seeds(folder: str, number: int) -> list[int]:
-    trace(folder, "begin")
+    trace(folder, "begin", tokens=tokens())
     return list(range(1, number + 1))
 
 
 @step(enable_cache=False, settings={"resources": ResourceSettings(cpu_count=0.5, memory="256MB")})
 def square(folder: str, seed: int) -> int:
     """Has a sandbox of its own, since it asks for a machine."""
-    trace(folder, "begin", token="PREFECT_API_KEY" in os.environ)
+    trace(folder, "begin", tokens=tokens())
     print(f"the square of {seed}", flush=True)
     return seed * seed
 
@@ -34,6 +39,23 @@ def square(folder: str, seed: int) -> int:
 def apart(folder: str, value: int) -> int:
     trace(folder, "begin")
     return value + 1
+
+
+def note(what: str) -> None:
+    with open(os.environ["HOOKS"], "a") as file:
+        file.write(f"{what}\n")
+
+
+def on_start() -> None:
+    note("start")
+
+
+def on_end(exception: BaseException | None = None) -> None:
+    note(f"end {exception}")
+
+
+def on_success() -> None:
+    note("success")
 
 
 @pipeline(dynamic=True, enable_cache=False)
@@ -84,6 +106,19 @@ def held(folder: str) -> None:
     first = hangs.submit(folder)
     second = hangs_here.with_options(retry=AGAIN)(folder)
     add(folder, first, second)
+
+
+@pipeline(dynamic=True)
+def held_in_both(folder: str) -> None:
+    """One waits in a sandbox of its own, one in that of the orchestration."""
+    hangs.submit(folder, id="alone")
+    hangs_here(folder, id="hangs")
+
+
+@pipeline(dynamic=True)
+def narrow(folder: str) -> None:
+    """Three at once, if they may."""
+    square.map(unmapped(folder), seeds(folder, 3))
 
 
 @pipeline(dynamic=True)
