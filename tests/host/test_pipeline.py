@@ -216,7 +216,7 @@ def await_death(pid: int) -> None:
 
 
 def test_sigterm_in_a_run_that_is_stopping_stops_its_steps(zen: Zen, tmp_path: Path) -> None:
-    job = zen.submit("hanging", tmp_path)
+    job = zen.submit("hanging_stubbornly", tmp_path)
     host = job.start_pipeline()
     await_begin(job, "hung")
     await_completed(job, "one")
@@ -279,7 +279,7 @@ def test_a_dead_zygote_costs_one_attempt_and_steps_without_one_die_with_the_host
 
 
 def test_a_run_that_is_stopped_in_zenml_ends_by_itself(zen: Zen, tmp_path: Path) -> None:
-    job = zen.submit("hanging", tmp_path)
+    job = zen.submit("hanging_stubbornly", tmp_path)
     host = job.start_pipeline()
     await_begin(job, "hung")
     await_completed(job, "one")

@@ -16,6 +16,7 @@ from prefect.client.schemas.filters import ArtifactFilter
 
 from bridge.board import SHARED
 from tests import servers
+from tests.integration import browser
 from tests.integration.lab import Lab, Ran, eventually
 from tests.integration.under import Under, cancel
 from tests.loopback.control import PRICE
@@ -105,6 +106,39 @@ def test_the_task_runs_tab_in_a_browser(lab: Lab, diamond: Ran, tmp_path: Path) 
     fresh = tmp_path / "seen.png"
     browse(page, tmp_path, f"--screenshot={fresh}", "--window-size=1400,1100")
     assert fresh.stat().st_size > 20_000
+    if not picture.exists():
+        shutil.copy(fresh, picture)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(browser.MISSING, reason="needs /usr/bin/chromium: apt-get install chromium")
+def test_from_zenmls_dashboard_a_click_leads_to_the_flow_run(
+    lab: Lab, zenml_api: servers.Server, diamond: Ran, tmp_path: Path
+) -> None:
+    flow_run = f"/runs/flow-run/{diamond.flow_run.id}"
+    with browser.Browser(tmp_path / "browser", (1400, 1300)) as chromium:
+        tab = chromium.tab()
+        tab.open(zenml_api.url)
+        login = (
+            "fetch('/api/v1/login', {method: 'POST', body: new URLSearchParams({username: 'default', password: ''})})"
+        )
+        assert tab.evaluate(f"{login}.then(answer => answer.status)") == 200
+        tab.evaluate("localStorage.setItem('isAuthenticated', 'true')")  # the dashboard's own mark, beside the cookie
+        tab.open(f"{zenml_api.url}/projects/default/runs/{diamond.run.id}")
+        link = f"document.querySelector('a[href*=\"{flow_run}\"]')"
+        tab.until(f"!!{link}")
+        keep(tab, "zenml-run.png", tmp_path)
+        tab.evaluate(f"{link}.click()")
+        opened = chromium.tab(flow_run)
+        opened.until(f"document.body.innerText.includes({diamond.flow_run.name!r})")
+
+
+def keep(tab: browser.Tab, name: str, folder: Path) -> None:
+    """Keep a picture for the documents, where there is none yet."""
+    fresh = folder / name
+    tab.screenshot(fresh)
+    assert fresh.stat().st_size > 20_000
+    picture = servers.ROOT / "docs" / "img" / name
     if not picture.exists():
         shutil.copy(fresh, picture)
 

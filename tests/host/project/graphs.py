@@ -260,6 +260,26 @@ def hanging(folder: str) -> None:
     add(folder, top, hung, id="bottom")
 
 
+@step(enable_cache=False)
+def hang_stubbornly(folder: str) -> int:
+    """Runs until it is killed, and answers SIGTERM with a failure of its own."""
+
+    def refuse(number: int, frame: object) -> None:
+        raise RuntimeError("not like this")
+
+    signal.signal(signal.SIGTERM, refuse)
+    trace(folder, "begin")
+    await_file(f"{folder}/never")
+    return 1
+
+
+@pipeline
+def hanging_stubbornly(folder: str) -> None:
+    """As ``hanging``, but ``hung`` doesn't take its end well."""
+    top = one(folder)
+    add(folder, top, hang_stubbornly(folder, id="hung"), id="bottom")
+
+
 @pipeline
 def hanging_beside_failure(folder: str) -> None:
     """``bad`` fails once ``hung`` is under way, which would wait for a minute; ``later`` follows ``hung``."""
