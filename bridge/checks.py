@@ -324,6 +324,7 @@ _CHECKS: dict[str, Callable[[str, object], None]] = {
     "region": _check_place,
     "modal_environment": _check_environment,
     "secrets": _check_secrets,
+    "build_secrets": _check_secrets,
     "volumes": _check_volumes,
     "tags": _check_tags,
     "prefect_api_url": _check_url,

@@ -14,6 +14,7 @@
         ├── RunnerUnavailable the runner couldn't be asked: says nothing about any sandbox
         ├── CapacityUnavailable  no machine for a sandbox within ``capacity_timeout``
         ├── SandboxRefused    the request is wrong and would be refused again
+        ├── ImageNotBuilt     Modal could not build an image; ends with the output of the command that failed
         └── CredentialsRefused   the runner's credentials are missing or wrong
 """
 
@@ -91,6 +92,10 @@ class CapacityUnavailable(RunnerError):
 
 class SandboxRefused(RunnerError):
     """The request is wrong: the same request would be refused again."""
+
+
+class ImageNotBuilt(RunnerError):
+    """An image can't be built as it is asked for. The message ends with the output of the command that failed."""
 
 
 class CredentialsRefused(SandboxRefused):

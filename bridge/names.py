@@ -58,6 +58,9 @@ METADATA_DEPLOYMENT_ID = "prefect_deployment_id"
 STEP_OPERATOR_IMAGE_KEY = "modal_prefect_step_operator"
 """Under which a snapshot's build keeps the images of steps that the step operator runs."""
 
+BUILT_IMAGE = "modal://"
+"""Before the id of an image that Modal has built; no reference of a registry begins like this."""
+
 # Sandbox tags.
 TAG_RUN_ID = "zenml_run_id"
 TAG_PIPELINE = "zenml_pipeline"
@@ -156,6 +159,16 @@ def sandbox_name(run_id: str, step: str | None, attempt: int, infrastructure_att
     """
     key = f"{run_id}\0{step if step is not None else ''}\0{step is None}\0{attempt}\0{infrastructure_attempt}"
     return "zenml-" + hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:40]
+
+
+def built_image(image_id: str) -> str:
+    """Return the reference, as a build in ZenML has it, of an image that Modal has built."""
+    return f"{BUILT_IMAGE}{image_id}"
+
+
+def built_image_id(reference: str) -> str | None:
+    """Return Modal's id of such an image; None for an image of a registry."""
+    return reference.removeprefix(BUILT_IMAGE) if reference.startswith(BUILT_IMAGE) else None
 
 
 def operated_name(step_run_id: str) -> str:

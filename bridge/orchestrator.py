@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, cast
 from uuid import UUID
 
+from zenml.client import Client
 from zenml.config.build_configuration import BuildConfiguration
 from zenml.constants import METADATA_ORCHESTRATOR_RUN_ID
 from zenml.enums import ExecutionMode, ExecutionStatus
@@ -27,7 +28,7 @@ from bridge.plan import Plan
 from bridge.run_status import bind_run
 from bridge.settings import ModalPrefectOrchestratorConfig, ModalPrefectOrchestratorSettings
 from bridge.translate import NewSnapshot, Translation, translate
-from bridge.validation import check_stack, refuse_component, refuse_run
+from bridge.validation import check_stack, modal_builds, refuse_run
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
         StepRunResponse,
     )
 
+    from bridge.image_builds import ImageBuilds
     from bridge.isolated import Layer
     from bridge.submission import Pool
 
@@ -50,6 +52,8 @@ logger = get_logger(__name__)
 
 class ModalPrefectOrchestrator(ContainerizedOrchestrator):
     """Runs ZenML pipelines as Prefect flows, their steps in Modal sandboxes."""
+
+    _images: ImageBuilds | None = None
 
     @property
     def config(self) -> ModalPrefectOrchestratorConfig:
@@ -74,13 +78,43 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
     def get_docker_builds(self, snapshot: PipelineSnapshotBase) -> list[BuildConfiguration]:
         """The images to build: none for local processes, which run in this environment.
 
-        Called before any image is built, so settings are checked here first.
+        Called before any image is built, so settings are checked here first. Where Modal builds them, it does so now,
+        and ZenML is told of finished ones. Raises ``InvalidSettings``, ``ImageNotBuilt``, ``RunnerError``.
         """
-        self._translate(
+        translation = self._translate(
             NewSnapshot(snapshot.is_dynamic, snapshot.pipeline_configuration, snapshot.step_configurations), ""
         )
-        ahead.imports(self.config.runner)
-        return [] if self.config.runner == "process" else super().get_docker_builds(snapshot)
+        imports = ahead.imports(self.config.runner)
+        if self.config.runner == "process":
+            return []
+        builds = super().get_docker_builds(snapshot)
+        stack = Client().active_stack
+        if not modal_builds(self.config, stack):
+            return builds
+        imports.result()
+        return self._built(builds, stack, translation)
+
+    def _built(
+        self, builds: list[BuildConfiguration], stack: Stack, translation: Translation
+    ) -> list[BuildConfiguration]:
+        from bridge.image_builds import ImageBuilds
+        from bridge.submission import ask_runner
+
+        if self._images is None:
+            self._images = ImageBuilds()
+        plan = translation.plan
+
+        def environment_of(step: str | None) -> str | None:
+            return plan.step(step).sandbox.modal_environment if step else translation.settings.modal_environment
+
+        return self._images.built(
+            builds,
+            stack,
+            names.app_name(plan.pipeline),
+            self.config.build_secrets,
+            environment_of,
+            partial(ask_runner, self.config, stack),
+        )
 
     def plan(self, snapshot: PipelineSnapshotResponse) -> Plan:
         """Translate a snapshot. Raises ``InvalidSettings`` or ``NotTranslatable``; warns of what can't be honoured."""
@@ -99,7 +133,6 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
     def _translate(self, snapshot: PipelineSnapshotResponse | NewSnapshot, stack_name: str) -> Translation:
         component = self._component_settings()
         translation = translate(snapshot, component=component, component_name=self.name, stack_name=stack_name)
-        refuse_component(self.config, self.name)
         refuse_run(translation.settings, self.config.work_pool)
         return translation
 

@@ -200,6 +200,7 @@ class ModalPrefectOrchestratorSettings(SandboxSettings):
             "token_id",
             "token_secret",
             "image_source",
+            "build_secrets",
             "prefect_api_url",
             "prefect_api_key",
             "work_pool",
@@ -210,7 +211,9 @@ class ModalPrefectOrchestratorSettings(SandboxSettings):
 class ModalPrefectStepOperatorSettings(SandboxSettings):
     """Settings of the step operator, for a component, a pipeline or a step."""
 
-    COMPONENT_ONLY: ClassVar[frozenset[str]] = frozenset({"runner", "token_id", "token_secret", "image_source"})
+    COMPONENT_ONLY: ClassVar[frozenset[str]] = frozenset(
+        {"runner", "token_id", "token_secret", "image_source", "build_secrets"}
+    )
 
 
 _OF_A_COMPONENT = ConfigDict(extra="ignore", hide_input_in_errors=True, frozen=True)
@@ -244,6 +247,12 @@ class RunnerConfig(BaseModel):
         description="Where the image comes from: `registry` (ZenML builds and pushes it) or `modal` "
         "(Modal builds it from `DockerSettings`). None, the default, is the registry if the "
         "stack has one, else Modal.",
+    )
+    build_secrets: list[str] = Field(
+        default_factory=list,
+        description="Names of Modal Secrets whose values are variables of the commands that install "
+        "packages while Modal builds an image, such as `PIP_EXTRA_INDEX_URL` or `UV_INDEX_URL` of "
+        "a private index. They are in no layer of the image, and no step sees them.",
     )
 
     model_config = _OF_A_COMPONENT

@@ -23,13 +23,17 @@ from bridge.errors import BridgeError, RunNotPossible
 from bridge.local import local_environment
 from bridge.outcome import Diagnosis, Verdict
 from bridge.settings import ModalPrefectStepOperatorConfig, ModalPrefectStepOperatorSettings
-from bridge.validation import check_operator_stack, refuse_component
+from bridge.validation import check_operator_stack, modal_builds
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from zenml.config.base_settings import BaseSettings
+    from zenml.config.step_configurations import StepConfiguration
     from zenml.config.step_run_info import StepRunInfo
     from zenml.models import PipelineSnapshotBase, StepRunResponse
 
+    from bridge.image_builds import ImageBuilds
     from bridge.operated import OperatedRun
     from bridge.operating import Operating
     from bridge.runners.base import Runner
@@ -51,6 +55,7 @@ class ModalPrefectStepOperator(BaseStepOperator):
     """Runs single steps in Modal sandboxes, for any orchestrator."""
 
     _operating: Operating | None = None
+    _images: ImageBuilds | None = None
 
     @property
     def config(self) -> ModalPrefectStepOperatorConfig:
@@ -77,20 +82,40 @@ class ModalPrefectStepOperator(BaseStepOperator):
     def get_docker_builds(self, snapshot: PipelineSnapshotBase) -> list[BuildConfiguration]:
         """The image of each step that it runs: none for local processes, which run in this environment.
 
-        Called before any image is built, so settings are checked here first. Raises ``InvalidSettings``.
+        Called before any image is built, so settings are checked here first. Where Modal builds them, it does so now,
+        and ZenML is told of finished ones. Raises ``InvalidSettings``, ``ImageNotBuilt``, ``RunnerError``.
         """
         from bridge.operated import check_steps
 
-        refuse_component(self.config, self.name, "step operator")
         steps = {name: step.config for name, step in snapshot.step_configurations.items()}
         own = {name: config for name, config in steps.items() if config.uses_step_operator(self.name)}
         check_steps(own, self.config, self.name)
         if self.config.runner == "process":
             return []
-        return [
+        builds = [
             BuildConfiguration(key=names.STEP_OPERATOR_IMAGE_KEY, settings=config.docker_settings, step_name=name)
             for name, config in own.items()
         ]
+        stack = Client().active_stack
+        if not builds or not modal_builds(self.config, stack):
+            return builds
+        return self._built(builds, own, stack, snapshot.pipeline_configuration.name)
+
+    def _built(
+        self, builds: list[BuildConfiguration], steps: Mapping[str, StepConfiguration], stack: Stack, pipeline: str
+    ) -> list[BuildConfiguration]:
+        from bridge.image_builds import ImageBuilds
+        from bridge.operated import wishes_of
+
+        if self._images is None:
+            self._images = ImageBuilds()
+
+        def environment_of(step: str | None) -> str | None:
+            assert step is not None
+            return wishes_of(step, steps[step], self.config, self.name).settings.modal_environment
+
+        app, secrets = names.app_name(pipeline), self.config.build_secrets
+        return self._images.built(builds, stack, app, secrets, environment_of, self._operations(stack).ask)
 
     def submit(self, info: StepRunInfo, entrypoint_command: list[str], environment: dict[str, str]) -> None:
         """Start the sandbox of a step run, or take up the one that runs; return once it is there.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any, TypeVar
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
@@ -18,16 +20,19 @@ from zenml.stack import Stack
 from bridge import names
 from bridge.deployments import ensure_deployment
 from bridge.errors import RunNotPossible, how_to_replay
-from bridge.flow import make_runner, on_own_loop, zenml_pipeline
+from bridge.flow import on_own_loop, zenml_pipeline
 from bridge.plan import Plan
 from bridge.prefect_api import prefect_api
-from bridge.runners.base import AsksAhead
+from bridge.run import runner_of
+from bridge.runners.base import AsksAhead, Runner
 from bridge.schedule_store import create_schedule
 from bridge.settings import ModalPrefectOrchestratorConfig, ModalPrefectOrchestratorSettings
 from bridge.terminal import show_run
 from bridge.upstream_prefect import run_existing_flow_run
 from bridge.waiting import raise_for
 from bridge.work_pool import check_pool, nobody_works
+
+T = TypeVar("T")
 
 SUBMISSION_OUTAGE_SECONDS = 10.0
 """How long Modal may be away while somebody waits for a run to start; the run itself has more patience."""
@@ -59,15 +64,25 @@ def check_runner(config: ModalPrefectOrchestratorConfig, stack: Stack, plan: Pla
 
     Raises ``SandboxRefused`` (with ``CredentialsRefused``) or ``RunnerUnavailable``.
     """
-    runner = make_runner(config, stack, plan, outage=SUBMISSION_OUTAGE_SECONDS)
     specs = [plan.sandbox] if plan.mode.in_one_sandbox else list(dict.fromkeys(step.sandbox for step in plan.steps))
 
-    async def ask() -> None:
-        async with runner:
-            if isinstance(runner, AsksAhead):
-                await runner.check(names.app_name(plan.pipeline), specs)
+    async def check(runner: Runner) -> None:
+        if isinstance(runner, AsksAhead):
+            await runner.check(names.app_name(plan.pipeline), specs)
 
-    on_own_loop(ask)
+    ask_runner(config, stack, check)
+
+
+def ask_runner(
+    config: ModalPrefectOrchestratorConfig, stack: Stack, question: Callable[[Runner], Coroutine[Any, Any, T]]
+) -> T:
+    """Connect to where sandboxes will run; return what the question returns, raise what it raises, ``RunnerError``."""
+
+    async def ask() -> T:
+        async with runner_of(config, stack, outage=SUBMISSION_OUTAGE_SECONDS) as runner:
+            return await question(runner)
+
+    return on_own_loop(ask)
 
 
 def create_flow_run(

@@ -1,4 +1,4 @@
-"""Whether a stack can run where the orchestrator's sandboxes are, and whether this release does what is asked for."""
+"""Whether a stack can run where the orchestrator's sandboxes are, and who builds their images."""
 
 from __future__ import annotations
 
@@ -42,10 +42,6 @@ def check_operator_stack(stack: Stack, config: ModalPrefectStepOperatorConfig, n
 
 
 def _check(stack: Stack, config: RunnerConfig, kind: str, name: str) -> tuple[bool, str]:
-    try:
-        refuse_component(config, name, kind)
-    except InvalidSettings as error:
-        return False, str(error)
     if config.runner == "process":
         return True, ""
     if stack.artifact_store.config.is_local:
@@ -54,23 +50,8 @@ def _check(stack: Stack, config: RunnerConfig, kind: str, name: str) -> tuple[bo
             f'files. Use a remote one (S3, GCS, Azure), or `runner="process"` on the {kind} `{name}` to run steps as '
             "local processes."
         )
-    registry = stack.container_registry
-    if registry is None:
-        return False, (
-            f"container_registry=None: the stack `{stack.name}` has no container registry from which Modal could pull "
-            "the steps' images. Add a remote one and an image builder to the stack. Images that Modal builds by itself "
-            f'(`image_source="modal"`) come with a later release of {names.DISTRIBUTION}.'
-        )
-    if registry.config.is_local:
-        return False, (
-            f"container_registry=`{registry.name}` is local, and Modal can't pull from this machine. Use a remote one, "
-            f"such as Docker Hub, ECR, GCR or GitHub's."
-        )
-    if stack.image_builder is None:
-        return False, (
-            f"image_builder=None: the stack `{stack.name}` has nothing that builds the steps' images. Add one: "
-            "`zenml image-builder register local --flavor local`, then `zenml stack update -i local`."
-        )
+    if not modal_builds(config, stack) and (wrong := _no_way_for_images(stack, kind, name)):
+        return False, wrong
     for component in stack.all_components:
         if component.local_path is not None and component.id != stack.orchestrator.id:
             return False, (
@@ -80,17 +61,36 @@ def _check(stack: Stack, config: RunnerConfig, kind: str, name: str) -> tuple[bo
     return True, ""
 
 
-def refuse_component(config: RunnerConfig, name: str, kind: str = "orchestrator") -> None:
-    """Raise ``InvalidSettings`` for what a later release will do for a component."""
-    values = vars(config)  # attribute access would resolve references to secrets
-    if values["image_source"] == "modal":
-        raise InvalidSettings(
-            "image_source",
-            "modal",
-            "images that Modal builds come with a later release",
-            f"Set image_source='registry' on the {kind} `{name}`, or leave it out, and add a container registry "
-            "and an image builder to the stack",
+def _no_way_for_images(stack: Stack, kind: str, name: str) -> str:
+    """What a stack lacks for images that ZenML builds and Modal pulls; "" if nothing."""
+    registry = stack.container_registry
+    by_modal = f'or set `image_source="modal"` on the {kind} `{name}`: then Modal builds the images, without either'
+    if registry is None:
+        return (
+            f"container_registry=None: image_source='registry', and the stack `{stack.name}` has no container registry "
+            f"from which Modal could pull the steps' images. Add a remote one and an image builder to the stack, "
+            f"{by_modal}."
         )
+    if registry.config.is_local:
+        return (
+            f"container_registry=`{registry.name}` is local, and Modal can't pull from this machine. Use a remote one, "
+            f"such as Docker Hub, ECR, GCR or GitHub's, {by_modal}."
+        )
+    if stack.image_builder is None:
+        return (
+            f"image_builder=None: the stack `{stack.name}` has nothing that builds the steps' images. Add one: "
+            "`zenml image-builder register local --flavor local`, then `zenml stack update -i local`; "
+            f"{by_modal}."
+        )
+    return ""
+
+
+def modal_builds(config: RunnerConfig, stack: Stack) -> bool:
+    """Whether Modal builds the images of a component's sandboxes, rather than ZenML for a registry."""
+    source = vars(config)["image_source"]  # attribute access would look for references to secrets
+    if config.runner == "process":
+        return False
+    return source == "modal" or (source is None and stack.container_registry is None)
 
 
 def refuse_run(settings: ModalPrefectOrchestratorSettings, work_pool: str | None) -> None:

@@ -7,16 +7,19 @@ tests and rehearsals).
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from types import TracebackType
-from typing import Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from bridge.host.wire import Call
 from bridge.outcome import SandboxEnd
 from bridge.plan import SandboxSpec
+
+if TYPE_CHECKING:
+    from bridge.image_definition import ImageDefinition
 
 MAX_LINE_LENGTH = 20_000
 """Longest output line a runner hands on, in characters; longer ones are cut and say so. Prefect Cloud takes
@@ -145,6 +148,26 @@ class AsksAhead(Protocol):
         machines, which only a sandbox can find out. Call it inside ``async with runner:``.
 
         Raises ``SandboxRefused`` (with ``CredentialsRefused``), ``RunnerUnavailable``.
+        """
+
+
+@runtime_checkable
+class BuildsImages(Protocol):
+    """A runner that builds images by itself. Not every runner can."""
+
+    async def build_image(
+        self,
+        app: str,
+        definition: ImageDefinition,
+        modal_environment: str | None,
+        private: bool,
+        say: Callable[[str], None],
+    ) -> str:
+        """Build an image, as far as it isn't there already, and return its id. Call it inside ``async with runner:``.
+
+        ``private`` says whether its parent comes from the registry that the runner has credentials of; ``say`` is told
+        of each layer. Raises ``ImageNotBuilt``, ``SandboxRefused`` (with ``CredentialsRefused``),
+        ``RunnerUnavailable``.
         """
 
 

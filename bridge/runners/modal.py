@@ -6,10 +6,11 @@ Of this package only this module, its helpers ``modal_*`` and :mod:`bridge.upstr
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import modal
 
@@ -17,6 +18,7 @@ from bridge import names, upstream_modal
 from bridge.plan import SandboxSpec
 from bridge.runners import OUTAGE_SECONDS
 from bridge.runners.base import HostCall, Sandbox, SandboxRequest
+from bridge.runners.modal_build import ImageBuilder
 from bridge.runners.modal_call import talk
 from bridge.runners.modal_clients import Clients
 from bridge.runners.modal_costs import costs_by_tag
@@ -25,6 +27,9 @@ from bridge.runners.modal_errors import SDK_ERRORS, translated
 from bridge.runners.modal_objects import HOST_PROGRAM, ModalObjects
 from bridge.runners.modal_sandbox import ModalSandbox
 from bridge.runners.rate import RateLimit
+
+if TYPE_CHECKING:
+    from bridge.image_definition import ImageDefinition
 
 _LISTINGS = 8
 """Apps that are listed at the same time."""
@@ -98,6 +103,18 @@ class ModalRunner:
         # Last, since it makes the app where there is none.
         for environment in dict.fromkeys(spec.modal_environment for spec in specs):
             await self._objects.app(environment, app)
+
+    async def build_image(
+        self,
+        app: str,
+        definition: ImageDefinition,
+        modal_environment: str | None,
+        private: bool,
+        say: Callable[[str], None],
+    ) -> str:
+        """Build an image and return its id; see :class:`bridge.runners.base.BuildsImages`."""
+        builder = ImageBuilder(self._clients, self._objects, self._outage)
+        return await builder.build(app, definition, modal_environment, private, say)
 
     async def start(self, request: SandboxRequest) -> ModalSandbox:
         """Make a sandbox, or find the running one of that name; see :class:`bridge.runners.base.Runner`."""

@@ -14,8 +14,8 @@ import modal
 from modal import exception
 
 import bridge
-from bridge import upstream_modal
-from bridge.errors import RunnerError, RunnerUnavailable, SandboxRefused
+from bridge import names, upstream_modal
+from bridge.errors import RunnerUnavailable, SandboxRefused
 from bridge.runners import OUTAGE_SECONDS
 from bridge.runners.modal_clients import Clients
 from bridge.runners.modal_errors import SDK_ERRORS, is_away, ride_out, translated
@@ -118,42 +118,42 @@ class ModalObjects:
         return await self._once(self._volumes, (environment, name), look_up, doing)
 
     async def image(self, environment: str | None, app: modal.App, reference: str) -> modal.Image:
-        """Return an image of a registry with this process's ``bridge`` in it, built."""
+        """Return an image of a registry, or one that Modal built, with this process's ``bridge`` in it, built."""
         return await self._images.get((environment, reference), lambda: self._build(app, reference))
 
+    def registry_secret(self) -> modal.Secret | None:
+        """The credentials of the stack's container registry for a build, if it has some."""
+        if self._registry_credentials is None:
+            return None
+        user, password = self._registry_credentials
+        return modal.Secret.from_dict({"REGISTRY_USERNAME": user, "REGISTRY_PASSWORD": password})
+
     async def _build(self, app: modal.App, reference: str) -> modal.Image:
-        credentials = None
-        if self._registry_credentials is not None:
-            user, password = self._registry_credentials
-            credentials = modal.Secret.from_dict({"REGISTRY_USERNAME": user, "REGISTRY_PASSWORD": password})
+        built = names.built_image_id(reference)
         try:
             with tempfile.TemporaryDirectory() as folder:
                 # A copy, since the SDK gives up on files that somebody edits while it reads them.
                 package = Path(folder) / "bridge"
                 await asyncio.to_thread(shutil.copytree, Path(bridge.__file__).parent, package, ignore=_IGNORED)
-                image = modal.Image.from_registry(reference, secret=credentials)
+                if built is None:
+                    image = modal.Image.from_registry(reference, secret=self.registry_secret())
+                else:
+                    image = modal.Image.from_id(built, client=self._clients.main)
                 image = image.add_local_dir(package, PACKAGE_PATH, copy=True)
                 return await ride_out(lambda: image.build.aio(app), self._outage, is_away)
         except exception.RemoteError as error:
-            raise await self._build_error(error, reference) from error
+            doing = f"Image {reference!r} can't be built on Modal"
+            text, transient = await build_failure(self._clients.main, error, doing)
+            raise RunnerUnavailable(text) if transient else SandboxRefused(text) from error
+        except exception.NotFoundError as error:
+            if built is None:
+                raise translated(error, f"Image {reference!r} can't be built on Modal") from error
+            raise SandboxRefused(
+                f"Image {reference!r} isn't known to this Modal account ({error}). The account that submitted the "
+                "pipeline built it: use the same one here, or submit the pipeline again, which builds it anew."
+            ) from error
         except SDK_ERRORS as error:
             raise translated(error, f"Image {reference!r} can't be built on Modal") from error
-
-    async def _build_error(self, error: exception.RemoteError, reference: str) -> RunnerError:
-        # SDK 1.4 has the image's id in the message alone.
-        found = re.search(r"im-\w+", str(error))
-        log = ""
-        if found:
-            try:
-                log = await upstream_modal.build_log(self._clients.main, found[0])
-            except SDK_ERRORS as unreadable:
-                log = f"(its log can't be read: {unreadable})"
-        text = f"Image {reference!r} can't be built on Modal: {str(error).splitlines()[0].rstrip('.')}"
-        if tail := log.strip()[-_LOG_TAIL:]:
-            text += f". The end of the build's log:\n{tail}"
-        if _TRANSIENT_PULL.search(f"{error}\n{log}"):
-            return RunnerUnavailable(text)
-        return SandboxRefused(text)
 
     async def _once(
         self,
@@ -166,6 +166,22 @@ class ModalObjects:
             return await memo.get(key, lambda: _riding_out(look_up, self._outage))
         except SDK_ERRORS as error:
             raise translated(error, doing) from error
+
+
+async def build_failure(client: modal.Client, error: exception.RemoteError, doing: str) -> tuple[str, bool]:
+    """What to say of a build that failed, the end of its log included; and whether it may succeed the next time."""
+    # SDK 1.4 has the image's id in the message alone.
+    found = re.search(r"im-\w+", str(error))
+    log = ""
+    if found:
+        try:
+            log = await upstream_modal.build_log(client, found[0])
+        except SDK_ERRORS as unreadable:
+            log = f"(its log can't be read: {unreadable})"
+    text = f"{doing}: {str(error).splitlines()[0].rstrip('.')}"
+    if tail := log.strip()[-_LOG_TAIL:]:
+        text += f". The end of the build's log:\n{tail}"
+    return text, _TRANSIENT_PULL.search(f"{error}\n{log}") is not None
 
 
 async def _riding_out(look_up: Callable[[], Coroutine[Any, Any, Value]], outage: float) -> Value:

@@ -29,13 +29,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def modal_server() -> Iterator[LoopbackModal]:
+    from zenml.utils.pipeline_docker_image_builder import DEFAULT_DOCKER_PARENT_IMAGE
+
     image = LoopbackImage(
         python=servers.ROOT / ".venv-sandbox" / "bin" / "python",
         files={"/opt/stack-code": STACK_CODE},
         env={"PYTHONPATH": "/opt/stack-code", "ZENML_ANALYTICS_OPT_IN": "false"},
     )
     with LoopbackModal(
-        {IMAGE: image, IMAGE + "-other": image},
+        # The last one is ZenML's own, from which it builds where a user names no other.
+        {IMAGE: image, IMAGE + "-other": image, DEFAULT_DOCKER_PARENT_IMAGE: image},
         secrets={"hf": {"HF_TOKEN": "hf-secret"}},
         volumes=("models",),
     ) as modal:

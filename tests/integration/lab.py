@@ -136,11 +136,15 @@ class Lab:
         settings: Mapping[str, Any] | None = None,
         options: Mapping[str, Any] | None = None,
         image: str = IMAGE,
+        docker: Mapping[str, Any] | None = None,
         into: Path | None = None,
         begun: bool = True,
         **arguments: Any,
     ) -> Ran:
-        """Call a pipeline on a stack and read what both sides say of it; ``begun`` waits for Prefect's task runs."""
+        """Call a pipeline on a stack and read what both sides say of it.
+
+        Its image is ``image``, or what ``docker``, its ``DockerSettings``, say; ``begun`` waits for the task runs.
+        """
         from zenml.client import Client
         from zenml.config import DockerSettings
         from zenml.utils import source_utils
@@ -149,9 +153,9 @@ class Lab:
         self.activate(stack)
         folder = into or self.folder / "traces" / uuid4().hex[:8]
         folder.mkdir(parents=True, exist_ok=True)
-        docker = DockerSettings(parent_image=image, skip_build=True)
+        built = DockerSettings(**docker) if docker is not None else DockerSettings(parent_image=image, skip_build=True)
         prepared = pipeline.with_options(
-            settings={"docker": docker, **({"orchestrator": dict(settings)} if settings else {})},
+            settings={"docker": built, **({"orchestrator": dict(settings)} if settings else {})},
             **(options or {}),
         )
         ran = Ran(folder)

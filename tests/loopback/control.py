@@ -46,6 +46,7 @@ class Objects:
 
     def __init__(self, world: World) -> None:
         self.world = world
+        self._building = asyncio.Lock()
 
     async def ClientHello(self, request: Any, metadata: Metadata) -> api_pb2.ClientHelloResponse:
         return api_pb2.ClientHelloResponse(image_builder_version=BUILDER_VERSION)
@@ -150,13 +151,18 @@ class Objects:
         self, request: api_pb2.ImageGetOrCreateRequest, metadata: Metadata
     ) -> api_pb2.ImageGetOrCreateResponse:
         self.world.app(request.app_id)
-        before = self.world.images.builds
-        try:
-            image = self.world.images.get_or_build(request.image, self._credentials(request.image))
-        except BuildUnsupported as error:
-            raise GRPCError(Status.UNIMPLEMENTED, str(error)) from error
-        if self.world.images.builds == before:
-            return api_pb2.ImageGetOrCreateResponse(image_id=image.id, result=_build_result(image))
+        images = self.world.images
+        async with self._building:
+            known = images.known(request.image)
+            if known is not None:
+                return api_pb2.ImageGetOrCreateResponse(image_id=known.id, result=_build_result(known))
+            secrets: dict[str, str] = {}
+            for secret_id in request.image.secret_ids:
+                secrets |= self._secret(secret_id).values
+            try:
+                image = await asyncio.to_thread(images.build, request.image, self._credentials(request.image), secrets)
+            except BuildUnsupported as error:
+                raise GRPCError(Status.UNIMPLEMENTED, str(error)) from error
         return api_pb2.ImageGetOrCreateResponse(image_id=image.id)  # "building": the client joins it
 
     def _credentials(self, image: api_pb2.Image) -> tuple[str, str] | None:
@@ -176,6 +182,11 @@ class Objects:
 
     async def ImageFromId(self, request: api_pb2.ImageFromIdRequest, metadata: Metadata) -> api_pb2.ImageFromIdResponse:
         return api_pb2.ImageFromIdResponse(image_id=self._image(request.image_id).id)
+
+    def _secret(self, secret_id: str) -> Secret:
+        if secret_id not in self.world.secrets:
+            raise GRPCError(Status.NOT_FOUND, f"Secret {secret_id} not found")
+        return self.world.secrets[secret_id]
 
     def _image(self, image_id: str) -> BuiltImage:
         if image_id not in self.world.images.built:
@@ -240,11 +251,6 @@ class Control(Objects):
                 values.update(self._secret(secret_id).values)
             values.update(getattr(request, "ephemeral_secrets", api_pb2.StringMap()).contents)
         return values
-
-    def _secret(self, secret_id: str) -> Secret:
-        if secret_id not in self.world.secrets:
-            raise GRPCError(Status.NOT_FOUND, f"Secret {secret_id} not found")
-        return self.world.secrets[secret_id]
 
     async def _create(
         self, backend: int, request: Any, values: Mapping[str, str], metadata: Metadata

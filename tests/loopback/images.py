@@ -1,7 +1,8 @@
 """Images of the loopback server: what a registry has, what a build makes of it.
 
 There are no containers here. An image is a folder with the files that its layers bring; a sandbox of it finds
-them because paths in argv and environment that name them are rewritten to that folder.
+them because paths in argv and environment that name them are rewritten to that folder. What a build runs is in
+:mod:`tests.loopback.build_commands`.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from pathlib import Path, PurePosixPath
 
 from modal_proto import api_pb2
 
+from tests.loopback.build_commands import Commands, joined
 from tests.loopback.model import LoopbackImage
 
-IGNORED = {"CMD", "ENTRYPOINT", "WORKDIR", "LABEL", "SHELL", "EXPOSE", "USER", "ARG"}
+IGNORED = {"CMD", "ENTRYPOINT", "LABEL", "SHELL", "EXPOSE"}
 
 
 class BuildFailed(Exception):
@@ -39,7 +41,7 @@ class Mount:
 
 @dataclass
 class BuiltImage:
-    """An image that was built. ``registry`` is the name that its first layer came from."""
+    """An image that was built. ``registry`` is the name that its first layer came from, ``log`` its last layer's."""
 
     id: str
     root: Path
@@ -48,6 +50,9 @@ class BuiltImage:
     registry: str
     log: str = ""
     failure: str | None = None
+    workdir: str = "/"
+    user: str = "root"
+    commands: tuple[str, ...] = ()
 
     def local(self, value: str) -> str:
         """Rewrite a path that this image brings to where it really is."""
@@ -72,6 +77,7 @@ class ImageStore:
         self.mounts: dict[str, Mount] = {}
         self.builds = 0
         self.pull_failures = 0
+        self._commands = Commands(folder / "bin")
         self._content = folder / "content"
         self._content.mkdir(parents=True)
 
@@ -91,46 +97,76 @@ class ImageStore:
     def mount_by_id(self, mount_id: str) -> Mount | None:
         return next((mount for mount in self.mounts.values() if mount.id == mount_id), None)
 
-    def get_or_build(self, definition: api_pb2.Image, credentials: tuple[str, str] | None) -> BuiltImage:
-        """Build an image, or find it: equal definitions are one image, as on Modal. A failed build isn't kept."""
-        key = hashlib.sha256(definition.SerializeToString(deterministic=True)).hexdigest()
-        image_id = f"im-{key[:22]}"
-        known = self.built.get(image_id)
-        if known is not None and known.failure is None:
-            return known
+    def known(self, definition: api_pb2.Image) -> BuiltImage | None:
+        """The image that an equal definition has made: equal ones are one image, as on Modal."""
+        known = self.built.get(_id_of(definition))
+        return known if known is not None and known.failure is None else None
+
+    def build(
+        self, definition: api_pb2.Image, credentials: tuple[str, str] | None, secrets: Mapping[str, str]
+    ) -> BuiltImage:
+        """Build an image, which may take as long as its commands do. A failed build isn't kept."""
         self.builds += 1
-        image = BuiltImage(image_id, self._folder / image_id, Path(), {}, "")
+        commands = tuple(joined(definition.dockerfile_commands))
+        image_id = _id_of(definition)
+        image = BuiltImage(image_id, self._folder / image_id, Path(), {}, "", commands=commands)
         shutil.rmtree(image.root, ignore_errors=True)
         image.root.mkdir()
+        arguments: dict[str, str] = {}
         try:
-            for command in definition.dockerfile_commands:
-                self._apply(image, command, definition, credentials)
+            for command in commands:
+                image.log += f"=> {command}\n"
+                word, _, rest = command.partition(" ")
+                if word == "ARG":
+                    name, _, default = rest.strip().partition("=")
+                    arguments[name] = definition.build_args.get(name, default)
+                elif word == "RUN":
+                    self._run(image, rest.strip(), {**arguments, **secrets})
+                else:
+                    self._apply(image, word, rest.strip(), definition, credentials)
         except BuildFailed as error:
             image.failure = str(error)
             image.log += f"{error}\n"
         self.built[image_id] = image
         return image
 
+    def _run(self, image: BuiltImage, command: str, variables: Mapping[str, str]) -> None:
+        image.python = self._commands.python(image.root, image.python)
+        own = {name: image.local_variable(name, value) for name, value in image.env.items()}
+        ended = self._commands.run(command, image.root, image.workdir, image.python, {**own, **variables})
+        image.log += ended.stdout
+        if ended.returncode:
+            raise BuildFailed(f"the command ended with exit code {ended.returncode}: {command}")
+
     def _apply(
-        self, image: BuiltImage, command: str, definition: api_pb2.Image, credentials: tuple[str, str] | None
+        self,
+        image: BuiltImage,
+        word: str,
+        rest: str,
+        definition: api_pb2.Image,
+        credentials: tuple[str, str] | None,
     ) -> None:
-        image.log += f"=> {command}\n"
-        word, _, rest = command.strip().partition(" ")
         if word == "FROM":
-            self._from(image, rest.strip(), definition, credentials)
+            self._from(image, rest, definition, credentials)
         elif word == "COPY":
             self._copy(image, rest.split(), definition)
         elif word == "ENV":
             for pair in shlex.split(rest):
                 name, _, value = pair.partition("=")
                 image.env[name] = value
-        elif word not in IGNORED and word:
-            # The seam for a builder that runs commands: RUN would start a process in `image.root`.
-            raise BuildUnsupported(f"the loopback server has no builder for {command!r}")
+        elif word == "WORKDIR":
+            image.workdir = str(PurePosixPath(image.workdir) / rest)
+            (image.root / image.workdir.lstrip("/")).mkdir(parents=True, exist_ok=True)
+        elif word == "USER":
+            image.user = rest
+        elif word not in IGNORED:
+            raise BuildUnsupported(f"the loopback server has no builder for {word} {rest!r}")
 
     def _from(
         self, image: BuiltImage, name: str, definition: api_pb2.Image, credentials: tuple[str, str] | None
     ) -> None:
+        if image.registry:
+            raise BuildUnsupported("the loopback server has no builder for several stages")
         for base in definition.base_images:
             if base.docker_tag == name:
                 self._inherit(image, self.built[base.image_id])
@@ -164,14 +200,21 @@ class ImageStore:
 
     def _inherit(self, image: BuiltImage, base: BuiltImage) -> None:
         image.python, image.registry = base.python, base.registry
+        image.workdir, image.user = base.workdir, base.user
         image.env.update(base.env)
         shutil.copytree(base.root, image.root, dirs_exist_ok=True, symlinks=True)
+        if base.python.is_relative_to(base.root):
+            image.python = image.root / base.python.relative_to(base.root)
 
     def _copy(self, image: BuiltImage, arguments: Sequence[str], definition: api_pb2.Image) -> None:
-        source, target = arguments[-2], arguments[-1]
+        if arguments[0].startswith("--from"):
+            raise BuildUnsupported(f"the loopback server has no builder for COPY {arguments[0]}")
+        source, target = arguments[-2], str(PurePosixPath(image.workdir) / arguments[-1])
         mount = self.mount_by_id(definition.context_mount_id)
         if mount is None:
             raise BuildFailed(f"COPY {source}: there is no build context")
+        if not mount.files:
+            raise BuildFailed(f"COPY {source}: no such file in the build context")
         prefix = PurePosixPath("/") / source
         for name, (digest, mode) in mount.files.items():
             path = PurePosixPath(name)
@@ -183,6 +226,10 @@ class ImageStore:
             destination.unlink(missing_ok=True)
             shutil.copyfile(self._content / digest, destination)
             os.chmod(destination, mode & 0o777 or 0o644)
+
+
+def _id_of(definition: api_pb2.Image) -> str:
+    return f"im-{hashlib.sha256(definition.SerializeToString(deterministic=True)).hexdigest()[:22]}"
 
 
 def _place(source: Path, destination: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -269,10 +270,12 @@ def base_environment(sandbox_id: str, task_id: str, image: BuiltImage, folder: P
     }
 
 
-def make_folder(folder: Path) -> Path:
-    """Make the folders of one sandbox."""
+def make_folder(folder: Path, image: BuiltImage) -> Path:
+    """Make the folders of one sandbox; its ``/app`` has what the image brings there."""
     for name in ("home", "work", "tmp"):
         (folder / name).mkdir(parents=True)
+    if (image.root / "app").is_dir():
+        shutil.copytree(image.root / "app", folder / "work", dirs_exist_ok=True)
     return folder
 
 

@@ -133,7 +133,7 @@ class World:
         # _task_command_router_client.py _is_v2_task_id: a V2 task ends in "V".
         sandbox_id = new_id("sb", 22 if backend == 1 else 26)
         task_id = new_id("ta", 22) if backend == 1 else new_id("ta", 25) + "V"
-        folder = make_folder(self.folder / "sandboxes" / sandbox_id)
+        folder = make_folder(self.folder / "sandboxes" / sandbox_id, image)
         mounts = {mount.mount_path: self.volumes[mount.volume_id] for mount in definition.volume_mounts}
         placement = Placement(
             app=app.name,

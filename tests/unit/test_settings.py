@@ -58,6 +58,7 @@ COMPONENT_DEFAULTS = {
     "prefect_api_key": None,
     "work_pool": None,
     "image_source": None,
+    "build_secrets": [],
 }
 
 

@@ -1,0 +1,351 @@
+"""The image that Modal builds for a ``DockerSettings``, as frozen, printable data. No files, network or environment.
+
+The instructions are those of a Dockerfile, in layers: what changes least comes first and the code last, so that another
+version of the code makes its own layer again and no other. What Modal can't build is refused by name, and nothing that
+looks like a password gets into a layer: whoever can use an image can read its layers.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from zenml.config import DockerSettings
+from zenml.config.docker_settings import DockerBuildConfig, PythonPackageInstaller
+from zenml.utils.secret_utils import is_secret_reference
+
+from bridge.errors import InvalidSettings
+
+FOLDER = "/app"
+"""Where ZenML's images have the user's code, and their working folder."""
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
+_APT_PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+\-:=~_*/]*")
+_CREDENTIALS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<who>[^\s/@'\"]+)@")
+_FROM_ENVIRONMENT = re.compile(r"\$(\{\w+\}|\w+)")
+_FILES_FROM = re.compile(r"^\s*ADD\s+(?!(--\S+\s+)*https?://)", re.IGNORECASE)
+_MOUNT = re.compile(r"^\s*RUN\s+(--\S+\s+)*--mount=", re.IGNORECASE)
+_COPY_OF_FILES = re.compile(r"^\s*COPY\s+(?!.*--from=)", re.IGNORECASE)
+
+_UNUSED = {
+    "image_tag": "Modal gives images ids, not tags",
+    "target_repository": "nothing is pushed to a registry",
+    "python_package_installer_cache_mount": "Modal's builder has no cache mounts; it keeps each layer instead",
+    "build_options": "ZenML itself doesn't use it any more",
+}
+_DOCKERS_OWN = {"pull", "rm"}
+"""Build options that say how Docker keeps house; Modal does it by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """The user's code: pairs of a path in the image, below :data:`FOLDER`, and its file here; and a hash of it all."""
+
+    files: tuple[tuple[str, str], ...]
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dockerfile:
+    """A user's own Dockerfile. ``ignore`` are the patterns of its dockerignore; without ``context`` it has no files."""
+
+    path: str
+    text: str
+    context: str | None = None
+    ignore: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a translation needs to know beyond the settings.
+
+    ``requirements`` are pairs of a file's name and its text, in the order of their installation. ``apt_packages`` are
+    those of the stack and of integrations. ``code`` is None where the sandbox fetches it.
+    """
+
+    zenml: str
+    default_parent: str
+    requirements: tuple[tuple[str, str], ...] = ()
+    apt_packages: tuple[str, ...] = ()
+    code: Code | None = None
+    dockerfile: Dockerfile | None = None
+    build_secrets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One step of a build, which Modal keeps as long as it and those before it stay the same.
+
+    ``what`` is for a person. ``files`` is what its ``COPY`` instructions find: names and texts. ``secrets`` says if
+    its commands see the build's secrets, ``code`` whether they find the user's code.
+    """
+
+    what: str
+    commands: tuple[str, ...]
+    files: tuple[tuple[str, str], ...] = ()
+    secrets: bool = False
+    code: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ImageDefinition:
+    """An image to be built. It begins with ``parent``, a reference of a registry, or with ``dockerfile``.
+
+    ``build_secrets`` are names of Modal Secrets.
+    """
+
+    parent: str
+    layers: tuple[Layer, ...]
+    dockerfile: Dockerfile | None = None
+    build_args: tuple[tuple[str, str], ...] = ()
+    build_secrets: tuple[str, ...] = ()
+    code: Code | None = None
+
+    def __str__(self) -> str:
+        first = f"# {self.dockerfile.path}\n{self.dockerfile.text}" if self.dockerfile else f"FROM {self.parent}"
+        lines = [first.rstrip()]
+        for layer in self.layers:
+            lines += [f"# {layer.what}", *layer.commands]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class Translation:
+    """A definition, and what of the user's settings it doesn't use."""
+
+    definition: ImageDefinition
+    warnings: tuple[str, ...] = ()
+
+
+def define(settings: DockerSettings, facts: Facts, where: str) -> Translation:
+    """Translate the settings of ``where``, say "the pipeline". Raises ``InvalidSettings`` for what can't be built."""
+    return _Translator(settings, facts, where).translation()
+
+
+@dataclass
+class _Translator:
+    settings: DockerSettings
+    facts: Facts
+    where: str
+    values: Mapping[str, object] = field(init=False)
+    warnings: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.values = vars(self.settings)  # attribute access would resolve references to secrets
+
+    def translation(self) -> Translation:
+        self._refuse_secrets()
+        self._warn()
+        settings, facts = self.settings, self.facts
+        arguments = self._build_args("build_config", settings.build_config)
+        dockerfile_arguments = self._dockerfile_args()
+        layers = [
+            Layer("the working folder and the environment", (f"WORKDIR {FOLDER}", *self._env("environment"))),
+            *self._apt(),
+            *self._python(),
+            *self._rest(),
+        ]
+        definition = ImageDefinition(
+            parent="" if facts.dockerfile else settings.parent_image or facts.default_parent,
+            layers=tuple(_with_arguments(layer, arguments) for layer in layers),
+            dockerfile=facts.dockerfile,
+            build_args=tuple(sorted({**dockerfile_arguments, **arguments}.items())),
+            build_secrets=facts.build_secrets,
+            code=facts.code,
+        )
+        return Translation(definition, tuple(self.warnings))
+
+    def _env(self, name: str) -> Iterator[str]:
+        values: dict[str, object] = dict(getattr(self.settings, name))
+        for key, value in values.items():
+            text = str(value)
+            if not _VARIABLE.fullmatch(key) or "\n" in text:
+                raise self._wrong(
+                    name, key, "that is no name, or no value, of a variable of an image", "Write A_NAME=text"
+                )
+            yield f"ENV {key.upper()}={shlex.quote(text)}"  # in capitals, as ZenML writes them
+
+    def _apt(self) -> Iterator[Layer]:
+        packages = list(dict.fromkeys([*self.settings.apt_packages, *self.facts.apt_packages]))
+        for package in packages:
+            if not _APT_PACKAGE.fullmatch(package):
+                raise self._wrong(
+                    "apt_packages", package, "that is no name of a Debian package", "Write one, like `git`"
+                )
+        if packages:
+            install = f"apt-get install -y --no-install-recommends {shlex.join(packages)}"
+            yield Layer(f"apt: {', '.join(packages)}", (f"RUN apt-get update && {install}",))
+
+    def _python(self) -> Iterator[Layer]:
+        uv = self.settings.python_package_installer is PythonPackageInstaller.UV
+        own_parent = bool(self.settings.parent_image or self.facts.dockerfile)
+        if uv and (self.facts.requirements or own_parent):
+            command = "RUN command -v uv || python -m pip install --no-cache-dir uv"
+            yield Layer("uv", (command,), secrets=True)
+        install = self._install_command(uv)
+        if own_parent:
+            command = f"RUN python -c 'import zenml' || {install} zenml=={self.facts.zenml}"
+            yield Layer(f"zenml {self.facts.zenml}, unless the parent image has one", (command,), secrets=True)
+        for name, text in self.facts.requirements:
+            commands = (f"COPY {name} .", f"RUN {install} -r {name}")
+            yield Layer(_what(name, text), commands, files=((name, text),), secrets=True)
+
+    def _install_command(self, uv: bool) -> str:
+        given = self.settings.python_package_installer_args
+        arguments: dict[str, object] = {"no-cache-dir": None}
+        if not uv:
+            arguments["default-timeout"] = 60
+        elif not {"python", "system"} & given.keys():
+            # Into the Python that runs the steps, be it of a virtual environment or the image's own.
+            arguments["python"] = ""
+        arguments.update(given)
+        words = ["uv pip install" if uv else "python -m pip install"]
+        for name, value in arguments.items():
+            if name == "python" and value == "":
+                words.append('--python "$(command -v python)"')
+            else:
+                words.append(shlex.quote(f"--{name}" if value is None else f"--{name}={value}"))
+        return " ".join(words)
+
+    def _rest(self) -> Iterator[Layer]:
+        """Runtime environment, code, the local project and the user: the code as late as can be."""
+        settings, code = self.settings, self.facts.code
+        commands = ["ENV ZENML_ENABLE_REPO_INIT_WARNINGS=False"]
+        if settings.user is not None:
+            commands.append(f"ENV ZENML_CONFIG_PATH={FOLDER}/.zenconfig")  # it may have no home
+        commands += self._env("runtime_environment")
+        yield Layer("the environment of the steps", tuple(commands))
+        last = ["COPY . .", "RUN chmod -R a+rw ."] if code is not None else []
+        if settings.local_project_install_command:
+            last.append(f"RUN {settings.local_project_install_command}")
+        if settings.user is not None:
+            if not _USER.fullmatch(settings.user):
+                raise self._wrong("user", settings.user, "that is no name of a user", "Write `name` or `name:group`")
+            last += [f"RUN chown -R {settings.user} .", f"USER {settings.user}"]
+        if last:
+            what = f"the code, {len(code.files)} files" if code is not None else f"the user {settings.user}"
+            yield Layer(what, tuple(last), secrets=bool(settings.local_project_install_command), code=code is not None)
+
+    def _build_args(self, name: str, config: DockerBuildConfig | None) -> dict[str, str]:
+        """The build arguments; Modal's builder knows no other of Docker's options."""
+        options = config.build_options if config is not None else None
+        if options is None:
+            return {}
+        told = {key: value for key, value in options.model_dump(exclude_unset=True).items() if value is not None}
+        for option in sorted(told.keys() - {"build_args"}):
+            if option in _DOCKERS_OWN:
+                self.warnings.append(
+                    f"DockerSettings.{name}.build_options.{option} of {self.where}: not used by Modal."
+                )
+                continue
+            fix = "Take it out"
+            if option == "no_cache":
+                fix += "; MODAL_FORCE_BUILD=1 in the environment of the submission builds all layers again"
+            raise self._wrong(f"{name}.build_options.{option}", told[option], "Modal's builder has no such option", fix)
+        arguments: dict[str, object] = dict(options.build_args or {})
+        for key in arguments:
+            if not _VARIABLE.fullmatch(key):
+                raise self._wrong(f"{name}.build_options.build_args", key, "that is no name", "Write a variable's name")
+        return {key: str(value) for key, value in arguments.items()}
+
+    def _dockerfile_args(self) -> dict[str, str]:
+        config, dockerfile = self.settings.parent_image_build_config, self.facts.dockerfile
+        if dockerfile is None:
+            for name in ("build_context_root", "parent_image_build_config"):
+                if self.values[name]:
+                    self.warnings.append(f"DockerSettings.{name} of {self.where}: not used, there is no `dockerfile`.")
+            return {}
+        if self.settings.parent_image:
+            self.warnings.append(f"DockerSettings.parent_image of {self.where}: not used, `dockerfile` says its own.")
+        for number, line in enumerate(dockerfile.text.splitlines(), 1):
+            at = f"{dockerfile.path}, line {number}: {line.strip()}"
+            if _FILES_FROM.match(line):
+                raise self._wrong(
+                    "dockerfile", at, "Modal gets no files for ADD", "Write COPY, or ADD with an https URL"
+                )
+            if _MOUNT.match(line):
+                raise self._wrong(
+                    "dockerfile",
+                    at,
+                    "Modal's builder has no --mount",
+                    "Name a Modal Secret in `build_secrets`, or COPY",
+                )
+            if dockerfile.context is None and _COPY_OF_FILES.match(line):
+                raise self._wrong(
+                    "dockerfile",
+                    at,
+                    "there is no build context to copy from",
+                    "Set DockerSettings(build_context_root=...)",
+                )
+        return self._build_args("parent_image_build_config", config)
+
+    def _warn(self) -> None:
+        for name, why in _UNUSED.items():
+            if self.values[name]:
+                self.warnings.append(f"DockerSettings.{name} of {self.where}: not used, {why}.")
+
+    def _refuse_secrets(self) -> None:
+        for name, texts in self._texts():
+            for text in texts:
+                if "{{" in text and is_secret_reference(text.strip()):
+                    raise self._wrong(
+                        name,
+                        text,
+                        "a secret would be readable in the image's layers",
+                        "Give it to the steps: ZenML's or Modal's `secrets`; for the build alone, `build_secrets`",
+                    )
+                if found := _password_in(text):
+                    raise self._wrong(
+                        name,
+                        found,
+                        "a password would be readable in the image's layers",
+                        "Put it into a Modal Secret, name that in the component's `build_secrets`, and write ${NAME}",
+                    )
+
+    def _texts(self) -> Iterator[tuple[str, Iterable[str]]]:
+        for name in ("environment", "runtime_environment", "python_package_installer_args"):
+            values: dict[str, object] = dict(getattr(self.settings, name))
+            yield name, [str(value) for value in values.values()]
+        for name in ("build_config", "parent_image_build_config"):
+            config = getattr(self.settings, name)
+            if config is not None and config.build_options is not None:
+                yield (
+                    f"{name}.build_options",
+                    [str(value) for value in (config.build_options.build_args or {}).values()],
+                )
+        yield "local_project_install_command", [str(self.values["local_project_install_command"] or "")]
+        for file, text in self.facts.requirements:
+            yield f"requirements ({file})", text.splitlines()
+        if self.facts.dockerfile:
+            yield f"dockerfile ({self.facts.dockerfile.path})", self.facts.dockerfile.text.splitlines()
+
+    def _wrong(self, name: str, value: object, problem: str, fix: str) -> InvalidSettings:
+        return InvalidSettings(f"DockerSettings.{name} of {self.where}", value, problem, fix)
+
+
+def _with_arguments(layer: Layer, arguments: Mapping[str, str]) -> Layer:
+    """The layer, its commands seeing the build arguments: each layer is a stage that has to name them anew."""
+    if not any(command.startswith("RUN ") for command in layer.commands):
+        return layer
+    return replace(layer, commands=(*(f"ARG {name}" for name in sorted(arguments)), *layer.commands))
+
+
+def _password_in(text: str) -> str | None:
+    """The URL in a text that has a password, with the password taken out."""
+    for found in _CREDENTIALS.finditer(text):
+        user, colon, password = found["who"].partition(":")
+        secret = password if colon else user
+        if not secret or _FROM_ENVIRONMENT.fullmatch(secret) or (not colon and "ssh" in found["scheme"]):
+            continue
+        return f"{found['scheme']}://***@..."
+    return None
+
+
+def _what(name: str, text: str) -> str:
+    packages = [line.strip() for line in text.splitlines() if line.strip() and not line.strip().startswith(("#", "-"))]
+    shown = ", ".join(packages[:4]) + (f" and {len(packages) - 4} more" if len(packages) > 4 else "")
+    kind = name.removeprefix(".zenml_").replace("_", " ")
+    return f"{kind}: {shown}"

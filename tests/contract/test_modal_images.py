@@ -1,0 +1,151 @@
+"""Images that Modal builds: a definition goes through the real SDK, and the loopback server carries it out."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bridge import names
+from bridge.errors import ImageNotBuilt, RunnerUnavailable, SandboxRefused
+from bridge.image_definition import Code, Dockerfile, ImageDefinition, Layer
+from bridge.plan import SandboxSpec
+from bridge.runners.base import SandboxRequest
+from bridge.runners.modal import ModalRunner
+from tests.loopback import LoopbackImage, LoopbackModal
+
+PARENT = "registry.example.com/parent:1"
+FRESH = "registry.example.com/fresh:1"
+FLAKY = "registry.example.com/flaky:1"
+PRIVATE = "registry.example.com/private:1"
+APP = "zenml-images"
+INDEX = "an-index"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[LoopbackModal]:
+    python = Path(sys.executable)
+    public = dict.fromkeys((PARENT, FRESH, FLAKY), LoopbackImage(python))
+    images = {**public, PRIVATE: LoopbackImage(python, credentials=("me", "hunter2"))}
+    with LoopbackModal(images, secrets={INDEX: {"INDEX_TOKEN": "hunter2"}}) as cloud:
+        yield cloud
+
+
+@pytest.fixture
+def cloud(server: LoopbackModal, monkeypatch: pytest.MonkeyPatch) -> LoopbackModal:
+    for name, value in server.env.items():
+        monkeypatch.setenv(name, value)
+    return server
+
+
+def code(folder: Path, text: str) -> Code:
+    (folder / "pkg").mkdir(exist_ok=True)
+    (folder / "pkg" / "run.py").write_text(text)
+    return Code((("pkg/run.py", str(folder / "pkg" / "run.py")),), text)
+
+
+BASE = ImageDefinition(
+    PARENT,
+    (
+        Layer("environment", ("WORKDIR /app", "ENV GREETING='hello you'")),
+        Layer(
+            "file",
+            ("ARG WHO", "COPY list.txt .", 'RUN echo "$GREETING $WHO" > made.txt'),
+            files=(("list.txt", "six\n"),),
+        ),
+        Layer("install", ('RUN test -n "$INDEX_TOKEN" && echo installing',), secrets=True),
+    ),
+    build_args=(("WHO", "there"),),
+    build_secrets=(INDEX,),
+)
+
+
+async def build(definition: ImageDefinition, said: list[str], private: bool = False) -> str:
+    async with ModalRunner(registry_credentials=("me", "hunter2")) as runner:
+        return await runner.build_image(APP, definition, None, private, said.append)
+
+
+async def output_of(image: str, script: str) -> list[str]:
+    async with ModalRunner() as runner:
+        request = SandboxRequest(
+            name=names.modal_name(f"box-{image}"),
+            app=APP,
+            command=("python", "-c", script),
+            spec=SandboxSpec(image=names.built_image(image), timeout=60),
+        )
+        sandbox = await runner.start(request)
+        await sandbox.wait()
+        return [line.text async for line in sandbox.output()]
+
+
+async def test_layers_are_built_in_order_and_a_change_of_code_builds_only_its_own(
+    cloud: LoopbackModal, tmp_path: Path
+) -> None:
+    last = Layer("code", ("COPY . .", "RUN chmod -R a+rw ."), code=True)
+    definition = replace(BASE, parent=FRESH, layers=(*BASE.layers, last), code=code(tmp_path, "print('one')"))
+    said: list[str] = []
+    before = cloud.stats().image_builds
+    first = await build(definition, said)
+    assert cloud.stats().image_builds - before == 5
+    assert [line.partition(":")[0].strip() for line in said] == [
+        "layer 1 of 5, the parent image registry.example.com/fresh",
+        *(f"layer {number} of 5, {what}" for number, what in enumerate(["environment", "file", "install", "code"], 2)),
+    ]
+    assert await build(definition, []) == first
+    assert cloud.stats().image_builds - before == 5
+    changed = replace(definition, code=code(tmp_path, "print('two')"))
+    second = await build(changed, [])
+    assert second != first
+    assert cloud.stats().image_builds - before == 6
+    # What is in it, `bridge` included, which each flow adds by itself.
+    script = (
+        "import os, pathlib; print(os.environ['GREETING'], 'INDEX_TOKEN' in os.environ);"
+        "print(pathlib.Path('made.txt').read_text().strip(), pathlib.Path('list.txt').read_text().strip());"
+        "exec(pathlib.Path('pkg/run.py').read_text())"
+    )
+    assert await output_of(second, script) == ["hello you False", "hello you there six", "two"]
+
+
+async def test_a_failing_command_shows_its_output(cloud: LoopbackModal) -> None:
+    layers = (Layer("what fails", ("RUN echo the reason is >&2 && echo this && exit 3",)),)
+    with pytest.raises(ImageNotBuilt) as caught:
+        await build(replace(BASE, layers=layers), [])
+    message = str(caught.value)
+    assert all(text in message for text in ("layer 2 of 2, what fails", "the reason is\nthis\n", "exit code 3"))
+
+
+async def test_a_registry_that_fails_for_a_moment_says_nothing_of_the_image(cloud: LoopbackModal) -> None:
+    cloud.image_pull_fails(1)
+    with pytest.raises(RunnerUnavailable, match="connection reset"):
+        await build(replace(BASE, parent=FLAKY, layers=()), [])
+
+
+async def test_the_registry_s_credentials_go_to_its_own_images_alone(cloud: LoopbackModal) -> None:
+    assert await build(replace(BASE, parent=PRIVATE, layers=()), [], private=True)
+    with pytest.raises(ImageNotBuilt, match="unauthorized"):
+        await build(replace(BASE, parent=PRIVATE, layers=()), [])
+
+
+async def test_a_secret_that_is_not_there(cloud: LoopbackModal) -> None:
+    with pytest.raises(SandboxRefused, match=r"'nothing'.*modal secret create"):
+        await build(replace(BASE, build_secrets=("nothing",)), [])
+
+
+async def test_a_dockerfile_with_a_context(cloud: LoopbackModal, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "wanted.txt").write_text("wanted")
+    (tmp_path / "data" / "unwanted.log").write_text("unwanted")
+    run = "RUN ls data > \\\n  seen.txt && echo $WHO >> seen.txt"
+    text = f"FROM {PARENT}\nARG WHO\nWORKDIR /srv\nCOPY data /srv/data\n{run}\n"
+    dockerfile = Dockerfile(str(tmp_path / "Dockerfile"), text, str(tmp_path), ("**/*.log",))
+    layers = (Layer("where the code goes", ("WORKDIR /app", "RUN cp ../srv/seen.txt .")),)
+    image = await build(replace(BASE, parent="", dockerfile=dockerfile, layers=layers), [])
+    assert await output_of(image, "print(open('seen.txt').read().split())") == ["['wanted.txt', 'there']"]
+
+
+async def test_an_image_of_another_account(cloud: LoopbackModal) -> None:
+    with pytest.raises(SandboxRefused, match=r"isn't known to this Modal account.*submit the pipeline again"):
+        await output_of("im-0000000000000000000000", "print()")

@@ -1,0 +1,95 @@
+"""Pipelines whose images Modal builds: no Docker, no container registry, no image builder."""
+
+from __future__ import annotations
+
+import importlib.util
+import zipfile
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from tests.integration.lab import IMAGE, Lab
+from tests.integration.refusals import names_all
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a package that is nowhere else."""
+    folder = tmp_path_factory.mktemp("wheels")
+    about = "unheard_of-1.0.dist-info"
+    with zipfile.ZipFile(folder / "unheard_of-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("unheard_of.py", "greeting = 'hello'\n")
+        wheel.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: unheard-of\nVersion: 1.0\n")
+        wheel.writestr(
+            f"{about}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        wheel.writestr(f"{about}/RECORD", f"unheard_of.py,,\n{about}/METADATA,,\n{about}/WHEEL,,\n{about}/RECORD,,\n")
+    return folder
+
+
+def docker(wheels: Path, **more: Any) -> dict[str, Any]:
+    return {
+        "requirements": ["unheard-of==1.0"],
+        "python_package_installer_args": {"no-index": None, "find-links": str(wheels)},
+        **more,
+    }
+
+
+def bare_stack(lab: Lab, **configuration: Any) -> str:
+    """A stack on Modal with nothing in it that has to do with images."""
+    from zenml.client import Client
+    from zenml.enums import StackComponentType as Kind
+
+    client = Client()
+    orchestrator = client.get_stack(lab.stack("modal", **configuration)).components[Kind.ORCHESTRATOR][0]
+    name = f"bare-{uuid4().hex[:6]}"
+    client.create_stack(name, components={Kind.ORCHESTRATOR: orchestrator.name, Kind.ARTIFACT_STORE: "shared"})
+    return name
+
+
+def test_a_pipeline_without_docker(lab: Lab, wheels: Path) -> None:
+    """ZenML's own parent image, a requirement that is nowhere else, the code in the image; then its snapshot again."""
+    import unheard
+    from zenml.client import Client
+
+    from bridge.flow import zenml_pipeline
+
+    assert importlib.util.find_spec("unheard_of") is None
+    stack = bare_stack(lab)
+    given = docker(wheels, allow_download_from_artifact_store=False, environment={"SHELL_LEVEL": 1})
+    ran = lab.run(unheard.greeting, stack, settings={"execution_mode": "per_step"}, docker=given)
+    assert ran.error is None
+    assert ran.steps == {"greet": "completed", "answer": "completed"}
+    assert [trace["said"] for trace in ran.traces("greet")] == ["hello world"]
+    snapshot = ran.run.snapshot
+    (item,) = snapshot.build.images.values()
+    assert item.image.startswith("modal://im-")
+    assert item.contains_code
+    assert snapshot.code_path is None
+    builds = lab.modal.stats().image_builds
+
+    assert zenml_pipeline(snapshot_id=snapshot.id, return_state=True).is_completed()
+    newest = Client().list_pipeline_runs(sort_by="desc:created", size=1, hydrate=True)[0]
+    assert newest.id != ran.run.id
+    assert (newest.status.value, newest.snapshot.id) == ("completed", snapshot.id)
+    assert len(ran.traces("greet")) == 2
+    assert lab.modal.stats().image_builds == builds
+
+
+def test_a_build_that_fails(lab: Lab, wheels: Path) -> None:
+    """The output of the command that failed, before there is a run; and one mistake that isn't tried at all."""
+    import unheard
+
+    stack = lab.stack("modal", image_source="modal")
+    created = lab.modal.stats().created
+    ran = lab.run(unheard.greeting, stack, docker=docker(wheels, requirements=["unheard-of==2.0"], parent_image=IMAGE))
+    assert ran.run is None
+    names_all(str(ran.error), "layer", "user requirements: unheard-of==2.0", "unheard-of==2.0", "exit code 1")
+    url = "https://me:hunter2@pypi.example.com/simple"
+    wrong = docker(wheels, python_package_installer_args={"index-url": url})
+    ran = lab.run(unheard.greeting, stack, docker=wrong)
+    names_all(str(ran.error), "DockerSettings.python_package_installer_args of the pipeline", "build_secrets")
+    assert "hunter2" not in str(ran.error)
+    assert lab.modal.stats().created == created

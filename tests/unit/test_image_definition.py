@@ -1,0 +1,267 @@
+"""What becomes of each field of ``DockerSettings`` where Modal builds the image."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from zenml.config import DockerSettings
+
+from bridge.errors import InvalidSettings
+from bridge.image_definition import Code, Dockerfile, Facts, ImageDefinition, Layer, define
+
+FACTS = Facts(zenml="0.98.0", default_parent="zenmldocker/zenml:0.98.0-py3.11")
+CODE = Code((("steps/train.py", "/home/me/steps/train.py"), ("run.py", "/home/me/run.py")), "c0de")
+USER = ((".zenml_user_requirements", "idna==3.10\nsix"),)
+
+
+def defined(facts: Facts = FACTS, **settings: Any) -> ImageDefinition:
+    translation = define(DockerSettings(**settings), facts, "the pipeline")
+    assert translation.warnings == ()
+    return translation.definition
+
+
+def warnings(facts: Facts = FACTS, **settings: Any) -> str:
+    return "\n".join(define(DockerSettings(**settings), facts, "the pipeline").warnings)
+
+
+def refused(facts: Facts = FACTS, **settings: Any) -> str:
+    with pytest.raises(InvalidSettings) as caught:
+        define(DockerSettings(**settings), facts, "step train")
+    assert "of step train" in str(caught.value)
+    return str(caught.value)
+
+
+def commands(definition: ImageDefinition) -> list[str]:
+    return [command for layer in definition.layers for command in layer.commands]
+
+
+def of(definition: ImageDefinition, fragment: str) -> Layer:
+    (found,) = [layer for layer in definition.layers if any(fragment in command for command in layer.commands)]
+    return found
+
+
+def test_nothing_said_is_zenml_s_own_image() -> None:
+    definition = defined()
+    assert definition.parent == FACTS.default_parent
+    assert commands(definition) == ["WORKDIR /app", "ENV ZENML_ENABLE_REPO_INIT_WARNINGS=False"]
+    assert str(definition).startswith("FROM zenmldocker/zenml:0.98.0-py3.11\n")
+
+
+def test_parent_image_gets_what_it_may_lack() -> None:
+    definition = defined(parent_image="pytorch/pytorch:2.9")
+    assert definition.parent == "pytorch/pytorch:2.9"
+    assert of(definition, "command -v uv").commands[0].endswith("python -m pip install --no-cache-dir uv")
+    (command,) = of(definition, "import zenml").commands
+    assert command.startswith("RUN python -c 'import zenml' || uv pip install ")
+    assert command.endswith(" zenml==0.98.0")
+
+
+def test_requirements_are_installed_from_files_in_their_order() -> None:
+    files = ((".zenml_stack_integration_requirements", "s3fs"), *USER)
+    definition = defined(replace(FACTS, requirements=files), requirements=["idna==3.10", "six"])
+    layers = [layer for layer in definition.layers if layer.files]
+    assert [layer.files for layer in layers] == [(files[0],), (files[1],)]
+    assert layers[1].commands[0] == "COPY .zenml_user_requirements ."
+    assert layers[1].commands[1].endswith(" -r .zenml_user_requirements")
+    assert layers[1].what == "user requirements: idna==3.10, six"
+
+
+@pytest.mark.parametrize(
+    ("settings", "command"),
+    [
+        ({}, 'RUN uv pip install --no-cache-dir --python "$(command -v python)" -r'),
+        ({"python_package_installer": "pip"}, "RUN python -m pip install --no-cache-dir --default-timeout=60 -r"),
+        (
+            {"python_package_installer_args": {"system": None, "index-strategy": "unsafe-best-match"}},
+            "RUN uv pip install --no-cache-dir --system --index-strategy=unsafe-best-match -r",
+        ),
+        (
+            {"python_package_installer": "pip", "python_package_installer_args": {"default-timeout": 5}},
+            "RUN python -m pip install --no-cache-dir --default-timeout=5 -r",
+        ),
+        (
+            {"python_package_installer": "pip", "python_package_installer_args": {"platform": "a; rm -r /"}},
+            "RUN python -m pip install --no-cache-dir --default-timeout=60 '--platform=a; rm -r /' -r",
+        ),
+    ],
+)
+def test_installer_and_its_arguments(settings: dict[str, Any], command: str) -> None:
+    layer = of(defined(replace(FACTS, requirements=USER), **settings), "-r .zenml_user")
+    assert layer.commands[1].startswith(command)
+
+
+def test_pip_needs_no_uv() -> None:
+    definition = defined(replace(FACTS, requirements=USER), python_package_installer="pip", parent_image="x/y:1")
+    assert not [command for command in commands(definition) if "uv" in command]
+
+
+def test_apt_packages_of_the_user_the_stack_and_integrations() -> None:
+    definition = defined(replace(FACTS, apt_packages=("libgomp1", "git")), apt_packages=["git", "ffmpeg"])
+    assert of(definition, "apt-get").commands == (
+        "RUN apt-get update && apt-get install -y --no-install-recommends git ffmpeg libgomp1",
+    )
+
+
+def test_environment_comes_first_and_runtime_environment_after_the_requirements() -> None:
+    definition = defined(
+        replace(FACTS, requirements=USER),
+        environment={"pip_timeout": 5, "Greeting": "it's $HOME"},
+        runtime_environment={"OMP_NUM_THREADS": 1},
+    )
+    found = commands(definition)
+    assert found[:3] == ["WORKDIR /app", "ENV PIP_TIMEOUT=5", """ENV GREETING='it'"'"'s $HOME'"""]
+    assert found.index("ENV OMP_NUM_THREADS=1") > found.index("COPY .zenml_user_requirements .")
+
+
+def test_the_code_comes_last() -> None:
+    definition = defined(
+        replace(FACTS, requirements=USER, code=CODE),
+        runtime_environment={"A": "b"},
+        user="worker:staff",
+        local_project_install_command="pip install -e . --no-deps",
+    )
+    assert definition.code == CODE
+    assert [layer.code for layer in definition.layers] == [False] * (len(definition.layers) - 1) + [True]
+    assert definition.layers[-1].commands == (
+        "COPY . .",
+        "RUN chmod -R a+rw .",
+        "RUN pip install -e . --no-deps",
+        "RUN chown -R worker:staff .",
+        "USER worker:staff",
+    )
+
+
+def test_a_change_of_code_changes_the_definition_and_no_layer() -> None:
+    one = defined(replace(FACTS, requirements=USER, code=CODE))
+    other = defined(replace(FACTS, requirements=USER, code=replace(CODE, digest="other")))
+    assert one != other
+    assert one.layers == other.layers
+
+
+def test_a_user_without_code_of_his_own() -> None:
+    definition = defined(user="worker")
+    assert definition.layers[-1].commands == ("RUN chown -R worker .", "USER worker")
+    assert "ENV ZENML_CONFIG_PATH=/app/.zenconfig" in commands(definition)
+
+
+def test_build_arguments() -> None:
+    options = {"build_options": {"build_args": {"B": 2, "A": "one"}}}
+    definition = defined(build_config=options, apt_packages=["git"], user="me")
+    assert definition.build_args == (("A", "one"), ("B", "2"))
+    # Named again in each layer that runs something: Docker forgets them at each FROM.
+    assert [layer.commands[:2] == ("ARG A", "ARG B") for layer in definition.layers] == [False, True, False, True]
+
+
+def test_secrets_are_seen_by_what_installs() -> None:
+    facts = replace(FACTS, requirements=USER, code=CODE, build_secrets=("private-index",))
+    definition = defined(facts, parent_image="x/y:1", apt_packages=["git"], local_project_install_command="make")
+    assert definition.build_secrets == ("private-index",)
+    seeing = [layer.what.partition(":")[0] for layer in definition.layers if layer.secrets]
+    assert seeing == ["uv", "zenml 0.98.0, unless the parent image has one", "user requirements", "the code, 2 files"]
+
+
+DOCKERFILE = Dockerfile("docker/Dockerfile", "FROM python:3.11\nRUN echo hello\n")
+
+
+def test_a_dockerfile() -> None:
+    definition = defined(
+        replace(FACTS, dockerfile=DOCKERFILE, requirements=USER),
+        dockerfile="docker/Dockerfile",
+        parent_image_build_config={"build_options": {"build_args": {"A": 1}}},
+    )
+    assert (definition.parent, definition.dockerfile) == ("", DOCKERFILE)
+    assert definition.build_args == (("A", "1"),)
+    assert of(definition, "import zenml")
+    assert str(definition).startswith("# docker/Dockerfile\nFROM python:3.11\nRUN echo hello\n# ")
+
+
+@pytest.mark.parametrize(
+    ("line", "context", "says"),
+    [
+        ("COPY requirements.txt .", None, ("line 2: COPY requirements.txt .", "build_context_root")),
+        ("ADD model.tar.gz /opt", "docker", ("line 2: ADD model.tar.gz /opt", "Write COPY")),
+        ("RUN --mount=type=cache,target=/root pip install x", "docker", ("--mount", "build_secrets")),
+    ],
+)
+def test_a_dockerfile_that_modal_can_t_build(line: str, context: str | None, says: tuple[str, ...]) -> None:
+    dockerfile = replace(DOCKERFILE, text=f"FROM python:3.11\n{line}\n", context=context)
+    message = refused(replace(FACTS, dockerfile=dockerfile), dockerfile="docker/Dockerfile")
+    assert all(text in message for text in ("docker/Dockerfile", *says))
+
+
+@pytest.mark.parametrize("line", ["COPY . /opt", "COPY --from=golang /x /y", "ADD https://example.com/x /x"])
+def test_a_dockerfile_with_its_context(line: str) -> None:
+    dockerfile = replace(DOCKERFILE, text=f"FROM python:3.11\n{line}\n", context="docker")
+    assert defined(replace(FACTS, dockerfile=dockerfile), dockerfile="docker/Dockerfile").dockerfile == dockerfile
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"image_tag": "v1"}, "image_tag of the pipeline: not used, Modal gives images ids"),
+        ({"target_repository": "ml"}, "target_repository of the pipeline: not used, nothing is pushed"),
+        ({"python_package_installer_cache_mount": "type=cache,target=/x"}, "cache_mount of the pipeline: not used"),
+        ({"build_context_root": "."}, "build_context_root of the pipeline: not used, there is no `dockerfile`"),
+        ({"build_config": {"build_options": {"pull": True}}}, "build_options.pull of the pipeline: not used"),
+        ({"build_options": {"labels": {}}}, "build_options of the pipeline: not used, ZenML itself"),
+    ],
+)
+def test_what_is_not_used_is_said(settings: dict[str, Any], says: str) -> None:
+    assert says in warnings(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"environment": {"A B": "c"}}, ("environment", "'A B'")),
+        ({"environment": {"A": "b\nRUN c"}}, ("environment", "'A'")),
+        ({"apt_packages": ["git; true"]}, ("apt_packages", "'git; true'")),
+        ({"user": "root; true"}, ("user", "root; true", "name:group")),
+        ({"build_config": {"build_options": {"no_cache": True}}}, ("no_cache", "MODAL_FORCE_BUILD=1")),
+        ({"build_config": {"build_options": {"network": "host"}}}, ("build_options.network", "'host'", "Take it out")),
+        ({"environment": {"TOKEN": "{{modal.token}}"}}, ("environment", "{{modal.token}}", "`build_secrets`")),
+    ],
+)
+def test_what_can_not_be_built_is_refused(settings: dict[str, Any], says: tuple[str, ...]) -> None:
+    message = refused(**settings)
+    assert all(text in message for text in says)
+
+
+URL = "https://me:hunter2@pypi.example.com/simple"
+
+
+@pytest.mark.parametrize(
+    ("facts", "settings", "where"),
+    [
+        (FACTS, {"python_package_installer_args": {"index-url": URL}}, "python_package_installer_args"),
+        (FACTS, {"environment": {"PIP_INDEX_URL": URL}}, "environment"),
+        (FACTS, {"runtime_environment": {"X": "https://hunter2@pypi.example.com"}}, "runtime_environment"),
+        (FACTS, {"build_config": {"build_options": {"build_args": {"X": URL}}}}, "build_config.build_options"),
+        (FACTS, {"local_project_install_command": f"pip install -i {URL} ."}, "local_project_install_command"),
+        (
+            replace(FACTS, requirements=((".zenml_user_requirements", f"-i {URL}\nsix"),)),
+            {},
+            ".zenml_user_requirements",
+        ),
+        (
+            replace(FACTS, dockerfile=replace(DOCKERFILE, text=f"FROM x\nENV A={URL}")),
+            {"dockerfile": "d"},
+            "dockerfile",
+        ),
+    ],
+)
+def test_no_password_in_a_layer_nor_in_the_message(facts: Facts, settings: dict[str, Any], where: str) -> None:
+    message = refused(facts, **settings)
+    assert where in message
+    assert "build_secrets" in message
+    assert "hunter2" not in message
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://${WHO}:${TOKEN}@x.com", "https://oauth2:$TOKEN@x.com", "git+ssh://git@x.com/a", "https://x.com/a@1"],
+)
+def test_urls_without_a_password_pass(url: str) -> None:
+    assert defined(replace(FACTS, requirements=((".zenml_user_requirements", f"-i {url}"),)))
