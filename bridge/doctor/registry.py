@@ -30,7 +30,7 @@ def registry(patient: Patient) -> Iterator[Finding]:
         return
     found = patient.stack.container_registry
     if found is None:
-        return  # the stack's own check says so
+        return  # Modal builds the images, or the stack's own check says that they come from nowhere
     try:
         pair = registry_credentials(patient.stack)
     except Exception as error:

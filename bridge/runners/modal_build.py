@@ -42,19 +42,20 @@ class ImageBuilder:
         with tempfile.TemporaryDirectory(prefix="zenml-modal-prefect-image-") as folder:
             image, what = _base(definition, credentials, secrets, Path(folder))
             total = 1 + len(definition.layers)
-            await self._make(image, app, f"layer 1 of {total}, {what}", say)
+            image_id = await self._make(image, app, f"layer 1 of {total}, {what}", say)
             for number, layer in enumerate(definition.layers, 2):
                 context = Path(folder) / str(number)
                 context.mkdir()
                 if layer.code:
                     assert definition.code is not None
                     await asyncio.to_thread(_copy, definition.code, context)
-                image = _on_top(image, layer, definition, secrets, context)
-                await self._make(image, app, f"layer {number} of {total}, {layer.what}", say)
-        assert image.object_id is not None
-        return image.object_id
+                # By its id: else the SDK asks for all layers below once more.
+                below = modal.Image.from_id(image_id, client=self._clients.main)
+                image = _on_top(below, layer, definition, secrets, context)
+                image_id = await self._make(image, app, f"layer {number} of {total}, {layer.what}", say)
+        return image_id
 
-    async def _make(self, image: modal.Image, app: modal.App, what: str, say: Say) -> None:
+    async def _make(self, image: modal.Image, app: modal.App, what: str, say: Say) -> str:
         begun = time.monotonic()
         try:
             await ride_out(lambda: image.build.aio(app), self._outage, is_away)
@@ -63,6 +64,8 @@ class ImageBuilder:
         except SDK_ERRORS as error:
             raise translated(error, f"Modal can't build {what}") from error
         say(f"  {what}: {time.monotonic() - begun:.1f} s")
+        assert image.object_id is not None
+        return image.object_id
 
     async def _failure(self, error: exception.RemoteError, what: str) -> RunnerError:
         text, transient = await build_failure(self._clients.main, error, f"Modal can't build {what}")

@@ -368,9 +368,17 @@ def test_private_images(app: modal.App, credentials: tuple[str, str] | None) -> 
             image.build(app)
 
 
-def test_no_builder_for_commands(app: modal.App) -> None:
-    with pytest.raises(Exception, match="no builder"):
-        modal.Image.from_registry(IMAGE).run_commands("echo").build(app)
+def test_commands_run_in_a_folder_of_the_image(app: modal.App, client: modal.Client, backend: str) -> None:
+    image = modal.Image.from_registry(IMAGE).dockerfile_commands(
+        "WORKDIR /app", "RUN python -c 'import sys; print(sys.prefix)' > prefix"
+    )
+    code = "import sys; print(open('prefix').read().strip() != sys.prefix, sys.prefix.endswith('opt/loopback-venv'))"
+    assert python(app, client, code, image=image).stdout.read() == "True True\n"
+
+
+def test_no_builder_for_everything(app: modal.App) -> None:
+    with pytest.raises(Exception, match="no builder for HEALTHCHECK"):
+        modal.Image.from_registry(IMAGE).dockerfile_commands("HEALTHCHECK NONE").build(app)
 
 
 # What goes wrong.

@@ -88,8 +88,10 @@ async def test_layers_are_built_in_order_and_a_change_of_code_builds_only_its_ow
     definition = replace(BASE, parent=FRESH, layers=(*BASE.layers, last), code=code(tmp_path, "print('one')"))
     said: list[str] = []
     before = cloud.stats().image_builds
+    asked = cloud.stats().calls["ImageGetOrCreate"]
     first = await build(definition, said)
     assert cloud.stats().image_builds - before == 5
+    assert cloud.stats().calls["ImageGetOrCreate"] - asked == 5
     assert [line.partition(":")[0].strip() for line in said] == [
         "layer 1 of 5, the parent image registry.example.com/fresh",
         *(f"layer {number} of 5, {what}" for number, what in enumerate(["environment", "file", "install", "code"], 2)),

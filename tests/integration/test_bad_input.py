@@ -135,11 +135,6 @@ UNSERVED = [
         component={"work_pool": "nowhere"},
     ),
     Unserved(
-        "images by Modal",
-        ("image_source='modal'", "later release", "image_source='registry'"),
-        component={"image_source": "modal"},
-    ),
-    Unserved(
         "concurrency_limit of a component",
         ("concurrency_limit='gpus'", "no global concurrency limit", "prefect gcl create gpus"),
         component={"concurrency_limit": "gpus"},

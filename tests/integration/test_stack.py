@@ -74,13 +74,17 @@ class TestValidator:
         names_all(message, "artifact_store=`default`", "local", "S3", '`runner="process"`')
 
     def test_no_container_registry(self, lab: Lab) -> None:
-        message = self.refused(lab, stack_with(lab, container_registry=None))
-        names_all(message, "container_registry=None", "Add a remote one", '`image_source="modal"`', "later release")
+        """Without one Modal builds the images, unless the component says that they come from a registry."""
+        from_registry = component("orchestrator", "modal-prefect", {"image_source": "registry"})
+        message = self.refused(lab, stack_with(lab, orchestrator=from_registry, container_registry=None))
+        names_all(
+            message, "container_registry=None", "Add a remote one", f"`{from_registry}`", '`image_source="modal"`'
+        )
 
     def test_a_local_container_registry(self, lab: Lab) -> None:
         local = component("container_registry", "default", {"uri": "localhost:5000"})
         message = self.refused(lab, stack_with(lab, container_registry=local))
-        names_all(message, f"container_registry=`{local}`", "local", "such as Docker Hub")
+        names_all(message, f"container_registry=`{local}`", "local", "such as Docker Hub", '`image_source="modal"`')
 
     def test_no_image_builder(self, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
         """ZenML puts a local one in, unless it is told not to."""

@@ -444,10 +444,6 @@ def test_stacks_that_cannot_work_are_refused(here: Lab, operators: Operators, op
     with nothing_begins(here):
         message = message_of(here.run(operated.mixed, stack))
     names_all(message, "token_id=None", "starts its sandboxes from one of the orchestrator", "ZenML secret")
-    stack = operators.stack([operators.operator("modal", image_source="modal")])
-    with nothing_begins(here):
-        message = message_of(here.run(operated.mixed, stack))
-    names_all(message, "image_source='modal'", "step operator", "image_source='registry'")
 
 
 @pytest.mark.slow
