@@ -1,8 +1,9 @@
-"""The lease on which the sandboxes of a run live: their flow renews it, and without it they end.
+"""The lease on which sandboxes live: their flow, or a step operator's caller, renews it, and without it they end.
 
 The flow writes the time into the metadata of its ZenML run, once for all its sandboxes (:mod:`bridge.renewal`); each
 sandbox reads it with the token that it has anyway (:mod:`bridge.host.orphan`). So neither needs a way to the other,
-and nobody needs a way to Prefect. What is written is compared, never reckoned with: the clocks of two machines differ.
+and nobody needs a way to Prefect. The sandbox of a step operator has a lease of its own, in the metadata of its step
+run: another orchestrator has no flow. What is written is compared, never reckoned with: the clocks of two machines differ.
 Four of these writes and reads fit into one ``orphan_timeout``.
 """
 
@@ -10,11 +11,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from uuid import UUID
 
 from zenml.client import Client
 from zenml.enums import MetadataResourceTypes
 from zenml.metadata.metadata_types import MetadataTypeEnum
-from zenml.models import PipelineRunResponse, RunMetadataRequest, RunMetadataResource
+from zenml.models import PipelineRunResponse, RunMetadataRequest, RunMetadataResource, StepRunResponse
 
 from bridge import names, whereabouts
 
@@ -37,13 +39,21 @@ def renew(run: PipelineRunResponse, life: int = 1) -> None:
 
     Raises what ZenML's client raises.
     """
-    key, now = names.METADATA_FLOW_ALIVE, datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-    sign = f"{now} {whereabouts.of_this_process()} {life}"
+    _write(run.project_id, run.id, MetadataResourceTypes.PIPELINE_RUN, names.METADATA_FLOW_ALIVE, life)
+
+
+def renew_step_run(project_id: UUID, step_run_id: UUID) -> None:
+    """Write down that this process, which called a step operator, waits for the step run. Raises the same."""
+    _write(project_id, step_run_id, MetadataResourceTypes.STEP_RUN, names.METADATA_CALLER_ALIVE, 1)
+
+
+def _write(project_id: UUID, resource: UUID, kind: MetadataResourceTypes, key: str, life: int) -> None:
+    now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
     Client().zen_store.create_run_metadata(
         RunMetadataRequest(
-            project=run.project_id,
-            resources=[RunMetadataResource(id=run.id, type=MetadataResourceTypes.PIPELINE_RUN)],
-            values={key: sign},
+            project=project_id,
+            resources=[RunMetadataResource(id=resource, type=kind)],
+            values={key: f"{now} {whereabouts.of_this_process()} {life}"},
             types={key: MetadataTypeEnum.STRING},
         )
     )
@@ -52,6 +62,11 @@ def renew(run: PipelineRunResponse, life: int = 1) -> None:
 def last_sign(run: PipelineRunResponse) -> str:
     """Return what the flow of a run, read just now, has written last; "" if it never wrote anything."""
     return str(run.run_metadata.get(names.METADATA_FLOW_ALIVE, ""))
+
+
+def last_sign_of_caller(step_run: StepRunResponse) -> str:
+    """Return what the caller of a step operator has written last about a step run, read just now."""
+    return str(step_run.run_metadata.get(names.METADATA_CALLER_ALIVE, ""))
 
 
 def age(sign: str, now: datetime) -> float | None:

@@ -141,4 +141,5 @@ def plan_of(
         failure_mode=FailureMode(configuration.execution_mode.value),
         steps=(plan,),
         warm=False,
+        orphan_timeout=settings.orphan_timeout,
     )

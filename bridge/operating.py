@@ -21,6 +21,7 @@ from uuid import UUID
 from bridge import step_runs
 from bridge.operated import OperatedRun
 from bridge.outcome import Outcome, Verdict
+from bridge.renewal import StepRenewal
 from bridge.runners.base import OutputLine, Runner, Sandbox
 from bridge.step import Attempts
 from bridge.truth import Truth, ZenMLThread
@@ -256,7 +257,8 @@ async def _told(told: set[asyncio.Future[None]]) -> None:
 
 async def _carry_out(step: _Step, runner: Runner, thread: ZenMLThread) -> Outcome:
     run, plan = step.run, step.run.step
-    async with WarmSteps(run, runner, None) as warm:
+    alive = StepRenewal(run.run.project_id, run.step_run_id, run.plan.orphan_timeout)
+    async with alive, WarmSteps(run, runner, None) as warm:
         # This very step run: a dynamic pipeline's next attempt may be there before this one's end is judged.
         truth = Truth(thread, lambda steps: dict.fromkeys(steps, step_runs.record_of(run.step_run_id)))
         attempts = Attempts(run, runner, thread, truth, warm)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from uuid import UUID
 
+from zenml.client import Client
 from zenml.enums import ExecutionStatus
 from zenml.models import ExceptionInfo, PipelineRunResponse
 from zenml.orchestrators.publish_utils import publish_failed_pipeline_run
@@ -17,6 +19,23 @@ from bridge.run_status import begin_stop, end_run, status_of
 def gone(run: PipelineRunResponse, detail: str) -> Diagnosis:
     """Say that the flow of a run is gone; ``detail`` is how one knows."""
     return Diagnosis("The flow of this run is gone", detail, f"Go on where it stopped with {how_to_replay(run.id)}")
+
+
+def caller_gone(detail: str) -> Diagnosis:
+    """Say that whoever called the step operator is gone; ``detail`` is how one knows."""
+    return Diagnosis("Whoever called the step operator for this step is gone", detail, "Run the pipeline again")
+
+
+def end_step_run(step_run_id: UUID, why: Diagnosis) -> None:
+    """End a step run of a step operator on which nobody waits, if it hasn't ended: failed, or stopped if it was to be.
+
+    Raises ``KeyError`` if it was deleted.
+    """
+    status = Client().zen_store.get_run_step(step_run_id).status
+    if status is ExecutionStatus.STOPPING:
+        step_runs.record_stopped(step_run_id)
+    elif not status.is_finished and status is not ExecutionStatus.RETRYING:
+        step_runs.fail_step_run(step_run_id, why)
 
 
 def end(

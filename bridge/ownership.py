@@ -56,7 +56,7 @@ class Owner(str, Enum):
     """Whether somebody works on a run."""
 
     FLOW = "flow"
-    """Its flow does, or may come back to it."""
+    """Its flow, or a step operator's caller, does, or may come back to it."""
     NOBODY = "nobody"
     UNCLEAR = "unclear"
     """Nothing says so for certain: it is to be left alone."""
@@ -87,6 +87,18 @@ def judge(facts: Facts) -> Judgement:
     if facts.state in (FlowState.RUNNING, FlowState.CANCELLING):
         return Judgement(Owner.UNCLEAR, f"{said} and never gave a sign of life, as those of older releases don't")
     return Judgement(Owner.NOBODY, said, stopped)
+
+
+def judge_caller(sign: float | None, orphan_timeout: float, tolerance: float) -> Judgement:
+    """Decide whether somebody waits for a step run that a step operator carries out.
+
+    ``sign`` is the age in seconds of its caller's last sign of life, None if there never was one; ``tolerance`` is by
+    how much the clocks of two machines may differ.
+    """
+    if sign is None:
+        return Judgement(Owner.UNCLEAR, "whoever called the step operator never gave a sign of life")
+    last = f"whoever called the step operator gave the last sign of life {_span(sign)} ago"
+    return Judgement(Owner.NOBODY if sign > grace(orphan_timeout) + tolerance else Owner.FLOW, last)
 
 
 def _by_sign(facts: Facts, sign: float, patience: float, stopped: bool) -> Judgement:

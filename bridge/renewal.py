@@ -1,9 +1,11 @@
-"""The flow's side of the lease (:mod:`bridge.lease`): it says that it is at work for as long as it is."""
+"""The side of the lease (:mod:`bridge.lease`) that renews it: it says that somebody is at work for as long as it is."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
+from uuid import UUID
 
 from zenml.models import PipelineRunResponse
 
@@ -15,23 +17,18 @@ RETRY_SECONDS = 5.0
 _logger = logging.getLogger(__name__)
 
 
-class Renewal:
-    """Renews the lease of a run's sandboxes, from the beginning. Use as ``async with``; it never fails the run.
+class _Renewing:
+    """Renews a lease, from the beginning. Use as ``async with``; it never fails anything."""
 
-    ``life`` counts the processes of the flow run, this one included.
-    """
-
-    def __init__(self, run: PipelineRunResponse, orphan_timeout: float, life: int) -> None:
-        self._run = run
-        self._life = life
+    def __init__(self, renew: Callable[[], None], orphan_timeout: float) -> None:
+        self._renew = renew
         self._period = lease.period(orphan_timeout)
         # Of its own, and without patience: the next try comes soon, and must not wait behind other calls.
         self._thread = ZenMLThread(patience=0.0)
         self._task: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> Renewal:
+    async def __aenter__(self) -> None:
         self._task = asyncio.ensure_future(self._keep_renewing())
-        return self
 
     async def __aexit__(self, *exc_info: object) -> None:
         if self._task is not None:
@@ -42,10 +39,24 @@ class Renewal:
     async def _keep_renewing(self) -> None:
         while True:
             try:
-                await self._thread.call(lambda: lease.renew(self._run, self._life))
+                await self._thread.call(self._renew)
                 pause = self._period
             except Exception as error:
                 # The sandboxes can't read either where ZenML is away, and don't count that time.
-                _logger.warning("ZenML couldn't be told that the flow is at work: %s: %s", type(error).__name__, error)
+                _logger.warning("ZenML couldn't be told that somebody waits: %s: %s", type(error).__name__, error)
                 pause = min(self._period, RETRY_SECONDS)
             await asyncio.sleep(pause)
+
+
+class Renewal(_Renewing):
+    """A flow's, for all sandboxes of its run. ``life`` counts the processes of the flow run, this one included."""
+
+    def __init__(self, run: PipelineRunResponse, orphan_timeout: float, life: int) -> None:
+        super().__init__(lambda: lease.renew(run, life), orphan_timeout)
+
+
+class StepRenewal(_Renewing):
+    """That of a step operator's caller, for the sandbox of one step run."""
+
+    def __init__(self, project_id: UUID, step_run_id: UUID, orphan_timeout: float) -> None:
+        super().__init__(lambda: lease.renew_step_run(project_id, step_run_id), orphan_timeout)

@@ -211,6 +211,14 @@ class ModalPrefectOrchestratorSettings(SandboxSettings):
 class ModalPrefectStepOperatorSettings(SandboxSettings):
     """Settings of the step operator, for a component, a pipeline or a step."""
 
+    orphan_timeout: int = Field(
+        default=1800,
+        ge=1,
+        description="Seconds that a sandbox lives on without the process that called the step operator; "
+        "one that is given the step run again within them waits for it. Default 1800. Lower it "
+        "to pay less after a crash. Not for command steps, whose sandboxes have `timeout` alone.",
+    )
+
     COMPONENT_ONLY: ClassVar[frozenset[str]] = frozenset(
         {"runner", "token_id", "token_secret", "image_source", "build_secrets"}
     )

@@ -150,7 +150,7 @@ class ModalPrefectStepOperator(BaseStepOperator):
             plan=plan_of(name, config, snapshot, wishes, image),
             config=self.config,
             flow_run_id=os.environ.get(names.ENV_FLOW_RUN_ID, ""),
-            environment=self._plain_environment(info),
+            environment=self._plain_environment(info, wishes.settings.orphan_timeout),
             secret_environment={
                 **environment,  # the token of this run among them
                 "ZENML_ACTIVE_PROJECT_ID": str(snapshot.project_id),
@@ -172,7 +172,7 @@ class ModalPrefectStepOperator(BaseStepOperator):
                 "In a dynamic pipeline name the step, with its step operator, in @pipeline(depends_on=[...])."
             ) from error
 
-    def _plain_environment(self, info: StepRunInfo) -> dict[str, str]:
+    def _plain_environment(self, info: StepRunInfo, orphan_timeout: int) -> dict[str, str]:
         from bridge.run import LOG_ENVIRONMENT
 
         # What our orchestrator says to a step's process, where that is the one that calls.
@@ -180,6 +180,7 @@ class ModalPrefectStepOperator(BaseStepOperator):
         return {
             **{name: os.environ[name] for name in passed_on if name in os.environ},
             names.ENV_RUN_ID: str(info.run_id),
+            names.ENV_CALLER_TIMEOUT: str(orphan_timeout),
             **LOG_ENVIRONMENT,
             **local_environment(self.config.runner),
         }

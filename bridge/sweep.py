@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from uuid import UUID
 
@@ -30,22 +28,21 @@ from zenml.models import PipelineRunResponse, StackResponse
 from zenml.stack import StackComponent
 from zenml.utils.pagination_utils import depaginate
 
-from bridge import lease, names, orphans, runners
+from bridge import lease, names, operated_sweep, orphans, runners
 from bridge.errors import BridgeError, RunNotPossible
 from bridge.flow import on_own_loop
 from bridge.left_open import close_task_runs
 from bridge.orchestrator import ModalPrefectOrchestrator
 from bridge.ownership import OVER, Facts, FlowState, Judgement, Owner, judge
 from bridge.prefect_api import prefect_api, prefect_settings
+from bridge.operated_sweep import our_operators
 from bridge.runners.base import Runner, Sandbox
-from bridge.truth import couldnt_ask
+from bridge.swept import Found, Report, noted, read_uuid
 
 TOLERANCE_SECONDS = 60.0
 """By how much the clocks of two machines may differ."""
 _PAGE = 200
 _LISTED = 100
-
-_SHOWN = {Owner.NOBODY: "nobody's", Owner.UNCLEAR: "left alone", Owner.FLOW: "its flow's"}
 
 Tagged = tuple[Sandbox, Mapping[str, str]]
 
@@ -63,49 +60,10 @@ _STATES = {
 _OPEN = [state for state, meaning in _STATES.items() if meaning not in OVER]
 
 
-@dataclass(frozen=True)
-class Found:
-    """A run that may be nobody's, with its sandboxes that are alive. ``run`` is None where ZenML has deleted it."""
-
-    run_id: UUID
-    name: str
-    run: PipelineRunResponse | None
-    flow_run: FlowRun | None
-    judgement: Judgement
-    sandboxes: tuple[tuple[Sandbox, str], ...] = ()
-    """Each with its step, or ""."""
-
-
-@dataclass
-class Report:
-    """What was found in a stack, and what was done."""
-
-    stack: str
-    found: list[Found] = field(default_factory=list)
-    ended: set[UUID] = field(default_factory=set)
-    problems: list[str] = field(default_factory=list)
-    """What couldn't be asked or ended."""
-
-    def of(self, owner: Owner) -> list[Found]:
-        """The runs with that owner."""
-        return [found for found in self.found if found.judgement.owner is owner]
-
-    def lines(self) -> list[str]:
-        """The report as text: what nobody owns, what is unclear, and how many are at work."""
-        lines = []
-        for found in (*self.of(Owner.NOBODY), *self.of(Owner.UNCLEAR)):
-            done = "ended" if found.run_id in self.ended else _SHOWN[found.judgement.owner]
-            lines.append(f"  run {found.name} ({found.run_id}): {done}: {found.judgement.why}")
-            lines += [f"    sandbox {box.id}{f' of step {step}' if step else ''}" for box, step in found.sandboxes]
-        owned = self.of(Owner.FLOW)
-        boxes = sum(len(found.sandboxes) for found in owned)
-        return [f"stack {self.stack}: {len(owned)} runs with a flow, {boxes} sandboxes in them", *lines]
-
-
 def stacks(name: str | None = None, everything: bool = False) -> list[StackResponse]:
-    """Return the active stack, the one of that name, or all whose orchestrator is of this package.
+    """Return the active stack, the one of that name, or all with an orchestrator or step operator of this package.
 
-    Raises ``RunNotPossible`` where there is none, or it has another orchestrator.
+    Raises ``RunNotPossible`` where there is none, or it has neither.
     """
     client = Client()
     if everything:
@@ -116,12 +74,18 @@ def stacks(name: str | None = None, everything: bool = False) -> list[StackRespo
         raise RunNotPossible(f"--stack {name}: there is no such stack. `zenml stack list` shows them.") from error
     if not _is_ours(stack):
         raise RunNotPossible(
-            f"The stack `{stack.name}` has no orchestrator of flavour `{names.FLAVOR}`. Name one that has with --stack."
+            f"The stack `{stack.name}` has neither an orchestrator nor a step operator of flavour `{names.FLAVOR}`. "
+            "Name one that has with --stack."
         )
     return [stack]
 
 
 def _is_ours(stack: StackResponse) -> bool:
+    return has_our_orchestrator(stack) or bool(our_operators(stack))
+
+
+def has_our_orchestrator(stack: StackResponse) -> bool:
+    """Whether runs of a stack are this package's: then so are the sandboxes of its step operators."""
     orchestrators = stack.components.get(StackComponentType.ORCHESTRATOR, [])
     return any(component.flavor_name == names.FLAVOR for component in orchestrators)
 
@@ -144,7 +108,7 @@ def sweep(
     """Look at a stack, and end what nobody owns where ``end`` says so.
 
     Args:
-        stack: A stack of this package's orchestrator.
+        stack: A stack with this package's orchestrator, or with its step operators under another orchestrator.
         end: Whether to end it; else it is only reported.
         modal_environments: Where to look for sandboxes besides the orchestrator's own Modal environment.
         tolerance: By how many seconds the clocks of two machines may differ.
@@ -152,25 +116,15 @@ def sweep(
     Raises nothing for what can't be asked or ended: the report says so.
     """
     report = Report(stack.name)
-    with _noted(report):
+    with noted(report):
+        if not has_our_orchestrator(stack):
+            operated_sweep.sweep(stack, report, end, modal_environments, tolerance)
+            return report
         orchestrator = orchestrator_of(stack)
         with prefect_settings(orchestrator.config):
             sweeper = _Sweeper(stack, orchestrator, tolerance, modal_environments)
             on_own_loop(lambda: sweeper.sweep(report, end))
     return report
-
-
-@contextmanager
-def _noted(report: Report, what: str = "") -> Iterator[None]:
-    """Note in the report that something couldn't be asked or done."""
-    try:
-        yield
-    except BridgeError as error:
-        report.problems.append(f"{what}{error}")
-    except Exception as error:
-        if not couldnt_ask(error):
-            raise
-        report.problems.append(f"{what}ZenML can't be reached: {type(error).__name__}: {error}")
 
 
 class _Sweeper:
@@ -195,7 +149,7 @@ class _Sweeper:
             if not end:
                 return
             for found in report.of(Owner.NOBODY):
-                with _noted(report, f"run {found.name}: "):
+                with noted(report, f"run {found.name}: "):
                     await self._end(found)
                     report.ended.add(found.run_id)
 
@@ -208,7 +162,7 @@ class _Sweeper:
         found: dict[UUID, list[Tagged]] = {}
         for environment in self._environments:
             for sandbox, own in await runner.tagged(tags, environment):
-                if (run_id := _uuid(own.get(names.TAG_RUN_ID))) is not None:
+                if (run_id := read_uuid(own.get(names.TAG_RUN_ID))) is not None:
                     found.setdefault(run_id, []).append((sandbox, own))
                 else:
                     problems.append(f"sandbox {sandbox.id} names no run in its tag {names.TAG_RUN_ID}: left alone")
@@ -244,7 +198,7 @@ class _Sweeper:
         while True:
             page = prefect.read_flow_runs(flow_run_filter=chosen, limit=_PAGE, offset=offset)
             for flow_run in page:
-                if (run_id := _uuid(names.run_id_of_tags(flow_run.tags))) is not None:
+                if (run_id := read_uuid(names.run_id_of_tags(flow_run.tags))) is not None:
                     found[run_id] = flow_run
             if len(page) < _PAGE:
                 return found
@@ -328,20 +282,12 @@ def _tagged(found: Found) -> Sequence[Tagged]:
 
 def _read_flow_run(prefect: SyncPrefectClient, flow_run_id: str) -> FlowRun | None:
     """Return a flow run; None where there is none, or the id is of an orchestrator that the stack had before."""
-    known = _uuid(flow_run_id)
+    known = read_uuid(flow_run_id)
     if known is None:
         return None
     try:
         return prefect.read_flow_run(known)
     except ObjectNotFound:
-        return None
-
-
-def _uuid(text: str | None) -> UUID | None:
-    """Read an id that was written down as text, by whomever."""
-    try:
-        return UUID(text or "")
-    except ValueError:
         return None
 
 

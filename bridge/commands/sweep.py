@@ -9,7 +9,7 @@ from bridge.commands.failure import told_plainly
 
 @click.command()
 @click.option("--stack", help="The stack to look at. Default: the active one.")
-@click.option("--all", "everything", is_flag=True, help="Look at all stacks with an orchestrator of this package.")
+@click.option("--all", "everything", is_flag=True, help="Look at all stacks with a component of this package.")
 @click.option("--yes", is_flag=True, help="End what nobody owns. Without it, nothing is changed.")
 @click.option(
     "--modal-environment",

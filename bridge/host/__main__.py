@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from uuid import UUID
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -89,7 +90,8 @@ def main(argv: Sequence[str]) -> int:
         from bridge.host import entrypoint, orphan
         from bridge.host.operated import OperatedEntrypoint
 
-        orphan.watch_step(options.step)  # of a dynamic pipeline: others who wait for a step operator have no flow
+        orphan.watch_step(options.step)  # where a flow began it: of a dynamic pipeline
+        orphan.watch_step_run(UUID(options.step_run_id))  # where a step operator did
         arguments = entrypoint.arguments_for(options.snapshot_id, options.step, options.step_run_id)
         return entrypoint.run_attempt(arguments, entrypoint=OperatedEntrypoint)
     if options.command == "dynamic":

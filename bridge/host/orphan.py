@@ -18,7 +18,7 @@ from zenml.client import Client
 from zenml.exceptions import AuthorizationException
 
 from bridge import names, orphans
-from bridge.lease import Lease, last_sign, period
+from bridge.lease import Lease, last_sign, last_sign_of_caller, period
 
 GRACE_SECONDS = 10.0
 """From SIGTERM to the end of a step that is a program of its own."""
@@ -35,22 +35,56 @@ def watch(begin: Callable[[], Collection[str] | None], finish: Callable[[], obje
     Both are called in another thread, once the flow is gone. ``begin`` is to start nothing more, and returns the steps
     that run here, None for all of the run; then ZenML is told of their end; then ``finish`` is to end them.
     """
-    # Taken away: the programs that this one starts are watched by this one.
-    orphan_timeout, run_id = os.environ.pop(names.ENV_ORPHAN_TIMEOUT, None), os.environ.get(names.ENV_RUN_ID)
+    run_id = os.environ.get(names.ENV_RUN_ID)
+    orphan_timeout = _lease(names.ENV_ORPHAN_TIMEOUT)
     if orphan_timeout is None or run_id is None:
         return
-    try:
-        # Opened here, once: two threads that open a store at the same moment get in each other's way.
-        _ = Client().zen_store
-    except Exception as error:
-        _logger.warning("ZenML's store can't be opened: %s: %s", type(error).__name__, error)
+
+    def end(detail: str) -> None:
+        running = begin()
+
+        def tell() -> None:
+            run = Client().zen_store.get_run(UUID(run_id))
+            orphans.end(run, orphans.gone(run, detail), running)
+
+        _tell(tell)
+        finish()
+
+    _watch(orphan_timeout, lambda: last_sign(Client().zen_store.get_run(UUID(run_id))), end)
+
+
+def watch_step_run(step_run_id: UUID) -> None:
+    """Watch the lease of a program that carries out a step run for a step operator, if it is to have one."""
+    orphan_timeout = _lease(names.ENV_CALLER_TIMEOUT)
+    if orphan_timeout is None:
+        return
+
+    def end(detail: str) -> None:
+        _tell(lambda: orphans.end_step_run(step_run_id, orphans.caller_gone(detail)))
+        _end_this_process()
+
+    _watch(orphan_timeout, lambda: last_sign_of_caller(Client().zen_store.get_run_step(step_run_id)), end)
+
+
+def _lease(variable: str) -> str | None:
+    # Taken away: the programs that this one starts are watched by this one.
+    orphan_timeout = os.environ.pop(variable, None)
+    if orphan_timeout is not None:
+        try:
+            # Opened here, once: two threads that open a store at the same moment get in each other's way.
+            _ = Client().zen_store
+        except Exception as error:
+            _logger.warning("ZenML's store can't be opened: %s: %s", type(error).__name__, error)
+    return orphan_timeout
+
+
+def _watch(orphan_timeout: str, read: Callable[[], str], end: Callable[[str], None]) -> None:
+    """Read the last sign of life again and again, in another thread; ``end`` is told how long there was none."""
 
     def work() -> None:
-        _until_gone(UUID(run_id), float(orphan_timeout))
-        running = begin()
-        _logger.warning("Its flow gave no sign of life for %s s: this sandbox ends.", orphan_timeout)
-        _tell(UUID(run_id), f"It gave no sign of life for {orphan_timeout} s, its `orphan_timeout`", running)
-        finish()
+        _until_gone(read, float(orphan_timeout))
+        _logger.warning("Nobody gave a sign of life for %s s: this sandbox ends.", orphan_timeout)
+        end(f"It gave no sign of life for {orphan_timeout} s, its `orphan_timeout`")
 
     threading.Thread(target=work, name="orphan", daemon=True).start()
 
@@ -58,19 +92,20 @@ def watch(begin: Callable[[], Collection[str] | None], finish: Callable[[], obje
 def watch_step(step: str) -> None:
     """Watch the lease of a program that is one attempt of a step."""
 
-    def finish() -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(GRACE_SECONDS)  # the process ends meanwhile
-        os._exit(1)
-
-    watch(lambda: [step], finish)
+    watch(lambda: [step], _end_this_process)
 
 
-def _until_gone(run_id: UUID, orphan_timeout: float) -> None:
+def _end_this_process() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE_SECONDS)  # the process ends meanwhile
+    os._exit(1)
+
+
+def _until_gone(read: Callable[[], str], orphan_timeout: float) -> None:
     lease = Lease(orphan_timeout, time.monotonic())
     while True:
         time.sleep(period(orphan_timeout))  # nothing tells of a sign of life, ZenML has to be asked
-        sign = _ask(run_id)
+        sign = _ask(read)
         now = time.monotonic()
         if sign is None:
             lease.unanswered(now)
@@ -78,10 +113,10 @@ def _until_gone(run_id: UUID, orphan_timeout: float) -> None:
             return
 
 
-def _ask(run_id: UUID) -> str | None:
+def _ask(read: Callable[[], str]) -> str | None:
     """Return the last sign of life, or None where ZenML can't be asked."""
     try:
-        return last_sign(Client().zen_store.get_run(run_id))
+        return read()
     except (KeyError, AuthorizationException) as error:
         # The run was deleted, or ended so long ago that its token has: no flow works on it.
         _logger.warning("ZenML knows nothing of the run any more: %s", error)
@@ -91,12 +126,11 @@ def _ask(run_id: UUID) -> str | None:
         return None
 
 
-def _tell(run_id: UUID, detail: str, running: Collection[str] | None) -> None:
+def _tell(tell: Callable[[], None]) -> None:
     give_up = time.monotonic() + PATIENCE_SECONDS
     while True:
         try:
-            run = Client().zen_store.get_run(run_id)
-            orphans.end(run, orphans.gone(run, detail), running)
+            tell()
             return
         except KeyError:
             return  # it was deleted

@@ -93,3 +93,27 @@ def test_a_build_that_fails(lab: Lab, wheels: Path) -> None:
     names_all(str(ran.error), "DockerSettings.python_package_installer_args of the pipeline", "build_secrets")
     assert "hunter2" not in str(ran.error)
     assert lab.modal.stats().created == created
+
+
+@pytest.mark.slow  # the orchestrator's test above shows the build
+def test_a_step_operator_without_docker(lab: Lab, wheels: Path) -> None:
+    """Under ZenML's local orchestrator, in a stack without a container registry."""
+    import unheard
+    from zenml.client import Client
+    from zenml.enums import StackComponentType as Kind
+
+    lab.stack("modal")
+    client = Client()
+    client.create_flavor("bridge.flavors.ModalPrefectStepOperatorFlavor", Kind.STEP_OPERATOR)
+    name = f"bare-operator-{uuid4().hex[:6]}"
+    client.create_stack_component(name, "modal-prefect", Kind.STEP_OPERATOR, {})
+    parts = {Kind.ORCHESTRATOR: "default", Kind.ARTIFACT_STORE: "shared", Kind.STEP_OPERATOR: name}
+    client.create_stack(name, components=parts)
+    step = {"steps": {"greet": {"step_operator": name}}}
+    ran = lab.run(unheard.greeting, name, docker=docker(wheels), options=step)
+    assert ran.error is None
+    assert ran.steps == {"greet": "completed", "answer": "completed"}
+    ((key, item),) = ran.run.snapshot.build.images.items()
+    assert key == "greet.modal_prefect_step_operator"
+    assert item.image.startswith("modal://im-")
+    assert ran.run.snapshot.code_path is not None

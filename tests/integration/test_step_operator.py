@@ -323,26 +323,82 @@ operated.held.with_options(settings={"docker": docker})(sys.argv[2])
 """
 
 
-def test_ctrl_c_ends_the_sandbox(here: Lab, modal: LoopbackModal, operators: Operators, tmp_path: Path) -> None:
-    stack = operators.stack([operators.operator("modal")])
-    environment = {**os.environ, "ZENML_CONFIG_PATH": str(tmp_path / "zenml"), "PYTHONPATH": str(servers.ROOT)}
-    with (tmp_path / "caller.log").open("wb") as log:
+def end_a_caller(modal: LoopbackModal, stack: str, ran: Ran, number: signal.Signals) -> Any:
+    """Let a process call the operator, and end it with a signal while the step runs; return the step's sandbox."""
+    folder = ran.folder
+    environment = {**os.environ, "ZENML_CONFIG_PATH": str(folder / "zenml"), "PYTHONPATH": str(servers.ROOT)}
+    with (folder / "caller.log").open("wb") as log:
         caller = subprocess.Popen(
-            [sys.executable, "-c", CALLER, stack, str(tmp_path)], env=environment, cwd=tmp_path, stdout=log, stderr=log
+            [sys.executable, "-c", CALLER, stack, str(folder)], env=environment, cwd=folder, stdout=log, stderr=log
         )
-    ran = Ran(tmp_path)
     try:
         assert eventually(lambda: ran.traces("hangs") or caller.poll() is not None, bool, 120)
-        assert caller.poll() is None, (tmp_path / "caller.log").read_text()[-3000:]
+        assert caller.poll() is None, (folder / "caller.log").read_text()[-3000:]
         box = modal.sandbox(ran.traces("hangs")[0]["sandbox"])
         assert box.status == "running"
-        caller.send_signal(signal.SIGINT)
+        caller.send_signal(number)
         caller.wait(60)
     finally:
         caller.kill()
+    return box
+
+
+def test_ctrl_c_ends_the_sandbox(here: Lab, modal: LoopbackModal, operators: Operators, tmp_path: Path) -> None:
+    ran = Ran(tmp_path)
+    box = end_a_caller(modal, operators.stack([operators.operator("modal")]), ran, signal.SIGINT)
     assert modal.sandbox(box.id).status == "terminated"
     here.read(ran, box.tags["zenml_run_id"])
     assert ran.steps == {"hangs": "failed"}, (tmp_path / "caller.log").read_text()[-3000:]
+
+
+@pytest.mark.slow
+def test_without_its_caller_a_sandbox_ends(
+    here: Lab, modal: LoopbackModal, operators: Operators, tmp_path: Path
+) -> None:
+    ran = Ran(tmp_path)
+    operator = operators.operator("modal", orphan_timeout=8)
+    box = end_a_caller(modal, operators.stack([operator]), ran, signal.SIGKILL)
+    assert modal.sandbox(box.id).status == "running"
+    assert eventually(lambda: modal.sandbox(box.id).status, lambda status: status != "running", 60) != "running"
+    here.read(ran, box.tags["zenml_run_id"])
+    assert ran.steps == {"hangs": "failed"}
+    said = ran.run.steps["hangs"].exception_info.message
+    names_all(said, "Whoever called the step operator for this step is gone", "no sign of life for 8 s")
+
+
+def test_what_no_caller_waits_for_is_swept(
+    here: Lab, modal: LoopbackModal, operators: Operators, operated, tmp_path: Path
+) -> None:
+    """In a stack whose orchestrator is ZenML's local one."""
+    from zenml.client import Client
+    from zenml.enums import MetadataResourceTypes
+    from zenml.models import RunMetadataResource
+
+    from bridge.names import METADATA_CALLER_ALIVE
+    from bridge.sweep import stacks, sweep
+
+    operator = operators.operator("modal")
+    name = operators.stack([operator])
+    held = Held(here, name, operated.held, tmp_path)
+    box = held.box(modal)
+    _, step_run = of_step(operator, box.tags["zenml_run_id"])
+    (stack,) = stacks(name)
+    assert sweep(stack, end=True).lines() == [f"stack {name}: 1 step runs with a caller, 1 sandboxes in them"]
+
+    # The caller, which lives, says so every 450 s: as if it had died yesterday.
+    resource = RunMetadataResource(id=step_run.id, type=MetadataResourceTypes.STEP_RUN)
+    Client().create_run_metadata({METADATA_CALLER_ALIVE: "2020-01-01T00:00:00.000+00:00"}, [resource])
+    report = sweep(stack, end=False)
+    names_all("\n".join(report.lines()), "nobody's: whoever called the step operator", f"{box.id} of step hangs")
+    assert held.box(modal).status == "running"
+    report = sweep(stack, end=True)
+    assert not report.problems
+    assert ": ended: " in report.lines()[1]
+    assert held.box(modal).status == "terminated"
+    ran = held.join()
+    assert ran.steps == {"hangs": "failed"}
+    assert "Whoever called the step operator for this step is gone" in ran.run.steps["hangs"].exception_info.message
+    assert sweep(stack, end=True).found == []
 
 
 @pytest.mark.parametrize("mode", ["per_step", "pipeline"])

@@ -1,0 +1,124 @@
+"""Finding and ending the sandboxes of step operators whose caller is gone, in stacks whose runs are somebody else's.
+
+Such a run is its own orchestrator's matter: here nothing is said of it, only of single step runs. Whether somebody
+waits for one is written in its metadata (:mod:`bridge.lease`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from functools import partial
+from uuid import UUID
+
+from zenml.client import Client
+from zenml.enums import StackComponentType
+from zenml.models import ComponentResponse, PipelineRunResponse, StackResponse, StepRunResponse
+from zenml.stack import StackComponent
+
+from bridge import lease, names, orphans, runners
+from bridge.errors import BridgeError, RunNotPossible
+from bridge.flow import on_own_loop
+from bridge.operated import wishes_of
+from bridge.ownership import Judgement, Owner, judge_caller
+from bridge.runners.base import Sandbox
+from bridge.step_operator import ModalPrefectStepOperator
+from bridge.swept import Found, Report, noted, read_uuid
+
+
+def our_operators(stack: StackResponse) -> list[ComponentResponse]:
+    """The step operators of a stack that are of this package."""
+    operators = stack.components.get(StackComponentType.STEP_OPERATOR, [])
+    return [component for component in operators if component.flavor_name == names.FLAVOR]
+
+
+def sweep(
+    stack: StackResponse, report: Report, end: bool, modal_environments: Sequence[str], tolerance: float
+) -> None:
+    """Look at the sandboxes of a stack's step operators, and end what nobody waits for where ``end`` says so.
+
+    See :func:`bridge.sweep.sweep`.
+    """
+    report.owned = "step runs with a caller"
+    for component in our_operators(stack):
+        with noted(report, f"step operator {component.name}: "):
+            operator = StackComponent.from_model(component)
+            if not isinstance(operator, ModalPrefectStepOperator):
+                raise RunNotPossible(f"The step operator `{component.name}` is of another flavour.")
+            sweeper = _Sweeper(stack, operator, tolerance, modal_environments)
+            on_own_loop(partial(sweeper.sweep, report, end))
+
+
+class _Sweeper:
+    def __init__(
+        self,
+        stack: StackResponse,
+        operator: ModalPrefectStepOperator,
+        tolerance: float,
+        modal_environments: Sequence[str],
+    ) -> None:
+        self._stack = stack
+        self._operator = operator
+        self._tolerance = tolerance
+        self._environments = dict.fromkeys([operator.config.modal_environment, *modal_environments])
+
+    async def sweep(self, report: Report, end: bool) -> None:
+        config = self._operator.config
+        tags = {
+            names.TAG_SERVER: str(Client().zen_store.get_store_info().id),
+            names.TAG_STACK: names.modal_tag(self._stack.name),
+            names.TAG_STEP_OPERATOR: names.modal_tag(self._operator.name),
+        }
+        async with runners.create(
+            config.runner, token_id=config.token_id, token_secret=config.token_secret
+        ) as runner:
+            for environment in self._environments:
+                for sandbox, own in await runner.tagged(tags, environment):
+                    await self._one(sandbox, own, report, end)
+
+    async def _one(self, sandbox: Sandbox, own: Mapping[str, str], report: Report, end: bool) -> None:
+        run_id, step_run_id = read_uuid(own.get(names.TAG_RUN_ID)), read_uuid(own.get(names.TAG_STEP_RUN_ID))
+        if run_id is None or step_run_id is None:
+            report.problems.append(f"sandbox {sandbox.id} names no step run in its tags: left alone")
+            return
+        judgement = await asyncio.to_thread(self._judge, step_run_id)
+        run = await asyncio.to_thread(_run, run_id)
+        name = run.name if run is not None else f"{run_id} (deleted in ZenML)"
+        step = own.get(names.TAG_STEP, "")
+        report.found.append(Found(run_id, name, run, None, judgement, ((sandbox, step),)))
+        if end and judgement.owner is Owner.NOBODY:
+            with noted(report, f"step {step} of run {name}: "):
+                await asyncio.to_thread(_end, step_run_id, judgement)
+                await sandbox.terminate()
+                report.ended.add(run_id)
+
+    def _judge(self, step_run_id: UUID) -> Judgement:
+        try:
+            step_run = Client().zen_store.get_run_step(step_run_id)
+        except KeyError:
+            return Judgement(Owner.NOBODY, "its step run was deleted in ZenML")
+        try:
+            orphan_timeout = self._orphan_timeout(step_run)
+        except BridgeError as error:
+            return Judgement(Owner.UNCLEAR, f"its settings can't be read: {error}")
+        sign = lease.age(lease.last_sign_of_caller(step_run), datetime.now(timezone.utc))
+        return judge_caller(sign, orphan_timeout, self._tolerance)
+
+    def _orphan_timeout(self, step_run: StepRunResponse) -> float:
+        operator = self._operator
+        return wishes_of(step_run.name, step_run.config, operator.config, operator.name).settings.orphan_timeout
+
+
+def _run(run_id: UUID) -> PipelineRunResponse | None:
+    try:
+        return Client().zen_store.get_run(run_id)
+    except KeyError:
+        return None
+
+
+def _end(step_run_id: UUID, judgement: Judgement) -> None:
+    try:
+        orphans.end_step_run(step_run_id, orphans.caller_gone(judgement.why[:1].upper() + judgement.why[1:]))
+    except KeyError:
+        return  # it was deleted
