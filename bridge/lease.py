@@ -3,8 +3,8 @@
 The flow writes the time into the metadata of its ZenML run, once for all its sandboxes (:mod:`bridge.renewal`); each
 sandbox reads it with the token that it has anyway (:mod:`bridge.host.orphan`). So neither needs a way to the other,
 and nobody needs a way to Prefect. The sandbox of a step operator has a lease of its own, in the metadata of its step
-run: another orchestrator has no flow. What is written is compared, never reckoned with: the clocks of two machines differ.
-Four of these writes and reads fit into one ``orphan_timeout``.
+run: another orchestrator has no flow. What is written is compared, never reckoned with: the clocks of two machines
+differ. Four of these writes and reads fit into one ``orphan_timeout``.
 """
 
 from __future__ import annotations

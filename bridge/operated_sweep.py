@@ -33,9 +33,7 @@ def our_operators(stack: StackResponse) -> list[ComponentResponse]:
     return [component for component in operators if component.flavor_name == names.FLAVOR]
 
 
-def sweep(
-    stack: StackResponse, report: Report, end: bool, modal_environments: Sequence[str], tolerance: float
-) -> None:
+def sweep(stack: StackResponse, report: Report, end: bool, modal_environments: Sequence[str], tolerance: float) -> None:
     """Look at the sandboxes of a stack's step operators, and end what nobody waits for where ``end`` says so.
 
     See :func:`bridge.sweep.sweep`.
@@ -70,9 +68,7 @@ class _Sweeper:
             names.TAG_STACK: names.modal_tag(self._stack.name),
             names.TAG_STEP_OPERATOR: names.modal_tag(self._operator.name),
         }
-        async with runners.create(
-            config.runner, token_id=config.token_id, token_secret=config.token_secret
-        ) as runner:
+        async with runners.create(config.runner, token_id=config.token_id, token_secret=config.token_secret) as runner:
             for environment in self._environments:
                 for sandbox, own in await runner.tagged(tags, environment):
                     await self._one(sandbox, own, report, end)

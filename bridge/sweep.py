@@ -32,10 +32,10 @@ from bridge import lease, names, operated_sweep, orphans, runners
 from bridge.errors import BridgeError, RunNotPossible
 from bridge.flow import on_own_loop
 from bridge.left_open import close_task_runs
+from bridge.operated_sweep import our_operators
 from bridge.orchestrator import ModalPrefectOrchestrator
 from bridge.ownership import OVER, Facts, FlowState, Judgement, Owner, judge
 from bridge.prefect_api import prefect_api, prefect_settings
-from bridge.operated_sweep import our_operators
 from bridge.runners.base import Runner, Sandbox
 from bridge.swept import Found, Report, noted, read_uuid
 

@@ -372,7 +372,7 @@ def test_commands_run_in_a_folder_of_the_image(app: modal.App, client: modal.Cli
     image = modal.Image.from_registry(IMAGE).dockerfile_commands(
         "WORKDIR /app", "RUN python -c 'import sys; print(sys.prefix)' > prefix"
     )
-    code = "import sys; print(open('prefix').read().strip() != sys.prefix, sys.prefix.endswith('opt/loopback-venv'))"
+    code = "import sys; print(open('prefix').read().strip() == sys.prefix, sys.prefix.endswith('opt/loopback-venv'))"
     assert python(app, client, code, image=image).stdout.read() == "True True\n"
 
 

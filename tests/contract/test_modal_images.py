@@ -88,7 +88,7 @@ async def test_layers_are_built_in_order_and_a_change_of_code_builds_only_its_ow
     definition = replace(BASE, parent=FRESH, layers=(*BASE.layers, last), code=code(tmp_path, "print('one')"))
     said: list[str] = []
     before = cloud.stats().image_builds
-    asked = cloud.stats().calls["ImageGetOrCreate"]
+    asked = cloud.stats().calls.get("ImageGetOrCreate", 0)
     first = await build(definition, said)
     assert cloud.stats().image_builds - before == 5
     assert cloud.stats().calls["ImageGetOrCreate"] - asked == 5

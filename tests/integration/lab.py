@@ -90,6 +90,7 @@ class Lab:
         source_utils.set_custom_source_root(str(PROJECT))
         client = Client()
         client.create_flavor("bridge.flavors.ModalPrefectOrchestratorFlavor", StackComponentType.ORCHESTRATOR)
+        client.create_flavor("bridge.flavors.ModalPrefectStepOperatorFlavor", StackComponentType.STEP_OPERATOR)
         client.create_flavor("shared_store.SharedStoreFlavor", StackComponentType.ARTIFACT_STORE)
         (self.folder / "artifacts").mkdir(exist_ok=True)
         add = client.create_stack_component

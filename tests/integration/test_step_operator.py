@@ -66,9 +66,7 @@ class Operators:
         lab.stack("modal")  # registers what a stack needs besides
         self._lab = lab
         self._modal = modal
-        client = Client()
-        for source in ("bridge.flavors.ModalPrefectStepOperatorFlavor", "beside.BesideFlavor"):
-            client.create_flavor(source, StackComponentType.STEP_OPERATOR)
+        Client().create_flavor("beside.BesideFlavor", StackComponentType.STEP_OPERATOR)
 
     def operator(self, runner: str, **configuration: Any) -> str:
         from zenml.client import Client

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+ROOT = Path(__file__).parents[2]
 VENV = "opt/loopback-venv"
 CALLS = "var/log/stand-ins"
 """In an image's root: the calls of stand-ins, a line each."""
@@ -48,7 +49,8 @@ class Commands:
             script = folder / name
             script.write_text(f'#!/bin/sh\necho "{name} $*" | tee -a "$LOOPBACK_ROOT/{CALLS}"\n')
             script.chmod(0o755)
-        uv = shutil.which("uv", path=os.path.dirname(sys.executable)) or shutil.which("uv")
+        places = (Path(sys.executable).parent, ROOT / ".venv" / "bin", os.environ.get("PATH", ""))
+        uv = shutil.which("uv", path=os.pathsep.join(map(str, places)))
         if uv is not None:
             (folder / "uv").symlink_to(uv)
 
@@ -57,11 +59,7 @@ class Commands:
         venv = root / VENV
         own = venv / "bin" / "python"
         if not own.exists():
-            subprocess.run(
-                [str(self._bin / "uv"), "venv", "--quiet", "--python", str(below), str(venv)],
-                check=True,
-                timeout=SECONDS,
-            )
+            subprocess.run([str(below), "-m", "venv", "--without-pip", str(venv)], check=True, timeout=SECONDS)
             where = "import sysconfig; print(sysconfig.get_path('purelib'))"
             seen, site = (
                 subprocess.run([str(python), "-c", where], check=True, capture_output=True, text=True).stdout.strip()
