@@ -102,17 +102,14 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
 
         if self._images is None:
             self._images = ImageBuilds()
-        plan = translation.plan
-
-        def environment_of(step: str | None) -> str | None:
-            return plan.step(step).sandbox.modal_environment if step else translation.settings.modal_environment
-
+        plan, elsewhere = translation.plan, translation.settings.modal_environment
+        environments = {step.name: step.sandbox.modal_environment for step in plan.steps}
         return self._images.built(
             builds,
             stack,
             names.app_name(plan.pipeline),
             self.config.build_secrets,
-            environment_of,
+            lambda step: environments.get(step, elsewhere) if step is not None else elsewhere,
             partial(ask_runner, self.config, stack),
         )
 

@@ -53,7 +53,7 @@ BASE = ImageDefinition(
         Layer("environment", ("WORKDIR /app", "ENV GREETING='hello you'")),
         Layer(
             "file",
-            ("ARG WHO", "COPY list.txt .", 'RUN echo "$GREETING $WHO" > made.txt'),
+            ("ARG WHO", "COPY list.txt .", 'RUN echo "$GREETING $WHO ${INDEX_TOKEN-unseen}" > made.txt'),
             files=(("list.txt", "six\n"),),
         ),
         Layer("install", ('RUN test -n "$INDEX_TOKEN" && echo installing',), secrets=True),
@@ -108,7 +108,7 @@ async def test_layers_are_built_in_order_and_a_change_of_code_builds_only_its_ow
         "print(pathlib.Path('made.txt').read_text().strip(), pathlib.Path('list.txt').read_text().strip());"
         "exec(pathlib.Path('pkg/run.py').read_text())"
     )
-    assert await output_of(second, script) == ["hello you False", "hello you there six", "two"]
+    assert await output_of(second, script) == ["hello you False", "hello you there unseen six", "two"]
 
 
 async def test_a_failing_command_shows_its_output(cloud: LoopbackModal) -> None:
