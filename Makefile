@@ -8,7 +8,7 @@ export UV_NATIVE_TLS := 1
 export UV_SYSTEM_CERTS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests demo prefect-ui zenml-ui test test-all test-floor test-modal test-beyond bench docs check release clean
+.PHONY: help setup setup-tests demo prefect-ui zenml-ui test test-all test-floor test-modal test-beyond bench docs screenshots check release clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -108,6 +108,9 @@ bench: setup-tests .venv-native/.done .venv-plot/.done  ## the benchmarks, as ta
 docs: .venv/.dev .venv-docs/.done  ## the documentation as a site, in build/site
 	$(BIN)/python -m scripts.reference
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
+
+screenshots: setup  ## the pictures in docs/img, from a run of the demo; needs Chromium
+	$(BIN)/python -m scripts.screenshots
 
 check: .venv/.dev  ## ruff and mypy
 	$(BIN)/ruff check bridge flows scripts tests examples

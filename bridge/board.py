@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
+from typing import NamedTuple, Protocol
 
 from bridge import names
 from bridge.plan import Mode, Plan
@@ -18,6 +19,8 @@ from bridge.plan import Mode, Plan
 WAITING, BLOCKED, STARTING, RUNNING = "waiting", "waiting for upstream", "starting", "running"
 SHARED = "(sandboxes that steps share)"
 """The row of what can't be told apart by steps."""
+_FAILED = frozenset({"failed", "retrying"})
+_NOT_STARTED = frozenset({"initializing", "provisioning", "queued", "cached", "skipped"})
 COMPLETED = frozenset({"Completed", "Cached", "Skipped", "completed", "cached", "skipped"})
 
 
@@ -49,21 +52,58 @@ class _Row:
     lost: list[str] = field(default_factory=list)
     """The sandboxes that were lost under it, or couldn't be had: what of each."""
     why: str = ""
+    box: str = ""
+    """The id of the sandbox that it has for itself."""
+    told_started: int = 0
+    told_failed: int = 0
+    """The newest attempt of whose beginning, and of whose failure, the listener knows where ZenML tells of them."""
     ended: bool = False
     isolated: bool = False
     """Whether its sandbox is its own, in a run whose other steps share one."""
 
 
-class Board:
-    """The rows of one run. One event loop."""
+class About(NamedTuple):
+    """A step, and the GPU that it has, "" for none."""
 
-    def __init__(self, plan: Plan, clock: Callable[[], float] = time.monotonic) -> None:
+    step: str
+    gpu: str
+
+
+class Listener(Protocol):
+    """Who is told of each step's life, as the board learns of it. Attempts count from 1. Neither blocks nor raises."""
+
+    def started(self, step: About, attempt: int, sandbox: str) -> None:
+        """An attempt at the step has its sandbox."""
+
+    def retried(self, step: About, attempt: int) -> None:
+        """Another attempt begins: this one, after one that failed."""
+
+    def lost(self, step: About, attempt: int, what: str) -> None:
+        """Its sandbox was lost, or couldn't be had."""
+
+    def failed(self, step: About, attempt: int, why: str) -> None:
+        """An attempt failed; maybe another one follows. ``why`` is "" where only ZenML knows."""
+
+    def finished(self, step: About, attempt: int, state: str) -> None:
+        """The step succeeded; ``state`` says how."""
+
+
+class Board:
+    """The rows of one run, and who listens. One event loop."""
+
+    def __init__(
+        self, plan: Plan, clock: Callable[[], float] = time.monotonic, listener: Listener | None = None
+    ) -> None:
         self._clock = clock
+        self._listener = listener
         self._downstream: dict[str, list[str]] = {step.name: [] for step in plan.steps}
         self._upstream = plan.upstream
         self._grows = plan.mode is Mode.DYNAMIC
         self._rows: dict[str, _Row] = {}
-        self._sandbox = ""
+        gpu_of_all = plan.sandbox.resources.gpu
+        self._shared = plan.mode.in_one_sandbox
+        self._shared_gpu = str(gpu_of_all) if gpu_of_all else ""
+        self._sandbox = self._sandbox_id = ""
         self._shared_cost: Decimal | None = None
         self.sandbox_url: str | None = None
         """The page of the newest sandbox, where there is one."""
@@ -76,15 +116,18 @@ class Board:
             row.since = None if upstream else clock()
             self._rows[step.name] = row
 
-    def add(self, step: str) -> None:
+    def add(self, step: str, gpu: str = "") -> None:
         """A step that nobody knew of has a sandbox of its own, or waits for it. Idempotent."""
         row = self._rows.setdefault(step, _Row(step, "", STARTING, 0))
-        row.isolated, row.sandbox = True, ""
+        row.isolated, row.sandbox, row.gpu = True, "", gpu or row.gpu
 
-    def attempt(self, step: str, number: int) -> None:
-        """Attempt ``number`` begins; what it waits for now is a slot or a machine."""
+    def attempt(self, step: str, number: int, *, begun: bool = False) -> None:
+        """Attempt ``number`` begins; what it waits for now is a slot or a machine. ``begun``: an earlier process of the
+        flow began it."""
         row = self._rows[step]
         row.state, row.attempt = STARTING, number
+        if self._listener is not None and number > 1 and not begun:
+            self._listener.retried(self._about(row), number)
 
     def in_sandbox(self, step: str, sandbox_id: str, url: str | None) -> None:
         """Its sandbox is there."""
@@ -92,6 +135,9 @@ class Board:
         self._settle(row)
         row.state, row.sandbox = RUNNING, _link(sandbox_id, url)
         self.sandbox_url = url or self.sandbox_url
+        row.box = sandbox_id
+        if self._listener is not None and not row.isolated:  # whose attempts are ZenML's: seen() tells of them
+            self._listener.started(self._about(row), row.attempt, sandbox_id)
 
     def lost(self, step: str, what: str) -> None:
         """Its sandbox was lost, or couldn't be had; another one follows, or the step ends."""
@@ -99,24 +145,30 @@ class Board:
         self._settle(row)
         row.state, row.sandbox = STARTING, ""
         row.lost.append(what)
+        if self._listener is not None:
+            self._listener.lost(self._about(row), max(1, row.attempt), what)
 
     def all_lost(self, what: str) -> None:
         """The one sandbox of the whole pipeline was lost, or couldn't be had."""
-        self._sandbox = ""
+        self._sandbox = self._sandbox_id = ""
         for row in self._rows.values():
-            if not row.ended:
+            if not row.ended and not row.isolated:
                 row.lost.append(what)
+                if self._listener is not None and row.attempt:
+                    self._listener.lost(self._about(row), row.attempt, what)
 
     def all_in_sandbox(self, sandbox_id: str, url: str | None) -> None:
         """The one sandbox of the whole pipeline is there."""
-        self._sandbox = _link(sandbox_id, url)
+        self._sandbox, self._sandbox_id = _link(sandbox_id, url), sandbox_id
         self.sandbox_url = url or self.sandbox_url
 
-    def attempt_over(self, step: str) -> None:
-        """The attempt is over; unless the step ends now, it waits for its retry."""
+    def attempt_over(self, step: str, failure: str | None = None) -> None:
+        """The attempt is over, with ``failure`` if it failed; unless the step ends now, it waits for its retry."""
         row = self._rows[step]
         self._settle(row)
         row.state = "waiting for its retry"
+        if self._listener is not None and failure is not None:
+            self._listener.failed(self._about(row), row.attempt, failure)
 
     def ended(self, step: str, state: str, why: str) -> None:
         """The step ended in this state, or will never start."""
@@ -127,6 +179,8 @@ class Board:
         row.state, row.why, row.ended, row.since = state, "" if state in COMPLETED else why, True, None
         if state not in COMPLETED:
             return
+        if self._listener is not None and row.attempt:  # else it was over before this process began
+            self._listener.finished(self._about(row), row.attempt, state)
         for below in map(self._rows.__getitem__, self._downstream.get(step, ())):
             below.missing -= 1
             if below.missing == 0 and not below.ended:
@@ -140,6 +194,7 @@ class Board:
                 row = self._rows[found.step] = _Row(found.step, "", WAITING, 0)
             if row is None or row.ended:
                 continue
+            self._follow(row, found)
             row.attempt = found.attempt
             if found.start is not None:
                 row.ran = max(0.0, ((found.end or now) - found.start).total_seconds())
@@ -153,6 +208,25 @@ class Board:
                     self._settle(row)
                     row.since = None
                 row.state = found.status
+
+    def _follow(self, row: _Row, found: Seen) -> None:
+        """Tell of what happened since the step was seen last; what was too quick to be seen is told all the same."""
+        if self._listener is None:
+            return
+        about, box = self._about(row), row.box if row.isolated else self._sandbox_id
+        for number in range(max(1, row.attempt), found.attempt + 1):
+            newest = number == found.attempt
+            if number > max(1, row.attempt):
+                self._listener.retried(about, number)
+            if number > row.told_started and not (newest and found.status in _NOT_STARTED):
+                row.told_started = number
+                self._listener.started(about, number, box)
+            if number > row.told_failed and not (newest and found.status not in _FAILED):
+                row.told_failed = number
+                self._listener.failed(about, number, "")
+
+    def _about(self, row: _Row) -> About:
+        return About(row.step, row.gpu if row.isolated or not self._shared else self._shared_gpu)
 
     def explain(self, step: str, why: str) -> None:
         """Say why a step ended as it did, where its end itself doesn't."""

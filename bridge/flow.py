@@ -30,11 +30,12 @@ from zenml.orchestrators.publish_utils import publish_pipeline_run_metadata
 from zenml.stack import Stack
 from zenml.utils.dashboard_utils import get_run_url
 
-from bridge import names, runners, step_runs, terminal
+from bridge import names, runners, step_runs, terminal, tracing
 from bridge.artifacts import Showing
 from bridge.board import Board
 from bridge.dynamic import DynamicPipeline
 from bridge.errors import BridgeError, RunIsOver
+from bridge.events import StepEvents
 from bridge.eviction import is_eviction
 from bridge.foresight import earlier_durations
 from bridge.left_open import close_task_runs
@@ -94,10 +95,20 @@ def zenml_pipeline(snapshot_id: UUID, run_id: UUID | None = None) -> State[None]
     if warning := other_bridge(flow_run.deployment_version):
         get_run_logger().warning("%s", warning)
     get_run_logger().info("%s", run.plan)
-    return on_own_loop(
-        lambda: carry_out(run, runner, life=flow_run.run_count),
-        leave=lambda interruption: is_eviction(interruption, flow_run.id),
-    )
+    about = {
+        names.SPAN_PIPELINE: run.plan.pipeline,
+        names.SPAN_RUN_ID: run.id,
+        names.SPAN_SNAPSHOT_ID: str(snapshot_id),
+        names.SPAN_FLOW_RUN_ID: run.flow_run_id,
+    }
+    with tracing.span(f"run {run.plan.pipeline}", about) as noted:
+        state = on_own_loop(
+            lambda: carry_out(run, runner, life=flow_run.run_count),
+            leave=lambda interruption: is_eviction(interruption, flow_run.id),
+        )
+        if not state.is_completed():
+            noted.failed(state.message or state.type.value)
+        return state
 
 
 def introduce(run: Run, flow_run: FlowRun) -> None:
@@ -198,7 +209,7 @@ async def _carry_out(run: Run, runner: Runner, stop: Stop, life: int) -> State[N
     try:
         # One client for the core and all its task runs.
         async with AsyncClientContext.get_or_create() as api, runner:
-            board = Board(run.plan)
+            board = Board(run.plan, listener=StepEvents(run))
             terminal.watch(board, run.run.name, lambda: pages(run))
             most = run.plan.max_parallelism or runner.default_parallelism
             async with (

@@ -193,6 +193,7 @@ class _StepRunTask:
 
     async def _in_sandbox(self, run: IsolatedRun, begun: Begun | None) -> Outcome:
         owner, step = self._owner, run.step
+        owner.board.add(self._row, str(step.sandbox.resources.gpu or ""))
         log = owner.shipper.open(
             self._task_run_id,
             send=step.stream_logs,

@@ -43,6 +43,32 @@ ENV_CALLER_TIMEOUT = "ZENML_MODAL_PREFECT_CALLER_TIMEOUT"
 ENV_MODAL_SANDBOX_ID = "MODAL_SANDBOX_ID"
 """Set by Modal in every sandbox; the process runner sets it too."""
 
+ENV_TRACE = ("TRACEPARENT", "TRACESTATE")
+"""The trace that goes on in a process, as W3C's headers of these names have it; OpenTelemetry's own names."""
+
+# Prefect events of a step's life, about the step as a resource.
+EVENT_STARTED = "zenml.step.started"
+EVENT_RETRIED = "zenml.step.retried"
+EVENT_LOST = "zenml.step.lost"
+EVENT_FAILED = "zenml.step.failed"
+EVENT_FINISHED = "zenml.step.finished"
+LABEL_GPU = "zenml.gpu"
+"""A label of the resource, only where the step has a GPU: ``2 x A100``."""
+LABEL_STACK = "zenml.stack"
+ROLE_RUN = "zenml-run"
+"""How the ZenML run is related to such an event."""
+
+# Attributes of OpenTelemetry's spans, and labels of what a Prefect event is about.
+SPAN_PIPELINE = "zenml.pipeline"
+SPAN_RUN_ID = "zenml.run.id"
+SPAN_SNAPSHOT_ID = "zenml.snapshot.id"
+SPAN_STEP = "zenml.step"
+SPAN_ATTEMPT = "zenml.step.attempt"
+SPAN_FLOW_RUN_ID = "prefect.flow_run.id"
+SPAN_TASK_RUN_ID = "prefect.task_run.id"
+SPAN_SANDBOX_ID = "modal.sandbox.id"
+SPAN_SANDBOX_END = "modal.sandbox.end"
+
 # ZenML metadata.
 METADATA_ORCHESTRATOR_URL = "orchestrator_url"
 METADATA_SANDBOX_ID = "modal_sandbox_id"
@@ -232,6 +258,16 @@ def attempt_of_logger(logger: str) -> tuple[str, bool]:
         if logger.startswith(prefix):
             return logger.removeprefix(prefix), prefix == _OUTPUT
     return "", False
+
+
+def run_resource(run_id: str) -> str:
+    """Return the id of a ZenML run as a resource of Prefect's events."""
+    return f"zenml.run.{run_id}"
+
+
+def step_resource(run_id: str, step: str) -> str:
+    """Return the id of a step of a ZenML run as a resource of Prefect's events."""
+    return f"{run_resource(run_id)}.step.{step}"
 
 
 def artifact_key(kind: str, pipeline: str) -> str:

@@ -21,7 +21,7 @@ from zenml.orchestrators.exceptions import PipelineSubmissionError
 from zenml.stack import Stack, StackValidator
 from zenml.utils import source_utils
 
-from bridge import ahead, names
+from bridge import ahead, names, tracing
 from bridge.errors import BridgeError
 from bridge.local import local_environment
 from bridge.plan import Plan
@@ -184,7 +184,12 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
 
         try:
             translation = self._announced(snapshot)
-            with prefect_settings(self.config):
+            about = {
+                names.SPAN_PIPELINE: translation.plan.pipeline,
+                names.SPAN_SNAPSHOT_ID: str(snapshot.id),
+                **({names.SPAN_RUN_ID: str(placeholder_run.id)} if placeholder_run else {}),
+            }
+            with prefect_settings(self.config), tracing.span(f"submit {translation.plan.pipeline}", about):
                 check_limits(translation.plan)
                 if placeholder_run is None:
                     return self._schedule(snapshot, translation)
@@ -221,6 +226,7 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
             flow_run, url = submission.create_flow_run(snapshot, run, plan)
         else:
             flow_run, url = submission.submit_to_pool(self._pool(translation), snapshot, run, plan)
+        tracing.note({names.SPAN_FLOW_RUN_ID: str(flow_run.id)})
         try:
             bind_run(run, str(flow_run.id))
         except Exception:
@@ -230,7 +236,8 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
         if url is not None:
             metadata[names.METADATA_ORCHESTRATOR_URL] = Uri(url)
             logger.info("Prefect flow run: %s", url)
-        wait = partial(self._wait, run, flow_run, plan) if translation.settings.synchronous else None
+        trace = tracing.environment()
+        wait = partial(self._wait, run, flow_run, plan, trace) if translation.settings.synchronous else None
         return SubmissionResult(wait_for_completion=wait, metadata=metadata)
 
     def _go_on(self, run: PipelineRunResponse, translation: Translation) -> SubmissionResult:
@@ -241,15 +248,15 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
         if url is not None:
             logger.info("Prefect flow run: %s", url)
         by_worker = flow_run.deployment_id is not None
-        wait = partial(self._wait, run, flow_run, translation.plan)
+        wait = partial(self._wait, run, flow_run, translation.plan, tracing.environment())
         return SubmissionResult(wait_for_completion=wait if translation.settings.synchronous or not by_worker else None)
 
-    def _wait(self, run: PipelineRunResponse, flow_run: FlowRun, plan: Plan) -> None:
+    def _wait(self, run: PipelineRunResponse, flow_run: FlowRun, plan: Plan, trace: dict[str, str]) -> None:
         from bridge import submission
         from bridge.prefect_api import prefect_settings
         from bridge.waiting import Waiting
 
-        with prefect_settings(self.config):
+        with prefect_settings(self.config), tracing.following(trace):
             if flow_run.deployment_id is None:
                 submission.run_here(flow_run, plan)
             else:

@@ -188,16 +188,17 @@ class _StepTask:
             raise RuntimeError("An attempt runs inside its Prefect task run")
         self._task_run = context.task_run
         self._attempting = True
+        outcome: Outcome | None = None
         try:
             if not await self._permit.take_again():
                 return Cancelled(message="Stopped while it waited for its retry.")
-            self._owner.board.attempt(self._step.name, context.task_run.run_count)
-            self._outcome = await self._outcome_of(context.task_run.run_count)
+            self._owner.board.attempt(self._step.name, context.task_run.run_count, begun=self._begun is not None)
+            outcome = self._outcome = await self._outcome_of(context.task_run.run_count)
         finally:
-            self._owner.board.attempt_over(self._step.name)
+            self._owner.board.attempt_over(self._step.name, _failure(outcome))
             self._attempting = False
             self._permit.give_back()
-        return _state(self._outcome)
+        return _state(outcome)
 
     async def _outcome_of(self, number: int) -> Outcome:
         owner, step = self._owner, self._step
@@ -284,6 +285,13 @@ def _task(function, step: str, **options):  # type: ignore[no-untyped-def]
         persist_result=False,
         **options,
     )
+
+
+def _failure(outcome: Outcome | None) -> str | None:
+    """Why an attempt failed; None where it didn't."""
+    if outcome is None or outcome.verdict is not Verdict.FAILED:
+        return None
+    return str(outcome.diagnosis or "")
 
 
 def _state(outcome: Outcome) -> State[None]:

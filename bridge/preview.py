@@ -6,19 +6,22 @@ import shlex
 from collections.abc import Iterable, Iterator
 
 from bridge.plan import Mode, Plan, SandboxSpec, StepPlan
+from bridge.prices import NoPrices, Prices, an_hour
 from bridge.warm import sharing
 
 _HERE = "this machine's Python"
 
 
-def describe(plan: Plan, runner: str, *, can_share: bool) -> Iterator[str]:
+def describe(plan: Plan, runner: str, *, can_share: bool, prices: Prices | NoPrices | None = None) -> Iterator[str]:
     """Yield the lines.
 
     Args:
         plan: The plan.
         runner: The component's ``runner``.
         can_share: Whether steps can take turns in a sandbox of this runner.
+        prices: What machines cost, or why nobody knows; None where they cost nothing.
     """
+    known = prices if isinstance(prices, Prices) else None
     number = "steps known as it runs" if plan.mode is Mode.DYNAMIC else _count(len(plan.steps), "step")
     yield f"{plan.pipeline}: {number}, mode {plan.mode.value}, runner {runner}"
     yield f"  snapshot {plan.snapshot_id}, stack `{plan.stack}`"
@@ -28,12 +31,12 @@ def describe(plan: Plan, runner: str, *, can_share: bool) -> Iterator[str]:
     if plan.mode is not Mode.DYNAMIC:
         yield from _graph(plan)
     if plan.mode.in_one_sandbox:
-        yield from _one_sandbox(plan)
+        yield from _one_sandbox(plan, known)
     else:
-        yield from _sandboxes(plan, can_share)
-    if runner == "modal":
+        yield from _sandboxes(plan, can_share, known)
+    if prices is not None:
         yield ""
-        yield "Prices: `modal billing rates` shows those of your workspace; the run's table in Prefect what it costs."
+        yield from _about(prices)
 
 
 def _graph(plan: Plan) -> Iterator[str]:
@@ -56,12 +59,21 @@ def stages(plan: Plan) -> list[list[str]]:
     return found
 
 
-def _one_sandbox(plan: Plan) -> Iterator[str]:
+def _about(prices: Prices | NoPrices) -> Iterator[str]:
+    if isinstance(prices, NoPrices):
+        yield f"Prices: none, {prices.why}. `modal billing rates` shows those of your workspace."
+    else:
+        yield "Prices are those that Modal's API tells of your workspace. They leave out what it adds for a region, and"
+        yield "what a step uses beyond what it asks for."
+    yield "The run's table in Prefect shows what it costs."
+
+
+def _one_sandbox(plan: Plan, prices: Prices | None) -> Iterator[str]:
     if plan.mode is Mode.DYNAMIC:
         yield "One sandbox for the pipeline's function and the inline steps; each isolated step has one of its own"
     else:
         yield "One sandbox for all steps"
-    yield from _spec(plan.sandbox)
+    yield from _spec(plan.sandbox, prices)
     yield f"  command: <bridge> {shlex.join(plan.command)}"
     if plan.mode is Mode.DYNAMIC:
         yield from _extras(plan.infrastructure_retries, None)
@@ -74,7 +86,7 @@ def _one_sandbox(plan: Plan) -> Iterator[str]:
             yield f"  {step.name}: {note}"
 
 
-def _sandboxes(plan: Plan, can_share: bool) -> Iterator[str]:
+def _sandboxes(plan: Plan, can_share: bool, prices: Prices | None) -> Iterator[str]:
     kinds = sharing(plan) if plan.warm and can_share else {}
     groups: dict[SandboxSpec, list[StepPlan]] = {}
     for step in plan.steps:
@@ -84,20 +96,22 @@ def _sandboxes(plan: Plan, can_share: bool) -> Iterator[str]:
         yield f"Warm sandboxes {number}: {_count(len(members), 'step')} take turns, idle ones end after " + (
             f"{plan.warm_idle_timeout} s"
         )
-        yield from _spec(members[0].sandbox, with_timeout=False)
+        yield from _spec(members[0].sandbox, prices, with_timeout=False)
         for step in members:
             yield from _step(step)
         yield ""
     for step in plan.steps:
         if step.name not in kinds:
             yield f"A sandbox of its own: {step.name}"
-            yield from _spec(step.sandbox)
+            yield from _spec(step.sandbox, prices)
             yield from _step(step)
             yield ""
 
 
-def _spec(spec: SandboxSpec, *, with_timeout: bool = True) -> Iterator[str]:
+def _spec(spec: SandboxSpec, prices: Prices | None, *, with_timeout: bool = True) -> Iterator[str]:
     yield f"  machine: {spec.resources}"
+    if prices is not None:
+        yield f"  cost:    {an_hour(spec.resources, prices)}"
     if spec.image is None:
         yield f"  image:   none, it is {_HERE}"
     else:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
 
-from bridge import step_runs
+from bridge import names, step_runs, tracing
 from bridge.again import Again, NotAsked
 from bridge.errors import CapacityUnavailable, RunnerUnavailable, SandboxRefused
 from bridge.outcome import Cost, Diagnosis, End, Outcome, Reported, SandboxEnd, StepRecord, Verdict, judge, refused
@@ -116,6 +117,30 @@ class Attempts:
         ``begun`` is this attempt as an earlier process left it: it is gone on with, or its end is judged. Raises only
         what is a defect or an outage beyond patience.
         """
+        about: dict[str, str | int] = {
+            names.SPAN_STEP: step.name,
+            names.SPAN_ATTEMPT: number,
+            names.SPAN_RUN_ID: self._run.id,
+            names.SPAN_TASK_RUN_ID: str(task_run_id),
+        }
+        with tracing.span(f"attempt {step.name}", about) as noted:
+            outcome = await self._attempt_step(step, number, task_run_id, kill, log, logger, step_run_id, begun, over)
+            if outcome.verdict is not Verdict.SUCCEEDED:
+                noted.failed(str(outcome.diagnosis or outcome.verdict.value))
+            return outcome
+
+    async def _attempt_step(
+        self,
+        step: StepPlan,
+        number: int,
+        task_run_id: UUID,
+        kill: asyncio.Event,
+        log: Output,
+        logger: Logger,
+        step_run_id: str | None,
+        begun: Begun | None,
+        over: Callable[[], None],
+    ) -> Outcome:
         if begun is not None:
             before = StepRecord(version=number - 1)
             step_run_id = begun.record.step_run_id if begun.record.reported is Reported.RUNNING else None
@@ -130,14 +155,16 @@ class Attempts:
             continued = again.step_run_id
             arguments = (*step.command, *(("--step-run-id", continued) if continued else ()))
             command = self._runner.host_command(*arguments)
-            request = self._run.step_request(step, command, task_run_id, number, again.sandbox)
             found, left = left, None
             try:
                 if found is not None and found.where is None:
                     end: SandboxEnd | Outcome = _FORGOTTEN
                 else:
                     where = found.where if found is not None else None
-                    end = await self._turn(step, continued, request, where, kill, log, logger)
+                    with _sandbox_span() as noted:
+                        request = self._run.step_request(step, command, task_run_id, number, again.sandbox)
+                        end = await self._turn(step, continued, _traced(request), where, kill, log, logger)
+                        _note_end(noted, end)
             except NotAsked as error:
                 again.same_sandbox()
                 end = SandboxEnd(End.NEVER_STARTED, detail=str(error))
@@ -221,11 +248,13 @@ class Attempts:
             return _FORGOTTEN
         plan = self._run.plan
         command = self._runner.host_command(*plan.command, "--run-id", self._run.id)
-        request = self._run.pipeline_request(command, task_run_id, number)
-        left = begun.where if begun is not None else None
-        start = self._runner.start(request) if left is None else _itself(left)
-        place = _Place(plan.pipeline, request.name, plan.sandbox.timeout, exists=left is not None)
-        end = await self._sandbox(place, start, kill, log, logger)
+        with _sandbox_span() as noted:
+            request = self._run.pipeline_request(command, task_run_id, number)
+            left = begun.where if begun is not None else None
+            start = self._runner.start(_traced(request)) if left is None else _itself(left)
+            place = _Place(plan.pipeline, request.name, plan.sandbox.timeout, exists=left is not None)
+            end = await self._sandbox(place, start, kill, log, logger)
+            _note_end(noted, end)
         await log.delivered()
         return end
 
@@ -253,6 +282,7 @@ class Attempts:
         if sandbox is None:
             return SandboxEnd(End.TERMINATED, detail="stopped before it started")
         logger.info("Sandbox %s%s", sandbox.id, f": {sandbox.url}" if sandbox.url else "")
+        tracing.note({names.SPAN_SANDBOX_ID: sandbox.id})
         log.comes_from(place.key, sandbox.id, sandbox.url)
         output = asyncio.ensure_future(_pump(sandbox, log, logger, place.who))
         try:
@@ -275,6 +305,23 @@ class Attempts:
         finally:
             ended.cancel()
             killed.cancel()
+
+
+def _sandbox_span() -> AbstractContextManager[tracing.Noted]:
+    return tracing.span("sandbox", {})
+
+
+def _traced(request: SandboxRequest) -> SandboxRequest:
+    return replace(request, environment={**request.environment, **tracing.environment()})
+
+
+def _note_end(noted: tracing.Noted, end: SandboxEnd | Outcome) -> None:
+    if isinstance(end, Outcome):  # it was never to be had
+        noted.failed(str(end.diagnosis or end.verdict.value))
+        return
+    noted.note({names.SPAN_SANDBOX_END: str(end)})
+    if end.end is not End.EXITED or end.exit_code != 0:
+        noted.failed(str(end))
 
 
 async def _unless_killed(start: Coroutine[Any, Any, Sandbox], kill: asyncio.Event) -> Sandbox | None:

@@ -17,7 +17,7 @@ from pydantic import JsonValue
 from zenml.models import PipelineRunResponse, PipelineSnapshotResponse
 from zenml.stack import Stack
 
-from bridge import names
+from bridge import names, tracing
 from bridge.deployments import ensure_deployment
 from bridge.errors import RunNotPossible, how_to_replay
 from bridge.flow import on_own_loop, zenml_pipeline
@@ -52,10 +52,14 @@ class Pool:
     @property
     def job_variables(self) -> dict[str, JsonValue]:
         """The job variables of the run, the flow's environment among them."""
+        return self.with_variables({})
+
+    def with_variables(self, more: dict[str, str]) -> dict[str, JsonValue]:
+        """The same, with more variables in the flow's environment."""
         variables = dict(self.settings.job_variables)
-        given = variables.get("env")
-        if self.environment:
-            variables["env"] = {**self.environment, **(given if isinstance(given, dict) else {})}
+        given, ours = variables.get("env"), {**self.environment, **more}
+        if ours:
+            variables["env"] = {**ours, **(given if isinstance(given, dict) else {})}
         return variables
 
 
@@ -122,7 +126,7 @@ def submit_to_pool(
             tags=_tags(run, plan),
             idempotency_key=str(run.id),
             work_queue_name=pool.settings.work_queue,
-            job_variables=pool.job_variables,
+            job_variables=pool.with_variables(tracing.environment()),
         )
         if not pool.settings.synchronous:  # who waits is told while waiting
             _warn_if_nobody_works(client, work_pool)

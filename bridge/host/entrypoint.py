@@ -23,10 +23,12 @@ from zenml.steps import StepHeartBeatTerminationException
 from zenml.utils import code_utils, source_utils
 
 from bridge import names, upstream_zenml
+from bridge.host.tracing import span_of_step
 
 logger = get_logger(__name__)
 
 _STEP_RUN_ID = "step_run_id"
+_STEP_NAME = "step_name"
 _IMAGE_ROOT = "/app"
 """Where ZenML's images have the user's code (zenml/utils/pipeline_docker_image_builder.py)."""
 
@@ -157,7 +159,9 @@ def run_attempt(
     """
     with prevent_pipeline_execution():
         try:
-            entrypoint(list(arguments), snapshot).run()
+            prepared = entrypoint(list(arguments), snapshot)
+            with span_of_step(prepared.entrypoint_args[_STEP_NAME]):
+                prepared.run()
         except SystemExit as error:
             logger.exception("The step called sys.exit.")
             return error.code if isinstance(error.code, int) else 1

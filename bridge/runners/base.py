@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 from bridge.host.wire import Call
 from bridge.outcome import SandboxEnd
 from bridge.plan import SandboxSpec
+from bridge.prices import NoPrices, Prices
 
 if TYPE_CHECKING:
     from bridge.image_definition import ImageDefinition
@@ -186,6 +187,15 @@ class HasDashboard(Protocol):
 
         ``since`` is timezone-aware. Raises ``RunnerUnavailable``.
         """
+
+
+@runtime_checkable
+class HasPrices(Protocol):
+    """A runner that knows what its machines cost before one is made. Not every runner does."""
+
+    async def prices(self) -> Prices | NoPrices:
+        """Return what machines cost. Makes nothing. Raises ``CredentialsRefused``, ``RunnerUnavailable``,
+        ``SandboxRefused`` where the service doesn't take the question."""
 
 
 @dataclass(frozen=True, slots=True)

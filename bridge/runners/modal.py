@@ -16,6 +16,7 @@ import modal
 
 from bridge import names, upstream_modal
 from bridge.plan import SandboxSpec
+from bridge.prices import NoPrices, Prices
 from bridge.runners import OUTAGE_SECONDS
 from bridge.runners.base import HostCall, Sandbox, SandboxRequest
 from bridge.runners.modal_build import ImageBuilder
@@ -25,6 +26,7 @@ from bridge.runners.modal_costs import costs_by_tag
 from bridge.runners.modal_create import Creator
 from bridge.runners.modal_errors import SDK_ERRORS, translated
 from bridge.runners.modal_objects import HOST_PROGRAM, ModalObjects
+from bridge.runners.modal_prices import prices_of
 from bridge.runners.modal_sandbox import ModalSandbox
 from bridge.runners.rate import RateLimit
 
@@ -171,6 +173,13 @@ class ModalRunner:
             return await costs_by_tag(found, tags, tag, since)
         except SDK_ERRORS as error:
             raise translated(error, "What the sandboxes cost can't be asked") from error
+
+    async def prices(self) -> Prices | NoPrices:
+        """Return what machines cost; see :class:`bridge.runners.base.HasPrices`."""
+        try:
+            return await prices_of(self._clients.main)
+        except SDK_ERRORS as error:
+            raise translated(error, "Modal's prices can't be asked") from error
 
     async def _app_ids(self, tags: Mapping[str, str], environment: str | None) -> set[str]:
         listed = await upstream_modal.app_ids(self._clients.main, environment)

@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import modal
 import pytest
 from grpclib import Status
 
@@ -21,6 +22,7 @@ from bridge import names
 from bridge.errors import CapacityUnavailable, CredentialsRefused, RunnerUnavailable, SandboxRefused
 from bridge.outcome import End
 from bridge.plan import Gpu, Resources, SandboxSpec
+from bridge.prices import NoPrices, Prices
 from bridge.runners.base import OutputLine, Runner, SandboxRequest
 from bridge.runners.modal import ModalRunner
 from bridge.runners.modal_sandbox import ModalSandbox
@@ -101,6 +103,20 @@ async def first_line(sandbox: ModalSandbox) -> OutputLine:
 async def test_it_is_a_runner(runner: ModalRunner) -> None:
     assert isinstance(runner, Runner)
     assert runner.kind == "modal"
+
+
+async def test_prices(cloud: LoopbackModal, runner: ModalRunner) -> None:
+    prices = await runner.prices()
+    if not hasattr(modal, "Workspace"):
+        assert isinstance(prices, NoPrices)
+        assert f"SDK {modal.__version__} can't ask" in prices.why
+        return
+    assert isinstance(prices, Prices)
+    assert (str(prices.cpu), str(prices.memory)) == ("0.1419", "0.024"), "those of sandboxes"
+    assert set(prices.gpus) == {"a100_40gb", "h100"}
+    cloud.unavailable(60)
+    with pytest.raises(RunnerUnavailable, match="prices can't be asked"):
+        await runner.prices()
 
 
 async def test_everything_in_the_spec_arrives(cloud: LoopbackModal, runner: ModalRunner, backend: str) -> None:

@@ -9,8 +9,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import modal
 import pytest
+from click.testing import CliRunner
 
+from bridge.cli import main
 from bridge.plan import Mode
 from bridge.run import load_snapshot, load_stack
 from tests import servers
@@ -39,8 +42,8 @@ def run(lab: Lab, pipeline: Any, folder: Path) -> Ran:
     from zenml.config import DockerSettings
     from zenml.utils import source_utils
 
-    source_utils.set_custom_source_root(str(FOLDER))
     lab.activate(lab.stack("modal"))
+    source_utils.set_custom_source_root(str(FOLDER))  # after the lab, which sets its own once
     docker = DockerSettings(parent_image=IMAGE, skip_build=True)
     prepared = pipeline.with_options(settings={"docker": docker}, enable_cache=False)
     made = prepared()
@@ -74,3 +77,15 @@ def test_a_cpu_step_an_a100_step_and_a_t4_step(lab: Lab, example: ModuleType, tm
     snapshot = load_snapshot(ran.run.snapshot.id)
     plan = load_stack(snapshot)[1].plan(snapshot)
     assert (plan.mode, plan.max_parallelism) == (Mode.PER_STEP, 3)
+
+    # What Modal asks for such machines, before the next run makes them.
+    before = len(lab.modal.sandboxes())
+    shown = CliRunner().invoke(main, ["plan", str(snapshot.id)], catch_exceptions=False).output
+    if hasattr(modal, "Workspace"):
+        # 8 cores, 30518 MiB and two A100 of 40 GB, at the loopback's prices; it has none for a T4.
+        assert f"cost:    at least ${8 * 0.1419 + 30518 / 1024 * 0.024 + 2 * 2.1:.4f} with A100 an hour" in shown
+        assert "T4 (no price is known)" in shown
+        assert "Prices are those that Modal's API tells of your workspace" in shown
+    else:
+        assert f"Prices: none, Modal's SDK {modal.__version__} can't ask for prices" in shown
+    assert len(lab.modal.sandboxes()) == before, "a plan starts nothing"

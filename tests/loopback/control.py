@@ -26,6 +26,16 @@ BUILDER_VERSION = "2025.06"
 LIST_PAGE = 100
 PRICE = Decimal("0.25")
 """What a sandbox costs here, in dollars."""
+RATES = {
+    "cpu_hour_cost": "0.0473",
+    "cpu_hour_cost_sandbox": "0.1419",
+    "mem_gib_hour_cost": "0.008",
+    "mem_gib_hour_cost_sandbox": "0.024",
+    "gpu_hour_cost_a100_40gb": "2.1",
+    "gpu_hour_cost_h100": "3.95",
+    "volume_storage_gib_month_cost": "0.09",
+}
+"""Some of what `modal billing rates --json` printed for users in autumn 2026: names for sure, numbers for the tests."""
 CREATE_IF_MISSING = api_pb2.OBJECT_CREATION_TYPE_CREATE_IF_MISSING
 ANONYMOUS = (
     api_pb2.OBJECT_CREATION_TYPE_ANONYMOUS_OWNED_BY_APP,
@@ -53,6 +63,12 @@ class Objects:
 
     async def AuthTokenGet(self, request: Any, metadata: Metadata) -> api_pb2.AuthTokenGetResponse:
         return api_pb2.AuthTokenGetResponse(token=jwt("client"))
+
+    async def WorkspaceNameLookup(self, request: Any, metadata: Metadata) -> api_pb2.WorkspaceNameLookupResponse:
+        return api_pb2.WorkspaceNameLookupResponse(username="loopback")
+
+    async def WorkspaceBillingRates(self, request: Any, metadata: Metadata) -> Any:
+        return api_pb2.WorkspaceBillingRatesResponse(rates=RATES)
 
     async def EnvironmentGetOrCreate(
         self, request: api_pb2.EnvironmentGetOrCreateRequest, metadata: Metadata

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from decimal import Decimal
 
-from bridge.board import SHARED, Board, Seen
+from bridge.board import SHARED, About, Board, Seen
 from bridge.plan import FailureMode, Gpu, Mode, Plan, Resources, SandboxSpec, StepPlan
 
 
@@ -16,7 +16,31 @@ class Clock:
         return self.now
 
 
-def board(clock: Clock) -> Board:
+class Told:
+    """A listener that writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.all: list[tuple[str | int, ...]] = []
+        self.gpus: dict[str, str] = {}
+
+    def started(self, step: About, attempt: int, sandbox: str) -> None:
+        self.gpus[step.step] = step.gpu
+        self.all.append(("started", step.step, attempt, sandbox))
+
+    def retried(self, step: About, attempt: int) -> None:
+        self.all.append(("retried", step.step, attempt))
+
+    def lost(self, step: About, attempt: int, what: str) -> None:
+        self.all.append(("lost", step.step, attempt, what))
+
+    def failed(self, step: About, attempt: int, why: str) -> None:
+        self.all.append(("failed", step.step, attempt, why))
+
+    def finished(self, step: About, attempt: int, state: str) -> None:
+        self.all.append(("finished", step.step, attempt, state))
+
+
+def board(clock: Clock, listener: Told | None = None) -> Board:
     plain = SandboxSpec()
     steps = (
         StepPlan("load", (), (), plain),
@@ -25,7 +49,7 @@ def board(clock: Clock) -> Board:
         StepPlan("publish", ("report",), (), plain),
     )
     plan = Plan("p", "snapshot", "stack", Mode.PER_STEP, FailureMode.FAIL_FAST, steps)
-    return Board(plan, clock)
+    return Board(plan, clock, listener)
 
 
 def row(board: Board, step: str) -> dict[str, str | int]:
@@ -135,3 +159,87 @@ def test_a_dynamic_pipeline_grows() -> None:
     seen.close("the run ended")
     assert seen.progress == 100.0
     assert row(seen, "train")["why"] == "the run ended"
+
+
+def test_a_listener_hears_of_every_attempt() -> None:
+    told = Told()
+    seen = board(Clock(), told)
+    seen.attempt("load", 1)
+    seen.lost("load", "no machine")
+    seen.in_sandbox("load", "sb-1", None)
+    seen.attempt_over("load", "it broke")
+    seen.attempt("load", 2)
+    seen.in_sandbox("load", "sb-2", None)
+    seen.attempt_over("load")
+    seen.ended("load", "Completed", "")
+    seen.ended("train", "Cancelled", "stopped")
+    assert told.all == [
+        ("lost", "load", 1, "no machine"),
+        ("started", "load", 1, "sb-1"),
+        ("failed", "load", 1, "it broke"),
+        ("retried", "load", 2),
+        ("started", "load", 2, "sb-2"),
+        ("finished", "load", 2, "Completed"),
+    ]
+
+
+def test_an_attempt_that_an_earlier_process_began_is_no_retry() -> None:
+    told = Told()
+    board(Clock(), told).attempt("load", 2, begun=True)
+    assert told.all == []
+
+
+def test_what_zenml_says_is_told_once_also_where_it_was_too_quick_to_be_seen() -> None:
+    told, at = Told(), datetime(2026, 1, 1)
+    seen = board(Clock(), told)
+    seen.all_in_sandbox("sb-1", None)
+
+    def look(status: str, attempt: int, *, ended: bool = False) -> None:
+        seen.seen([Seen("load", status, attempt, at, at if ended else None, ended)], at)
+
+    look("running", 1)
+    look("running", 1)
+    look("retrying", 1)
+    look("retrying", 1)
+    seen.all_lost("evicted")
+    look("running", 3)
+    look("failed", 3, ended=True)
+    look("failed", 3, ended=True)
+    seen.seen([Seen("train", "cached", 1, at, at, True)], at)
+    assert told.all == [
+        ("started", "load", 1, "sb-1"),
+        ("failed", "load", 1, ""),
+        ("lost", "load", 1, "evicted"),
+        ("retried", "load", 2),
+        ("started", "load", 2, ""),
+        ("failed", "load", 2, ""),
+        ("retried", "load", 3),
+        ("started", "load", 3, ""),
+        ("failed", "load", 3, ""),
+        ("finished", "train", 1, "cached"),
+    ]
+
+
+def test_an_isolated_step_of_a_dynamic_pipeline_is_told_of_with_its_own_machine() -> None:
+    told, at = Told(), datetime(2026, 1, 1)
+    shared = SandboxSpec(resources=Resources(gpu=Gpu(("T4",))))
+    plan = Plan("p", "snapshot", "stack", Mode.DYNAMIC, FailureMode.FAIL_FAST, (), sandbox=shared)
+    seen = Board(plan, Clock(), told)
+    seen.all_in_sandbox("sb-function", None)
+    seen.add("train")
+    seen.seen([Seen("train", "provisioning", 1, None, None, False), Seen("inline", "running", 1, at, None, False)], at)
+    seen.add("train", "2 x H100")
+    seen.in_sandbox("train", "sb-own", None)
+    seen.seen([Seen("train", "running", 1, at, None, False)], at)
+    seen.seen([Seen("train", "retrying", 1, at, at, False)], at)
+    seen.seen([Seen("train", "running", 2, at, None, False)], at)
+    seen.seen([Seen("train", "completed", 2, at, at, True)], at)
+    assert told.all == [
+        ("started", "inline", 1, "sb-function"),
+        ("started", "train", 1, "sb-own"),
+        ("failed", "train", 1, ""),
+        ("retried", "train", 2),
+        ("started", "train", 2, "sb-own"),
+        ("finished", "train", 2, "completed"),
+    ]
+    assert told.gpus == {"inline": "1 x T4", "train": "2 x H100"}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from decimal import Decimal
 
 from bridge.plan import FailureMode, Gpu, Mode, Plan, Resources, RetryPolicy, SandboxSpec, StepPlan
 from bridge.preview import as_text, describe, stages
+from bridge.prices import NoPrices, Prices, an_hour
 
 IMAGE = "registry.example.com/ml:1"
 SMALL = SandboxSpec(image=IMAGE, resources=Resources(2.0, 4096), region=("us-east",), secrets=("hf",))
@@ -32,8 +34,10 @@ PLAN = Plan(
 )
 
 
-def shown(plan: Plan = PLAN, runner: str = "modal", *, can_share: bool = True) -> str:
-    return as_text(describe(plan, runner, can_share=can_share))
+def shown(
+    plan: Plan = PLAN, runner: str = "modal", *, can_share: bool = True, prices: Prices | NoPrices | None = None
+) -> str:
+    return as_text(describe(plan, runner, can_share=can_share, prices=prices))
 
 
 def test_the_graph() -> None:
@@ -82,6 +86,29 @@ def test_a_whole_pipeline_in_one_sandbox() -> None:
     assert "command: <bridge> pipeline --snapshot 5f1c" in text
     assert "  left: 2 retries after 5, 10 s" in text
     assert "A sandbox of its own" not in text
+
+
+PRICES = Prices(Decimal("0.1419"), Decimal("0.024"), {"h100": Decimal("3.95")})
+
+
+def test_prices_an_hour() -> None:
+    warm, own = shown(prices=PRICES).split("Warm sandboxes 1")[1].split("A sandbox of its own: ")
+    assert "cost:    at least $0.3798 an hour\n" in warm  # 2 x 0.1419 + 4 x 0.024
+    assert "cost:    at least $7.9000 with H100 an hour; not counted: cpu that it uses, memory that it uses," in own
+    assert "A100 (no price is known)" in own
+    assert own.rstrip().endswith("The run's table in Prefect shows what it costs.")
+
+
+def test_without_prices_it_says_why() -> None:
+    text = shown(prices=NoPrices("Modal can't be reached"))
+    assert "Prices: none, Modal can't be reached. `modal billing rates`" in text
+    assert "cost:" not in text
+
+
+def test_a_gpu_type_has_the_price_of_its_other_spelling() -> None:
+    prices = Prices(gpus={"a100_40gb": Decimal(2), "a100_80gb": Decimal(3), "a10g": Decimal(1)})
+    for kind, dollars in (("A100", 2), ("A100-40GB", 2), ("a100-80gb", 3), ("A10", 1), ("A10G", 1)):
+        assert an_hour(Resources(1.0, 1024, Gpu((kind,), 4)), prices).startswith(f"at least ${4 * dollars}.0000 with")
 
 
 def test_a_laptop_has_no_prices_and_no_image() -> None:
