@@ -89,13 +89,22 @@ class Listener(Protocol):
 
 
 class Board:
-    """The rows of one run, and who listens. One event loop."""
+    """The rows of one run, and who listens. One event loop.
+
+    ``goes_on``: an earlier process of the flow told of what ZenML knows already.
+    """
 
     def __init__(
-        self, plan: Plan, clock: Callable[[], float] = time.monotonic, listener: Listener | None = None
+        self,
+        plan: Plan,
+        clock: Callable[[], float] = time.monotonic,
+        listener: Listener | None = None,
+        *,
+        goes_on: bool = False,
     ) -> None:
         self._clock = clock
         self._listener = listener
+        self._catching_up = goes_on
         self._downstream: dict[str, list[str]] = {step.name: [] for step in plan.steps}
         self._upstream = plan.upstream
         self._grows = plan.mode is Mode.DYNAMIC
@@ -179,7 +188,8 @@ class Board:
         row.state, row.why, row.ended, row.since = state, "" if state in COMPLETED else why, True, None
         if state not in COMPLETED:
             return
-        if self._listener is not None and row.attempt:  # else it was over before this process began
+        # Without an attempt it was over before this process began.
+        if self._listener is not None and row.attempt and not (self._catching_up and self._shared):
             self._listener.finished(self._about(row), row.attempt, state)
         for below in map(self._rows.__getitem__, self._downstream.get(step, ())):
             below.missing -= 1
@@ -208,6 +218,7 @@ class Board:
                     self._settle(row)
                     row.since = None
                 row.state = found.status
+        self._catching_up = False
 
     def _follow(self, row: _Row, found: Seen) -> None:
         """Tell of what happened since the step was seen last; what was too quick to be seen is told all the same."""
@@ -216,14 +227,16 @@ class Board:
         about, box = self._about(row), row.box if row.isolated else self._sandbox_id
         for number in range(max(1, row.attempt), found.attempt + 1):
             newest = number == found.attempt
-            if number > max(1, row.attempt):
+            if number > max(1, row.attempt) and not self._catching_up:
                 self._listener.retried(about, number)
             if number > row.told_started and not (newest and found.status in _NOT_STARTED):
                 row.told_started = number
-                self._listener.started(about, number, box)
+                if not self._catching_up:
+                    self._listener.started(about, number, box)
             if number > row.told_failed and not (newest and found.status not in _FAILED):
                 row.told_failed = number
-                self._listener.failed(about, number, "")
+                if not self._catching_up:
+                    self._listener.failed(about, number, "")
 
     def _about(self, row: _Row) -> About:
         return About(row.step, row.gpu if row.isolated or not self._shared else self._shared_gpu)

@@ -209,7 +209,7 @@ async def _carry_out(run: Run, runner: Runner, stop: Stop, life: int) -> State[N
     try:
         # One client for the core and all its task runs.
         async with AsyncClientContext.get_or_create() as api, runner:
-            board = Board(run.plan, listener=StepEvents(run))
+            board = Board(run.plan, listener=StepEvents(run), goes_on=life > 1)
             terminal.watch(board, run.run.name, lambda: pages(run))
             most = run.plan.max_parallelism or runner.default_parallelism
             async with (

@@ -243,3 +243,16 @@ def test_an_isolated_step_of_a_dynamic_pipeline_is_told_of_with_its_own_machine(
         ("finished", "train", 2, "completed"),
     ]
     assert told.gpus == {"inline": "1 x T4", "train": "2 x H100"}
+
+
+def test_what_an_earlier_process_told_is_not_told_again() -> None:
+    told, at = Told(), datetime(2026, 1, 1)
+    steps = tuple(StepPlan(name, (), (), SandboxSpec()) for name in ("done", "again"))
+    plan = Plan("p", "snapshot", "stack", Mode.PIPELINE, FailureMode.FAIL_FAST, steps)
+    seen = Board(plan, Clock(), told, goes_on=True)
+    seen.all_in_sandbox("sb-2", None)
+    done = Seen("done", "completed", 1, at, at, True)
+    seen.seen([done, Seen("again", "retrying", 2, at, at, False)], at)
+    seen.seen([done, Seen("again", "running", 3, at, None, False)], at)
+    seen.seen([done, Seen("again", "completed", 3, at, at, True)], at)
+    assert told.all == [("retried", "again", 3), ("started", "again", 3, "sb-2"), ("finished", "again", 3, "completed")]
