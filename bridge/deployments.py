@@ -71,9 +71,15 @@ def _in_url(name: str) -> str:
 
 
 def configure_jobs(
-    client: SyncPrefectClient, deployment_id: UUID, work_queue: str | None, job_variables: Mapping[str, JsonValue]
+    client: SyncPrefectClient,
+    deployment_id: UUID,
+    work_queue: str | None,
+    job_variables: Mapping[str, JsonValue],
+    parameters: Mapping[str, str] | None = None,
 ) -> None:
     """Set work queue and job variables of all runs that the deployment's schedules start.
+
+    ``parameters`` are those of runs whose schedule has lost its own (:mod:`bridge.scheduled`).
 
     Always an update, even of nothing: Prefect's scheduler soon looks at deployments that were updated
     (``schedule_recent_deployments``), and otherwise once a minute, which may be too late for a schedule's first run.
@@ -82,6 +88,8 @@ def configure_jobs(
     changes = DeploymentUpdate(version=deployment.version)
     if job_variables:
         changes.job_variables = dict(job_variables)
+    if parameters:
+        changes.parameters = {**deployment.parameters, **parameters}
     if work_queue:
         changes.work_queue_name = work_queue
         changes.work_pool_name = deployment.work_pool_name

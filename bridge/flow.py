@@ -52,6 +52,7 @@ from bridge.resume import Earlier, end_sandboxes, look_back
 from bridge.run import Run, give_up, layer_of, open_run, runner_of
 from bridge.run_status import end_run
 from bridge.runners.base import Runner
+from bridge.scheduled import PARAMETER, snapshot_for
 from bridge.settings import RunnerConfig
 from bridge.step import Attempts
 from bridge.truth import Truth, ZenMLThread
@@ -82,6 +83,7 @@ def zenml_pipeline(snapshot_id: UUID, run_id: UUID | None = None) -> State[None]
     flow_run = context.flow_run
     warn_in_run_logs()
     try:
+        snapshot_id = snapshot_for(flow_run, snapshot_id)
         run = open_run(snapshot_id, run_id, str(flow_run.id))
         runner = make_runner(run.config, run.stack, run.plan)
         check_limits(run.plan)
@@ -114,12 +116,13 @@ def zenml_pipeline(snapshot_id: UUID, run_id: UUID | None = None) -> State[None]
 def introduce(run: Run, flow_run: FlowRun) -> None:
     """Make the two runs find each other where ZenML didn't submit the flow run itself: a deployment made it."""
     name = names.prefect_name(run.run.name)
-    if flow_run.name == name:
+    parameters = {**flow_run.parameters, PARAMETER: str(run.snapshot.id)}
+    if flow_run.name == name and flow_run.parameters == parameters:
         return
     user = run.run.user.name if run.run.user else None
     tags = names.flow_run_tags(run.id, run.plan.pipeline, run.plan.stack, user)
     with get_client(sync_client=True) as client:
-        client.update_flow_run(flow_run.id, name=name, tags={*flow_run.tags, *tags})
+        client.update_flow_run(flow_run.id, parameters=parameters, name=name, tags={*flow_run.tags, *tags})
     metadata: dict[str, MetadataType] = {METADATA_ORCHESTRATOR_RUN_ID: str(flow_run.id)}
     if url := url_for(flow_run):
         metadata[names.METADATA_ORCHESTRATOR_URL] = Uri(url)

@@ -19,6 +19,7 @@ from zenml.models import PipelineSnapshotResponse, ScheduleResponse, ScheduleUpd
 from bridge import names
 from bridge.deployments import configure_jobs, find_deployment
 from bridge.errors import InvalidSettings
+from bridge.scheduled import PARAMETER, snapshot_of
 from bridge.schedules import prefect_schedule
 
 
@@ -50,11 +51,12 @@ def create_schedule(
         raise ValueError(f"snapshot {snapshot.id} has no schedule")
     translated = prefect_schedule(schedule, datetime.now(timezone.utc))
     # First, so that the schedule is the last thing that can fail; Prefect's scheduler looks at it soon all the same.
-    configure_jobs(client, deployment_id, work_queue, job_variables)
+    parameters = {PARAMETER: str(snapshot.id)}
+    configure_jobs(client, deployment_id, work_queue, job_variables, parameters)
     wanted = DeploymentScheduleCreate(
         schedule=translated,
         active=schedule.active,
-        parameters={"snapshot_id": str(snapshot.id)},
+        parameters=parameters,
         slug=str(schedule.id),
     )
     try:
@@ -93,7 +95,15 @@ def update_schedule(
         )
         changed = prefect_schedule(wanted, datetime.now(timezone.utc))
     configure_jobs(client, found.deployment_id, None, {})
-    client.update_deployment_schedule(found.deployment_id, found.id, active=update.active, schedule=changed)
+    snapshot_id = snapshot_of(schedule.id)
+    client.update_deployment_schedule(
+        found.deployment_id,
+        found.id,
+        active=update.active,
+        schedule=changed,
+        # Else Prefect's server clears them.
+        parameters={PARAMETER: str(snapshot_id)} if snapshot_id is not None else dict(found.parameters),
+    )
 
 
 def delete_schedule(client: SyncPrefectClient, component: str, schedule: ScheduleResponse) -> None:

@@ -1,0 +1,52 @@
+"""Which snapshot a schedule runs: ZenML knows, and Prefect may have forgotten.
+
+Prefect's server takes a change of a schedule that doesn't mention its parameters, as the switch in its UI and
+``prefect deployment schedule pause`` make it, for one that clears them (seen with 3.7.7, 3.8.8 and 3.9.1).
+"""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from prefect.client.schemas.objects import FlowRun
+from zenml.client import Client
+
+from bridge.errors import InvalidSettings
+
+PARAMETER = "snapshot_id"
+
+
+def snapshot_of(schedule_id: UUID) -> UUID | None:
+    """Return the newest snapshot of a ZenML schedule; None if ZenML has none any more."""
+    found = Client().list_snapshots(schedule_id=schedule_id, named_only=False, sort_by="desc:created", size=1)
+    return found.items[0].id if found.items else None
+
+
+def zenml_schedule(flow_run: FlowRun) -> UUID | None:
+    """Return the id of the ZenML schedule that planned a flow run; None if none of ZenML's did."""
+    maker = flow_run.created_by
+    if not flow_run.auto_scheduled or maker is None or maker.type != "SCHEDULE":
+        return None
+    try:
+        # The slug of the schedule (prefect/server/models/deployments.py, `_generate_scheduled_flow_runs`).
+        return UUID(str(maker.display_value))
+    except ValueError:
+        return None  # somebody's own schedule
+
+
+def snapshot_for(flow_run: FlowRun, given: UUID) -> UUID:
+    """Return the snapshot that a flow run is to run: its schedule's, or the one given as a parameter.
+
+    Raises ``InvalidSettings`` for a run of a schedule that ZenML doesn't know any more.
+    """
+    schedule_id = zenml_schedule(flow_run)
+    if schedule_id is None:
+        return given
+    if (found := snapshot_of(schedule_id)) is None:
+        raise InvalidSettings(
+            "schedule",
+            schedule_id,
+            "ZenML has no snapshot of the schedule that planned this run",
+            "Delete the schedule in Prefect, and run the pipeline with a schedule again",
+        )
+    return found
