@@ -457,7 +457,7 @@ async def test_a_create_that_fails_inside_modal(cloud: LoopbackModal, runner: Mo
     await runner.start(request("true"))
 
 
-@pytest.mark.parametrize("away", ["unavailable", "paused"])
+@pytest.mark.parametrize("away", ["unavailable", pytest.param("paused", marks=pytest.mark.slow)])
 async def test_a_start_survives_an_outage(cloud: LoopbackModal, backend: str, away: str) -> None:
     """All of it: connecting, app, image and the create; the SDK itself gives up after 0.7 s."""
 

@@ -48,7 +48,7 @@ def output(lab: Lab, ran: Ran, task_run: str) -> list[str]:
 
 WALK = [
     pytest.param("modal", "warm"),
-    pytest.param("modal", "pipeline"),
+    pytest.param("modal", "pipeline", marks=slow),
     pytest.param("process", "cold", marks=slow),
     pytest.param("modal", "cold", marks=slow),
     pytest.param("process", "warm", marks=slow),
@@ -206,6 +206,7 @@ def test_what_is_not_resumed(lab: Lab, tmp_path: Path) -> None:
         go_on(uuid4())
 
 
+@pytest.mark.slow
 def test_a_flow_that_died_while_its_run_was_being_stopped(lab: Lab, tmp_path: Path) -> None:
     from zenml.utils import run_utils
 

@@ -38,6 +38,7 @@ def test_the_wheel_ships_bridge_only(installed: Path) -> None:
     assert {top for top in tops if not top.endswith(".dist-info") and top != ".."} == {"bridge"}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_tutorial(installed: Path, tmp_path: Path) -> None:
     """A stranger's way, as the tutorial has it: the wheel, its commands and files; no server runs."""
@@ -103,6 +104,7 @@ WITH_OPERATOR = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_step_operator_from_the_wheel(installed: Path, tmp_path: Path) -> None:
     """On ZenML's own orchestrator and local store; Prefect isn't asked, nor is Modal."""

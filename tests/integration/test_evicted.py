@@ -37,6 +37,7 @@ def state_of(under: Under) -> str:
         return str(client.read_flow_run(under.flow_run_id).state.name)
 
 
+@pytest.mark.slow
 def test_the_next_pod_goes_on_with_the_run(lab: Lab, tmp_path: Path) -> None:
     """And that one is cancelled: its SIGTERM does stop the run."""
     import stoppable

@@ -102,7 +102,7 @@ def test_a_sandbox_that_can_not_be_had(lab: Lab, shapes, fresh_image: str, mode:
 @pytest.mark.parametrize(
     ("how", "mode", "seconds"),
     [
-        ("unavailable", "per_step", AWAY_SECONDS),
+        pytest.param("unavailable", "per_step", AWAY_SECONDS, marks=pytest.mark.slow),
         pytest.param("unavailable", "pipeline", 60.0, marks=pytest.mark.slow),
         pytest.param("pause", "per_step", 60.0, marks=pytest.mark.slow),
     ],

@@ -18,7 +18,7 @@ LEASE = 10
 @pytest.mark.parametrize(
     ("place", "mode"),
     [
-        ("modal", "per_step"),
+        pytest.param("modal", "per_step", marks=pytest.mark.slow),
         pytest.param("process", "pipeline", marks=pytest.mark.slow),
         pytest.param("modal", "pipeline", marks=pytest.mark.slow),
         pytest.param("process", "per_step", marks=pytest.mark.slow),

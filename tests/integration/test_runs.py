@@ -57,7 +57,7 @@ class TestPerStep:
         if place == "modal":
             assert len(lab.sandboxes(ran)) == 2
 
-    @pytest.mark.at("modal-v2", "modal-v1")
+    @pytest.mark.at("modal-v2")
     def test_a_failure_spares_the_other_branch(self, lab: Lab, shapes, place: str) -> None:
         ran = lab.run(shapes.failing, lab.stack(place), settings=PER_STEP)
         check_both(ran, "failed", "Failed")

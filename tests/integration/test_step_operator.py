@@ -187,7 +187,7 @@ def test_steps_of_a_local_pipeline(
     assert train.id in logged(step_run, "prepare_step")
 
 
-@pytest.mark.parametrize("mode", ["per_step", "pipeline"])
+@pytest.mark.parametrize("mode", ["per_step", pytest.param("pipeline", marks=pytest.mark.slow)])
 def test_steps_of_our_orchestrator(here: Lab, modal: LoopbackModal, operators: Operators, operated, mode: str) -> None:
     """A GPU for all is for the step that runs here and the one on our operator, not for those that wait for them."""
     ours, foreign = operators.operator("modal"), operators.foreign()
@@ -231,6 +231,7 @@ def strike(modal: LoopbackModal, folder: Path, end: str) -> None:
     getattr(modal, end)(json.loads(lines.splitlines()[0])["sandbox"])
 
 
+@pytest.mark.slow
 def test_what_an_end_costs(here: Lab, modal: LoopbackModal, operators: Operators, operated, tmp_path: Path) -> None:
     """On the local orchestrator, which goes on after a failure and retries by itself."""
     striker = threading.Thread(target=strike, args=(modal, tmp_path, "evict"))
@@ -399,7 +400,7 @@ def test_what_no_caller_waits_for_is_swept(
     assert sweep(stack, end=True).found == []
 
 
-@pytest.mark.parametrize("mode", ["per_step", "pipeline"])
+@pytest.mark.parametrize("mode", ["per_step", pytest.param("pipeline", marks=pytest.mark.slow)])
 def test_a_run_of_ours_is_stopped(
     here: Lab, modal: LoopbackModal, operators: Operators, operated, tmp_path: Path, mode: str
 ) -> None:
@@ -416,6 +417,7 @@ def test_a_run_of_ours_is_stopped(
     assert ran.steps == {"hangs": "stopped"}
 
 
+@pytest.mark.slow
 def test_whoever_called_the_operator_is_lost(
     here: Lab, modal: LoopbackModal, operators: Operators, operated, tmp_path: Path
 ) -> None:

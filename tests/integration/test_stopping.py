@@ -50,6 +50,7 @@ def test_cancelled_in_prefect(lab: Lab, stoppable, tmp_path: Path, place: str, m
         assert set(ran.states.values()) == {"Cancelled"}
 
 
+@pytest.mark.slow
 def test_cancelled_in_prefect_after_a_step_has_failed(lab: Lab, stoppable, tmp_path: Path) -> None:
     """ZenML refuses to stop such a run; Prefect's cancel ends it all the same."""
     from zenml.enums import ExecutionMode

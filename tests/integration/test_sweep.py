@@ -43,7 +43,8 @@ def make_old(run_id: UUID) -> None:
     Client().create_run_metadata({METADATA_FLOW_ALIVE: "2020-01-01T00:00:00.000+00:00"}, [resource])
 
 
-@pytest.mark.parametrize("place", ["modal", pytest.param("process", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["modal", "process"])
 def test_what_nobody_owns_is_ended_and_nothing_else(lab: Lab, tmp_path: Path, place: str) -> None:
     import stoppable
 

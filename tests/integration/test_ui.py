@@ -71,7 +71,7 @@ def test_the_table_the_progress_and_the_links(lab: Lab, diamond: Ran) -> None:
     assert f"Cost so far: ${len(boxes) * PRICE:.4f}" in found["markdown"].data
 
 
-@pytest.mark.parametrize("mode", ["per_step", "pipeline"])
+@pytest.mark.parametrize("mode", ["per_step", pytest.param("pipeline", marks=pytest.mark.slow)])
 def test_the_table_follows_the_run(lab: Lab, tmp_path: Path, mode: str) -> None:
     import stoppable
 

@@ -61,6 +61,7 @@ def test_a_step_s_own_environment_stays_its_own(lab: Lab, shapes, place: str) ->
     assert [ran.traces(step)[0]["variable"] for step in ("has_it", "hasn_t")] == ["of the step", None]
 
 
+@pytest.mark.slow
 def test_a_gpu_starts_early_only_once_a_run_has_shown_when_it_is_needed(lab: Lab, shapes) -> None:
     stack = lab.stack("modal")
 

@@ -76,6 +76,7 @@ def test_a_run_through_a_worker(lab: Lab, pool: str, where: str) -> None:
     assert set(found.parameter_openapi_schema["properties"]) == {"snapshot_id", "run_id"}
 
 
+@pytest.mark.slow
 def test_a_failing_run_through_a_worker(lab: Lab, pool: str) -> None:
     import shapes
 

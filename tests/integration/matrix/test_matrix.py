@@ -84,7 +84,7 @@ def expected(lab: Lab, everything: Any, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.mark.parametrize(
-    "place", [pytest.param(name, marks=[pytest.mark.slow] if name.startswith("modal") else []) for name in PLACES]
+    "place", [pytest.param(name, marks=[pytest.mark.slow] if name != "process, pipeline" else []) for name in PLACES]
 )
 def test_everything(
     lab: Lab,
