@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
+import pytest
 from prefect.client.orchestration import get_client
 
 from bridge import eviction
