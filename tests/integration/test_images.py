@@ -59,7 +59,7 @@ def test_a_pipeline_without_docker(lab: Lab, wheels: Path) -> None:
     assert importlib.util.find_spec("unheard_of") is None
     stack = bare_stack(lab)
     given = docker(wheels, allow_download_from_artifact_store=False, environment={"SHELL_LEVEL": 1})
-    ran = lab.run(unheard.greeting, stack, settings={"execution_mode": "per_step"}, docker=given)
+    ran = lab.run(unheard.greeting, stack, docker=given)
     assert ran.error is None
     assert ran.steps == {"greet": "completed", "answer": "completed"}
     assert [trace["said"] for trace in ran.traces("greet")] == ["hello world"]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.ownership import OVER, Facts, FlowState, Owner, judge
+from bridge.ownership import OVER, Facts, FlowState, Owner, judge, judge_caller
 
 TIMEOUT = 100.0
 TOLERANCE = 10.0
@@ -95,3 +95,12 @@ def test_no_run_is_taken_before_its_sandboxes_would_end_by_themselves(
     judged = judge(Facts(state, since, began, elsewhere, sign, TIMEOUT, tolerance))
     assert judged.owner is Owner.FLOW
     assert judged.why
+
+
+@pytest.mark.parametrize(
+    ("sign", "owner"),
+    [(None, Owner.UNCLEAR), (0.0, Owner.FLOW), (1250.0 + 60.0, Owner.FLOW), (1250.0 + 61.0, Owner.NOBODY)],
+)
+def test_a_step_operator_s_caller(sign: float | None, owner: Owner) -> None:
+    """A quarter more than its `orphan_timeout`, in which a sandbox that can looks and ends by itself; and the clocks."""
+    assert judge_caller(sign, orphan_timeout=1000, tolerance=60).owner is owner
