@@ -102,5 +102,5 @@ def test_no_run_is_taken_before_its_sandboxes_would_end_by_themselves(
     [(None, Owner.UNCLEAR), (0.0, Owner.FLOW), (1250.0 + 60.0, Owner.FLOW), (1250.0 + 61.0, Owner.NOBODY)],
 )
 def test_a_step_operator_s_caller(sign: float | None, owner: Owner) -> None:
-    """A quarter more than its `orphan_timeout`, in which a sandbox that can looks and ends by itself; and the clocks."""
+    """A quarter more than its `orphan_timeout`, in which a sandbox that can ends by itself; and the clocks."""
     assert judge_caller(sign, orphan_timeout=1000, tolerance=60).owner is owner
