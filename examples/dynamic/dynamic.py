@@ -31,18 +31,26 @@ def around(gamma: float, factor: float) -> Annotated[list[float], "gammas"]:
     return [gamma / factor, gamma, gamma * factor]
 
 
+@step
+def best(gammas: list[float], scores: list[float]) -> Annotated[float, "gamma"]:
+    """The value with the highest score."""
+    score, gamma = max(zip(scores, gammas))
+    print(f"Best: gamma={gamma:g} with {score:.3f}")
+    return gamma
+
+
 @pipeline(dynamic=True)
 def tune(rows: int = 600, good: float = 0.95, rounds: int = 3) -> Annotated[float, "gamma"]:
     """Look around the best value so far, more closely each time, until it is good enough."""
-    best, factor = 0.1, 100.0
+    gamma, factor = 0.1, 100.0
     for _ in range(rounds):
-        gammas = around(best, factor)
+        gammas = around(gamma, factor)
         scores = trial.map(gammas, unmapped(rows)).load()
-        score, best = max(zip(scores, gammas.load()))
-        if score >= good:
+        chosen = best(gammas, scores)
+        gamma, factor = chosen.load(), factor**0.5
+        if max(scores) >= good:
             break
-        factor **= 0.5
-    return best
+    return chosen
 
 
 if __name__ == "__main__":
