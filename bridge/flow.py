@@ -50,7 +50,7 @@ from bridge.ready import Fate
 from bridge.renewal import Renewal
 from bridge.resume import Earlier, end_sandboxes, look_back
 from bridge.run import Run, give_up, layer_of, open_run, runner_of
-from bridge.run_status import end_run
+from bridge.run_status import begin_stop, end_run
 from bridge.runners.base import Runner
 from bridge.scheduled import PARAMETER, snapshot_for
 from bridge.settings import RunnerConfig
@@ -58,7 +58,7 @@ from bridge.step import Attempts
 from bridge.truth import Truth, ZenMLThread
 from bridge.versions import other_bridge
 from bridge.warm import WarmSteps
-from bridge.watch import Stop, Watch, carried_out
+from bridge.watch import CANCELLED, Stop, Watch, carried_out
 from bridge.whole_pipeline import WholePipeline, summary
 
 T = TypeVar("T")
@@ -225,7 +225,9 @@ async def _carry_out(run: Run, runner: Runner, stop: Stop, life: int) -> State[N
                 truth = Truth(thread, lambda steps: step_runs.latest(run.run, steps))
                 parts = _Parts(run, Attempts(run, runner, thread, truth, warm), shipper, thread, watch, board)
                 if life > 1 and run.run.status is ExecutionStatus.STOPPING:
-                    ended = await _finish_the_stop(parts, runner, stop)
+                    ended = await _finish_the_stop(parts, runner, stop, "it was stopped in ZenML")
+                elif life > 1 and await watch.cancelled_already():
+                    ended = await _finish_the_stop(parts, runner, stop, CANCELLED)
                 elif run.plan.mode is Mode.DYNAMIC:
                     ended = await _dynamic(parts, runner, api.client, most, life)
                 elif run.plan.mode is Mode.PER_STEP:
@@ -301,9 +303,11 @@ async def _earlier(parts: _Parts, runner: Runner, client: PrefectClient, life: i
     return Earlier()
 
 
-async def _finish_the_stop(parts: _Parts, runner: Runner, stop: Stop) -> _Ended:
-    """End what a process left that died while it stopped its run."""
-    stop.kill("it was stopped in ZenML")
+async def _finish_the_stop(parts: _Parts, runner: Runner, stop: Stop, reason: str) -> _Ended:
+    """End what a process left that died before it had stopped its run."""
+    stop.kill(reason)
+    # First, else a step that ends before its run is stopping would be tried again.
+    await parts.thread.call(lambda: begin_stop(parts.run.run))
     await end_sandboxes(parts.run, runner)
     await parts.thread.call(lambda: step_runs.stop_left(parts.run.run))
     flow_run_id = UUID(parts.run.flow_run_id)

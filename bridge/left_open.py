@@ -1,4 +1,4 @@
-"""Task runs that a process left open which died: where nothing goes on with them, they are given an end."""
+"""What a process left open in Prefect which died: where nothing goes on with it, it is given an end."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from uuid import UUID
 
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
-from prefect.client.schemas.objects import State, TaskRun
+from prefect.client.schemas.objects import FlowRun, State, TaskRun
 from prefect.client.schemas.sorting import TaskRunSort
 from prefect.states import Cancelled, Completed, Failed
 from zenml.client import Client
@@ -18,6 +18,33 @@ from bridge.upstream_prefect import report_task_run_state
 
 PAGE = 200
 """Most task runs that Prefect's API returns at once."""
+
+
+def close_flow_run(flow_run: FlowRun, run_id: UUID | None, ended: ExecutionStatus, because: str) -> None:
+    """End a flow run that no process works on as its ZenML run has ended, and its open task runs with it.
+
+    One that has an end keeps it, unless it is Crashed; ``run_id`` is None where ZenML has deleted the run.
+
+    Raises ``PrefectUnavailable``, and what ZenML's client raises.
+    """
+    with prefect_api() as prefect:
+        state = flow_run.state
+        if state is None or not state.is_final() or state.is_crashed():
+            prefect.set_flow_run_state(flow_run.id, _flow_state(ended, because), force=True)
+        if run_id is not None:
+            # From here an event, as an engine tells it, would take the task run away from its flow run.
+            close_task_runs(
+                flow_run.id,
+                run_id,
+                because,
+                tell=lambda task_run, state: prefect.set_task_run_state(task_run.id, state, force=True),
+            )
+
+
+def _flow_state(ended: ExecutionStatus, message: str) -> State[None]:
+    if ended is ExecutionStatus.COMPLETED:
+        return Completed(message=message)
+    return Cancelled(message=message) if ended is ExecutionStatus.STOPPED else Failed(message=message)
 
 
 def close_task_runs(

@@ -76,6 +76,7 @@ class PerStep:
 
     async def run_all(self) -> None:
         """Run every step to its end. Raises what is a defect or an outage beyond patience."""
+        self.attempts.expect(self.earlier.begun)
         for step in self.earlier.done:
             self.attempts.finish(step)
             self.board.ended(step, "Completed", "")
@@ -263,11 +264,12 @@ class _StepTask:
         self._owner.board.ended(self._step.name, state.name or state.type.value, state.message or "")
         if state.is_completed():
             return Fate.DONE
+        attempts = self._task_run.run_count if self._task_run is not None else 0
         if state.is_cancelled():
-            if self._outcome is not None and self._outcome.record.reported is Reported.RETRYING:
+            # Whatever was known of the attempt before: one that never came to a step run of its own leaves it RETRYING.
+            if attempts > 1 or (self._outcome is not None and self._outcome.record.reported is Reported.RETRYING):
                 await self._owner.attempts.close_retries(self._step.name)
             return Fate.STOPPED
-        attempts = self._task_run.run_count if self._task_run is not None else 0
         if attempts <= self._step.retry.retries:
             await self._owner.attempts.close_retries(self._step.name)
         self._owner.failures[self._step.name] = state.message or "no diagnosis"

@@ -36,6 +36,7 @@ class Pool(Generic[Kind, Host]):
         self._early = frozenset(early)
         self._limit = limit
         self._idle: dict[Kind, list[Host]] = {}
+        self._ending = 0
         self._inside: set[str] = set()
         self._finished: set[str] = set()
         self._to_come = Counter(self._kinds.values())
@@ -66,15 +67,28 @@ class Pool(Generic[Kind, Host]):
     @property
     def has_room(self) -> bool:
         """Whether all steps that are inside may have a sandbox. Ask after :meth:`enter` for who needs a new one."""
-        return self._limit is None or len(self._inside) + len(self.idle) <= self._limit
+        return self._beyond <= 0
+
+    @property
+    def _beyond(self) -> int:
+        """How many sandboxes there would be beyond the limit, if each step that is inside had one."""
+        return 0 if self._limit is None else len(self._inside) + len(self.idle) + self._ending - self._limit
+
+    def begin_end(self) -> None:
+        """A sandbox that isn't in the pool any more is being ended: it counts until :meth:`ended`."""
+        self._ending += 1
+
+    def ended(self) -> None:
+        """A sandbox that was being ended is gone."""
+        self._ending -= 1
 
     def in_the_way(self) -> Host | None:
         """Take out the idle sandbox that has to go before there may be one more; None if there is room.
 
-        None too where there is none: a flow that comes back may find more steps inside than the limit lets in. Then
-        one of them has to leave first.
+        None too where there is none, or enough are being ended already. A flow that comes back may find more steps
+        inside than the limit lets in: then one of them has to leave first.
         """
-        if self.has_room or not self.idle:
+        if self._beyond <= self._ending or not self.idle:
             return None
         kind = min((kind for kind, hosts in self._idle.items() if hosts), key=lambda kind: self._to_come[kind])
         return self._idle[kind].pop(0)
@@ -123,7 +137,7 @@ class Pool(Generic[Kind, Host]):
         need = Counter(self._kinds[step] for step in self._soon(self._early.union(also)))
         have = Counter({kind: len(hosts) for kind, hosts in self._idle.items()})
         have.update(self._kinds[step] for step in self._inside)
-        room = len(self._kinds) if self._limit is None else self._limit - len(self._inside) - len(self.idle)
+        room = len(self._kinds) if self._limit is None else -self._beyond
         missing = [kind for kind in need for _ in range(need[kind] - have[kind])]
         return missing[: max(0, room)]
 

@@ -18,11 +18,13 @@ from zenml.client import Client
 from zenml.enums import ExecutionStatus
 from zenml.models import PipelineRunResponse
 
-from bridge import lease, whereabouts
+from bridge import lease, orphans, step_runs, whereabouts
 from bridge.errors import RunNotPossible, how_to_replay
-from bridge.plan import Plan
+from bridge.left_open import close_flow_run
+from bridge.plan import FailureMode, Plan
 from bridge.prefect_api import prefect_api, prefect_settings
 from bridge.run import is_over, load_snapshot, load_stack
+from bridge.stop_run import end_sandboxes
 from bridge.submission import run_here
 from bridge.work_pool import nobody_works
 
@@ -50,6 +52,8 @@ def resume(some_id: UUID, *, sure: bool, here: bool, say: Callable[[str], None])
         here: Whether to run it in this process although a worker could.
         say: Told what is done.
 
+    Where ZenML's run has ended without its flow, what that left is ended too.
+
     Raises ``RunNotPossible`` (``RunIsOver`` where ZenML's run has ended) where there is nothing to go on with, or its
     process may be alive; ``PrefectUnavailable``; and in this process ``RunFailed`` or ``RunStopped``.
     """
@@ -66,7 +70,7 @@ def _resume(
     some_id: UUID, found: PipelineRunResponse | None, sure: bool, here: bool, say: Callable[[str], None]
 ) -> None:
     with prefect_api() as client:
-        dead = _dead(client, some_id, found, sure)
+        dead = _dead(client, some_id, found, sure, say)
         state = dead.flow_run.state
         if state is not None and not state.is_final():
             message = f"Its process is gone; `modal-prefect resume` found it {state.name}."
@@ -97,16 +101,55 @@ def _snapshot_id(run: PipelineRunResponse) -> UUID:
     return run.snapshot.id
 
 
-def _dead(client: SyncPrefectClient, some_id: UUID, run: PipelineRunResponse | None, sure: bool) -> Dead:
+def _dead(
+    client: SyncPrefectClient,
+    some_id: UUID,
+    run: PipelineRunResponse | None,
+    sure: bool,
+    say: Callable[[str], None],
+) -> Dead:
     flow_run = _flow_run(client, some_id, run)
     run = run or _run_of(flow_run)
     if run.status.is_finished and run.status is not ExecutionStatus.COMPLETED:
+        _end_what_is_left(flow_run, run, sure, say)
         raise is_over(run)
     snapshot = load_snapshot(_snapshot_id(run))
     plan = load_stack(snapshot)[1].plan(snapshot)
     _check_state(flow_run, run.id)
     _check_process(flow_run, run, plan, sure)
     return Dead(flow_run, run, plan)
+
+
+def _end_what_is_left(flow_run: FlowRun, run: PipelineRunResponse, sure: bool, say: Callable[[str], None]) -> None:
+    """End on all sides what a flow left whose run has ended without it: nothing goes on with that any more.
+
+    Does nothing where its process is or may be alive, or comes back by itself; nor where steps still run which the
+    run's failure mode lets come to their end.
+    """
+    state = flow_run.state
+    if run.snapshot is None or state is None or state.is_scheduled() or state.is_paused():
+        return
+    if state.is_final() and not state.is_crashed():
+        return
+    snapshot = load_snapshot(_snapshot_id(run))
+    orchestrator = load_stack(snapshot)[1]
+    plan, sign = orchestrator.plan(snapshot), lease.last_sign(run)
+    if alive_here(flow_run, sign):
+        return
+    if not sure and doubt_of_death(flow_run, sign, plan.orphan_timeout, datetime.now(timezone.utc)):
+        return
+    spared = run.status is ExecutionStatus.FAILED and plan.failure_mode is not FailureMode.FAIL_FAST
+    if spared and step_runs.some_run(run):
+        say(
+            f"Steps of this run still run. They have {plan.orphan_timeout:.0f} s from the death of their flow to come "
+            "to their end; type this again then to end the flow run in Prefect too."
+        )
+        return
+    orphans.end(run, orphans.gone(run, "It died before the run had ended"))
+    end_sandboxes(run, orchestrator)
+    because = f"ZenML's run is {run.status.value}, and the process of this flow run is gone."
+    close_flow_run(flow_run, run.id, run.status, because)
+    say(f"Flow run {flow_run.name} ({flow_run.id}) has ended as its run has: its process is gone.")
 
 
 def _flow_run(client: SyncPrefectClient, some_id: UUID, run: PipelineRunResponse | None) -> FlowRun:

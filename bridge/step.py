@@ -7,7 +7,7 @@ tried again after a failure is decided by the flow.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -97,6 +97,10 @@ class Attempts:
         self._thread = thread
         self._truth = truth
         self._warm = warm
+
+    def expect(self, begun: Mapping[str, Begun]) -> None:
+        """These are gone on with first: they may be in sandboxes that others want."""
+        self._warm.expect(step for step, each in begun.items() if each.where is not None)
 
     async def attempt_step(
         self,

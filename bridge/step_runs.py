@@ -269,6 +269,11 @@ def stop_running(run: PipelineRunResponse) -> None:
             record_stopped(step_run.id)
 
 
+def some_run(run: PipelineRunResponse) -> bool:
+    """Whether steps of a run still run, as far as ZenML knows."""
+    return any(_list(member, status=_STILL_RUNS) for member in family(run))
+
+
 def begin_to_stop(run: PipelineRunResponse) -> None:
     """Tell ZenML that all step runs of a run which still run are to stop: their processes end them."""
     running = ExecutionStatus.RUNNING.value

@@ -38,7 +38,7 @@ def stop(run: PipelineRunResponse, orchestrator: ModalPrefectOrchestrator, *, gr
     # From here on a flow that is about to begin is refused by Prefect.
     _cancel(flow_run)
     if flow_run is None or flow_run.start_time is not None:
-        _end_sandboxes(run, orchestrator)
+        end_sandboxes(run, orchestrator)
     end_left_steps(run)
     end_run(run, failures={}, stopped=True)
 
@@ -73,7 +73,8 @@ def _cancel(flow_run: FlowRun | None) -> None:
             return
 
 
-def _end_sandboxes(run: PipelineRunResponse, orchestrator: ModalPrefectOrchestrator) -> None:
+def end_sandboxes(run: PipelineRunResponse, orchestrator: ModalPrefectOrchestrator) -> None:
+    """End all sandboxes of a run on which no flow works any more. Raises ``RunnerUnavailable``."""
     if run.snapshot is None:
         return
     snapshot = load_snapshot(UUID(str(run.snapshot.id)))

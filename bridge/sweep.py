@@ -19,9 +19,8 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStateType,
     FlowRunFilterTags,
 )
-from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.exceptions import ObjectNotFound
-from prefect.states import Cancelled, Completed, Failed
 from zenml.client import Client
 from zenml.enums import ExecutionStatus, StackComponentType
 from zenml.models import PipelineRunResponse, StackResponse
@@ -31,7 +30,7 @@ from zenml.utils.pagination_utils import depaginate
 from bridge import lease, names, operated_sweep, orphans, runners
 from bridge.errors import BridgeError, RunNotPossible
 from bridge.flow import on_own_loop
-from bridge.left_open import close_task_runs
+from bridge.left_open import close_flow_run
 from bridge.operated_sweep import our_operators
 from bridge.orchestrator import ModalPrefectOrchestrator
 from bridge.ownership import OVER, Facts, FlowState, Judgement, Owner, judge
@@ -306,19 +305,4 @@ def _end_in_prefect(found: Found, ended: ExecutionStatus) -> None:
     if flow_run is None or flow_run.state is None:
         return
     message = f"Nobody worked on this run: {found.judgement.why}."
-    with prefect_api() as prefect:
-        if not flow_run.state.is_final() or flow_run.state.is_crashed():
-            prefect.set_flow_run_state(flow_run.id, _flow_state(ended, message), force=True)
-        if found.run is not None:
-            close_task_runs(
-                flow_run.id,
-                found.run.id,
-                message,
-                tell=lambda task_run, state: prefect.set_task_run_state(task_run.id, state, force=True),
-            )
-
-
-def _flow_state(ended: ExecutionStatus, message: str) -> State[None]:
-    if ended is ExecutionStatus.COMPLETED:
-        return Completed(message=message)
-    return Cancelled(message=message) if ended is ExecutionStatus.STOPPED else Failed(message=message)
+    close_flow_run(flow_run, found.run.id if found.run is not None else None, ended, message)

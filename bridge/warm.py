@@ -11,9 +11,8 @@ import asyncio
 import logging
 import math
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import replace
-from typing import Any
 
 from bridge import names
 from bridge.foresight import Foresight
@@ -80,11 +79,12 @@ class WarmSteps:
         self._recall = recall if dear else None
         self._recalling: asyncio.Task[None] | None = None
         self._inside: dict[str, WarmHost | None] = {}
+        self._coming_back: set[str] = set()
         self._turns: dict[str, WarmStep] = {}
         self._timers: dict[WarmHost, asyncio.TimerHandle] = {}
         self._ending: set[asyncio.Task[None]] = set()
         self._left = asyncio.Event()
-        """Set, and replaced, whenever a step has left its sandbox."""
+        """Set, and replaced, whenever a step has left its sandbox, or a sandbox is gone."""
 
     async def __aenter__(self) -> WarmSteps:
         if self._calls is None and self._run.plan.warm and isinstance(self._runner, CallsHosts):
@@ -105,6 +105,13 @@ class WarmSteps:
         while self._ending:
             await asyncio.wait(self._ending)
 
+    def expect(self, steps: Iterable[str]) -> None:
+        """These steps come back to sandboxes in which an earlier process of this flow run began them.
+
+        No sandbox is started early before they are there: theirs count, and maybe are what others need.
+        """
+        self._coming_back.update(steps)
+
     async def start(
         self, step: StepPlan, step_run_id: str | None, request: SandboxRequest, left: Sandbox | None = None
     ) -> Sandbox:
@@ -116,6 +123,7 @@ class WarmSteps:
         timeout = step.sandbox.timeout
         host = self._pool.enter(step.name, lambda host: left is None and host.has_time_for(timeout))
         self._inside[step.name] = host
+        self._coming_back.discard(step.name)
         self._foresight.begin(step.name)
         if host is None and left is None:
             await self._make_room()
@@ -142,8 +150,7 @@ class WarmSteps:
         turn = self._turns.pop(step, None)
         fit = host is not None and (turn.leaves_it_fit if turn is not None else not host.failed)
         self._pool.leave(step, host if fit else None)
-        self._left.set()
-        self._left = asyncio.Event()
+        self._wake()
         if host is not None:
             if fit:
                 self._count(host)
@@ -153,6 +160,7 @@ class WarmSteps:
     def finish(self, step: str) -> None:
         """A step has ended for good, or never runs: what was kept for it alone goes. Idempotent."""
         self._pool.finish(step)
+        self._coming_back.discard(step)
         self._foresight.end(step)
         for host in self._pool.superfluous():
             self._end(host)
@@ -166,6 +174,10 @@ class WarmSteps:
             else:
                 self._end(host)
                 await host.gone()
+
+    def _wake(self) -> None:
+        self._left.set()
+        self._left = asyncio.Event()
 
     def _new(self, kind: SandboxSpec, capacity_timeout: int) -> WarmHost:
         name = names.host_name()
@@ -202,6 +214,8 @@ class WarmSteps:
         self._start_early({step})
 
     def _start_early(self, also: Collection[str] = ()) -> None:
+        if self._coming_back:
+            return
         for kind in self._pool.wanted(also):
             host = self._new(kind, kind.capacity_timeout)
             self._pool.add(kind, host)
@@ -222,12 +236,15 @@ class WarmSteps:
 
     def _end(self, host: WarmHost) -> None:
         self._stop_counting(host)
-        self._in_background(host.end())
-
-    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.ensure_future(work)
+        self._pool.begin_end()
+        task = asyncio.ensure_future(host.end())
         self._ending.add(task)
-        task.add_done_callback(self._ending.discard)
+        task.add_done_callback(self._gone)
+
+    def _gone(self, task: asyncio.Task[None]) -> None:
+        self._ending.discard(task)
+        self._pool.ended()
+        self._wake()
 
 
 async def _itself(sandbox: Sandbox) -> Sandbox:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import State
 from prefect.exceptions import ObjectNotFound
 from zenml.client import Client
 from zenml.enums import ExecutionStatus
@@ -31,7 +32,28 @@ GRACE_SECONDS = 30.0
 ANNOUNCE_SECONDS = 3.0
 """How long a kill waits until ZenML has heard of it."""
 
+CANCELLED = "it was cancelled in Prefect"
+
 _logger = logging.getLogger(__name__)
+
+
+def cancelled_before(states: Iterable[State[object]]) -> bool:
+    """Whether a flow run was cancelled, and no process has ended it since.
+
+    ``states`` are all states of the flow run. A process that begins makes it Running whatever it was, and one that was
+    found dead was made Crashed and Scheduled before: the cancel is in the history alone then. It is over once the flow
+    run has had another end, or was Cancelled and somebody scheduled it again after that.
+    """
+    scheduled = False
+    for state in sorted(states, key=lambda state: state.timestamp, reverse=True):
+        if state.is_cancelling():
+            return True
+        if state.is_cancelled():
+            return not scheduled
+        if state.is_paused() or (state.is_final() and not state.is_crashed()):
+            return False
+        scheduled = scheduled or state.is_scheduled()
+    return False
 
 
 class Stop:
@@ -78,6 +100,7 @@ class Watch:
         # Of its own, and without patience: the next look comes soon, and one that hangs must not hold up the end.
         self._thread = ZenMLThread(patience=0.0)
         self._tasks: list[asyncio.Task[None]] = []
+        self._looked_back = False
 
     async def __aenter__(self) -> Watch:
         looks = ((self._look_at_prefect, PREFECT_SECONDS), (self._look_at_zenml, ZENML_SECONDS))
@@ -128,15 +151,24 @@ class Watch:
                 away = True
             await asyncio.sleep(seconds)
 
+    async def cancelled_already(self) -> bool:
+        """Whether the flow run was cancelled before this process began. Raises what Prefect's client raises."""
+        states = await self._client.read_flow_run_states(UUID(self._run.flow_run_id))
+        self._looked_back = True
+        return cancelled_before(states)
+
     async def _look_at_prefect(self) -> None:
         try:
+            if not self._looked_back and await self.cancelled_already():
+                self._stop.kill(CANCELLED)
+                return
             flow_run = await self._client.read_flow_run(UUID(self._run.flow_run_id))
         except ObjectNotFound:
             self._stop.kill("its flow run was deleted in Prefect")
             return
         state = flow_run.state
         if state is not None and (state.is_cancelling() or state.is_cancelled()):
-            self._stop.kill("it was cancelled in Prefect")
+            self._stop.kill(CANCELLED)
 
     async def _look_at_zenml(self) -> None:
         run = self._run.run

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import threading
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from prefect.client.orchestration import get_client
 from zenml.client import Client
 
 from tests.chaos import traces
@@ -21,6 +22,8 @@ from tests.chaos.yard import Yard
 from tests.integration.lab import eventually
 
 LOOK_SECONDS = 0.05
+REFUSED = "this run is failed already"
+"""What `modal-prefect resume` says of a run that has failed meanwhile."""
 CALM = {"stream_delay": 0.0, "broken_streams": 0, "init_failures": 0, "lost_replies": 0, "unavailable_until": 0.0}
 
 
@@ -52,11 +55,21 @@ def run_case(case: Case, yard: Yard, seconds: float) -> tuple[Seen, str]:
             return Seen(hung="no run came of it"), flow.log
         striker = Striker(case, yard, folder, flow, run.id, UUID(run.orchestrator_run_id))
         pause = threading.Event()
-        while flow.alive() and time.monotonic() < deadline:
+        failed_without_flow = None
+        while time.monotonic() < deadline:
             striker.look()
+            if not flow.alive():
+                if REFUSED not in flow.log or _is_over(UUID(run.orchestrator_run_id)):
+                    break
+                # It failed while its flow was dead. What runs comes to its end, and then somebody asks again.
+                failed_without_flow = failed_without_flow or traces.now()
+                if not _some_run(run.id):
+                    flow.go_on(run.id)
+                    eventually(flow.alive, lambda alive: not alive, 60)
+                    break
             pause.wait(LOOK_SECONDS)  # nothing tells of a line in a file
         hung = f"the flow was still at it after {seconds:.0f} s" if flow.alive() else ""
-        seen = _read(case, yard, folder, run.id, striker, hung)
+        seen = replace(_read(case, yard, folder, run.id, striker, hung), failed_without_flow=failed_without_flow)
     finally:
         flow.kill()
         yard.modal.set(**CALM)
@@ -126,6 +139,16 @@ def _read(case: Case, yard: Yard, folder: Path, run_id: UUID, striker: Striker, 
         logs=logs,
         hung=hung,
     )
+
+
+def _is_over(flow_run_id: UUID) -> bool:
+    with get_client(sync_client=True) as client:
+        state = client.read_flow_run(flow_run_id).state
+    return state is not None and state.is_final()
+
+
+def _some_run(run_id: UUID) -> bool:
+    return any(step.status.value == "running" for step in Client().get_pipeline_run(run_id).steps.values())
 
 
 def _boxes(yard: Yard, run_id: UUID) -> list[Any]:

@@ -161,6 +161,8 @@ class _Judge:
         if failed and self.case.failure_mode != "continue_on_failure":
             found.append(_Closed(min(failed), kills=self.case.failure_mode == "fail_fast"))
         found += [_Closed(time, kills=True, fails=True) for time in self._whole_pipeline_over()]
+        if self.seen.failed_without_flow is not None:
+            found.append(_Closed(self.seen.failed_without_flow, kills=True, fails=True))
         return min(found, key=lambda closed: closed.time, default=None)
 
     def _failed_at(self, step: StepSpec) -> float | None:
@@ -170,7 +172,14 @@ class _Judge:
             return None  # one that was given up isn't what closed the run
         attempts = self.seen.attempts.get(step.name, ())
         times = [attempt.ended or self._struck_at(attempt) for attempt in attempts if attempt.how != "end"]
-        return max(times, default=0.0)
+        if costs.own[0] <= step.retries and costs.lost_in_a_row[0] <= most:
+            # What its own code wrote down doesn't explain it: something struck an attempt before its code ran.
+            times += [strike.time for strike in self._unseen(attempts, step)]
+        return max(times, default=self._last_end())
+
+    def _last_end(self) -> float:
+        """When nothing ran any more, where nothing tells more."""
+        return max((box.ended for box in self.seen.sandboxes), default=0.0)
 
     def _struck_at(self, attempt: Attempt) -> float:
         strike = self._strike_on(attempt)
@@ -184,7 +193,7 @@ class _Judge:
             yield strike.time
         lost = self._of(LOST)
         if len(lost) + self.case.init_failures > self.case.infrastructure_retries:
-            yield lost[-1].time if lost else 0.0
+            yield lost[-1].time if lost else self._last_end()
 
     # ---- what has to be
 

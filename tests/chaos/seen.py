@@ -78,6 +78,8 @@ class Seen:
     task_runs: Mapping[str, TaskRun] = field(default_factory=dict)
     logs: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """By task run: its messages, in Prefect's order."""
+    failed_without_flow: float | None = None
+    """When going on was refused: the run had failed while its flow was dead. What then ran came to its end alone."""
     hung: str = ""
     """What didn't come to its end in time; "" if all did."""
     lives: int = 1

@@ -92,12 +92,13 @@ class Striker:
             eventually(lambda: is_running(self._folder, step, attempt), lambda running: not running, 30)
         self._flow.go_on(self._run_id)
         if kind == FLOW[0]:
-            eventually(self._state, lambda state: state == "Running", 60)
+            eventually(self._goes_on, bool, 60)
         return ""
 
-    def _state(self) -> str:
+    def _goes_on(self) -> bool:
+        """Whether the new process has begun, or has been refused: Prefect calls the flow run Running all the time."""
         with get_client(sync_client=True) as client:
-            return str(client.read_flow_run(self._flow_run_id).state.name)
+            return client.read_flow_run(self._flow_run_id).run_count >= self._flow.lives or not self._flow.alive()
 
     def _away(self, kind: str, step: str, attempt: Attempt) -> None:
         meanwhile = attempt.pid % 2 == 0

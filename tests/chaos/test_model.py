@@ -162,6 +162,44 @@ def test_a_step_that_began_long_after_the_cancel() -> None:
     assert any("after the run was over" in found for found in violations(PLAIN, seen))
 
 
+def test_a_step_that_failed_before_its_own_code_ran() -> None:
+    """In ``pipeline`` mode, where what strikes one step strikes them all; that is when the run was over."""
+    case = replace(
+        PIPELINE,
+        failure_mode="fail_fast",
+        steps=(StepSpec("s0", lines=0, retries=1), StepSpec("s1", lines=0), StepSpec("s2", lines=0)),
+    )
+    seen = replace(
+        IN_ONE,
+        attempts={"s0": [ran(1, 20, None, "sb-1")], "s2": [ran(1, 10, sandbox="sb-1")]},
+        strikes=[struck("terminate", "s0", 20.5, "sb-1")],
+        sandboxes=[Sandbox("sb-1", "", "terminated", 5, 15.6)],
+        run="failed",
+        flow_run="Failed",
+        step_runs={"s0": ["stopped"], "s1": ["failed"], "s2": ["completed"]},
+    )
+    assert violations(case, seen) == []
+    late = replace(seen, attempts={**seen.attempts, "s2": [ran(1, 60, sandbox="sb-1")]})
+    assert "s2 began 40 s after the run was over" in violations(case, late)
+
+
+def test_a_run_that_failed_while_its_flow_was_dead() -> None:
+    """What ran came to its end, and nothing else began."""
+    case = replace(PLAIN, steps=(*PLAIN.steps, StepSpec("s2", upstream=("s0",), lines=0)))
+    seen = replace(
+        GOOD,
+        attempts={"s0": [ran(1, 10)], "s1": [ran(1, 20, "fail"), ran(2, 22, "fail")]},
+        sandboxes=[box(10), Sandbox("sb-20", "", "failure", 19.5, 1.6), Sandbox("sb-22", "", "failure", 21.5, 1.6)],
+        run="failed",
+        flow_run="Failed",
+        step_runs={"s0": ["completed"], "s1": ["retried", "failed"]},
+        task_runs={"s0": TaskRun("Completed", 1), "s1": TaskRun("Failed", 1), "s2": TaskRun("NotRun", 0)},
+        failed_without_flow=24.0,
+    )
+    assert violations(case, seen) == []
+    assert violations(case, replace(seen, failed_without_flow=None)) != []
+
+
 def test_a_sandbox_that_dies_under_two_steps() -> None:
     """In ``pipeline`` mode: out of memory costs each of them a retry; who has none fails, and the others go on."""
     case = replace(

@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Crashed, Scheduled
 from zenml.client import Client
@@ -22,6 +23,7 @@ from bridge.names import FLOW_ENTRYPOINT
 from tests.integration.lab import PROJECT, STACK_CODE, Lab, Ran, eventually
 from tests.integration.lives import Lives
 from tests.integration.test_cli import COMMAND
+from tests.integration.under import cancel
 from tests.integration.workers import Worker, make_pool
 
 COLD = {"execution_mode": "per_step", "warm": False}
@@ -193,6 +195,7 @@ def test_what_is_not_resumed(lab: Lab, tmp_path: Path) -> None:
         for some_id in (lives.under.run_id, lives.under.flow_run_id):
             with pytest.raises(RunIsOver, match=rf"is failed already.*replay\(pipeline_run='{lives.under.run_id}'"):
                 go_on(some_id)
+            assert (flow_run_of(lives).state.name, task_runs_of(lives)) == ("Failed", {"only": "Failed"})
         with get_client(sync_client=True) as client:
             client.set_flow_run_state(lives.under.flow_run_id, Scheduled(), force=True)
         state = run_existing_flow_run(zenml_pipeline, flow_run_of(lives), flow_run_of(lives).parameters)
@@ -206,8 +209,8 @@ def test_what_is_not_resumed(lab: Lab, tmp_path: Path) -> None:
         go_on(uuid4())
 
 
-@pytest.mark.slow
-def test_a_flow_that_died_while_its_run_was_being_stopped(lab: Lab, tmp_path: Path) -> None:
+@pytest.mark.parametrize("where", ["prefect", pytest.param("zenml", marks=slow)])
+def test_a_flow_that_died_before_it_had_stopped_its_run(lab: Lab, tmp_path: Path, where: str) -> None:
     from zenml.utils import run_utils
 
     with Lives(lab, tmp_path) as lives:
@@ -215,12 +218,54 @@ def test_a_flow_that_died_while_its_run_was_being_stopped(lab: Lab, tmp_path: Pa
         lives.until("one")
         lives.until("two")
         lives.kill()
-        run_utils.stop_run(run=Client().get_pipeline_run(lives.under.run_id), graceful=True)
+        if where == "zenml":
+            run_utils.stop_run(run=Client().get_pipeline_run(lives.under.run_id), graceful=True)
+        else:
+            cancel(lives.under.flow_run_id)
         ran = lives.go_on().end()
     assert (ran.status, ran.flow_run.state.name) == ("stopped", "Cancelled"), lives.log[-6000:]
     assert ran.steps == {"one": "stopped", "two": "stopped"}
     assert ran.states == {"one": "Cancelled", "two": "Cancelled"}
     assert lives.under.all_dead()
+
+
+def test_a_run_that_failed_without_its_flow_while_a_step_runs(lab: Lab, tmp_path: Path) -> None:
+    """The step has its time; then both sides end, and the sandboxes with them."""
+    from bridge.errors import RunIsOver
+    from bridge.revival import resume
+
+    def refused(expected: str) -> None:
+        said: list[str] = []
+        with pytest.raises(RunIsOver, match="is failed already"):
+            resume(lives.under.run_id, sure=False, here=True, say=said.append)
+        assert expected in "".join(said), said
+
+    with Lives(lab, tmp_path) as lives:
+        lives.begin("apart", "modal", COLD)
+        lives.until("one")
+        lives.until("two")
+        lives.kill()
+        lives.fail("one-1")
+        lives.go("one-1")
+        lives.until_zenml({"one": "failed", "two": "running"})
+        refused("Steps of this run still run. They have 1800 s")
+        assert flow_run_of(lives).state.is_running()
+        assert lab.modal.stats().alive > 0
+        lives.go("two-1")
+        lives.until_zenml({"one": "failed", "two": "completed"})
+        refused("has ended as its run has")
+        ran = lab.read(Ran(tmp_path), lives.under.run_id)
+    assert (ran.status, ran.flow_run.state.name) == ("failed", "Failed")
+    assert ran.states == {"one": "Failed", "two": "Completed"}
+    assert lab.modal.stats().alive == 0
+
+
+def task_runs_of(lives: Lives) -> dict[str, str]:
+    """What Prefect says of the task runs, by name."""
+    with get_client(sync_client=True) as client:
+        chosen = FlowRunFilter(id={"any_": [lives.under.flow_run_id]})  # type: ignore[arg-type]
+        found = client.read_task_runs(flow_run_filter=chosen)
+    return {task_run.name: str(task_run.state_name) for task_run in found}
 
 
 def flow_run_of(lives: Lives) -> FlowRun:

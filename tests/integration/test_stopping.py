@@ -14,6 +14,7 @@ import pytest
 from prefect.client.orchestration import get_client
 from zenml.client import Client
 
+from bridge import names
 from tests import servers
 from tests.integration.lab import IMAGE, PROJECT, STACK_CODE, Lab, Ran, eventually
 from tests.integration.under import Under, cancel, living
@@ -48,6 +49,20 @@ def test_cancelled_in_prefect(lab: Lab, stoppable, tmp_path: Path, place: str, m
         assert "hangs stopped" in ran.task_runs["later"].state.message
     else:
         assert set(ran.states.values()) == {"Cancelled"}
+
+
+def test_cancelled_while_a_retry_waits_for_its_place(lab: Lab, stoppable, tmp_path: Path) -> None:
+    """Its attempt has begun for Prefect and not for ZenML, which would wait for it for ever."""
+    under = Under(lab, tmp_path).start(stoppable.in_line, "process", {**PER_STEP, "max_parallelism": 1})
+    under.until_steps({"hangs": "running", "again": "retrying"})
+    with get_client(sync_client=True) as client:
+        again = names.task_run_id(str(under.flow_run_id), "again")
+        assert eventually(lambda: client.read_task_run(again).run_count, lambda count: count == 2, 60) == 2
+    cancel(under.flow_run_id)
+    ran = under.join()
+    assert ended(ran) == ("stopped", "Cancelled")
+    assert ran.steps == {"hangs": "stopped", "again": "stopped"}
+    assert ran.states == {"hangs": "Cancelled", "again": "Cancelled", "below": "NotRun", "far": "NotRun"}
 
 
 @pytest.mark.slow

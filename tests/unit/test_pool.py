@@ -84,6 +84,22 @@ def test_an_idle_sandbox_of_another_kind_makes_room() -> None:
     assert pool.idle == []
 
 
+def test_a_sandbox_that_is_being_ended_counts() -> None:
+    upstream = {"cpu": [], "gpu": ["cpu"], "more": ["cpu"]}
+    pool: Pool[str, int] = Pool({"cpu": "cpu", "gpu": "gpu", "more": "gpu"}, upstream, 1, ["gpu", "more"])
+    pool.enter("cpu", anything)
+    pool.leave("cpu", 1)
+    pool.finish("cpu")
+    assert pool.superfluous() == [1]
+    pool.begin_end()
+    pool.enter("gpu", anything)
+    assert not pool.has_room
+    assert pool.in_the_way() is None
+    assert pool.wanted() == []
+    pool.ended()
+    assert pool.has_room
+
+
 def test_the_last_that_was_left_is_taken_first() -> None:
     pool: Pool[str, int] = Pool(dict.fromkeys("abc", "cpu"), dict.fromkeys("abc", ()))
     for name, host in (("a", 1), ("b", 2)):
@@ -141,16 +157,30 @@ def test_a_run_never_has_more_sandboxes_than_it_may_and_leaves_none(seed: int, l
     )
     hosts = count()
     alive: set[int] = set()
+    ending: set[int] = set()
     inside: dict[str, int] = {}
+
+    def end(host: int) -> None:
+        ending.add(host)
+        pool.begin_end()
+
+    def gone() -> None:
+        alive.remove(ending.pop())
+        pool.ended()
+
     done: set[str] = set()
     while len(done) < steps:
         ready = [name for name in names if name not in done | set(inside) and set(upstream[name]) <= done]
         if ready and len(inside) < limit and chance.random() < 0.6:
             name = chance.choice(ready)
             host = pool.enter(name, anything)
-            while (gone := pool.in_the_way()) is not None:
-                alive.remove(gone)
             if host is None:
+                while not pool.has_room:
+                    other = pool.in_the_way()
+                    if other is None:
+                        gone()
+                    else:
+                        end(other)
                 host = next(hosts)
                 alive.add(host)
             inside[name] = host
@@ -164,11 +194,14 @@ def test_a_run_never_has_more_sandboxes_than_it_may_and_leaves_none(seed: int, l
             fit = chance.random() < 0.8
             pool.leave(name, host if fit else None)
             if not fit:
-                alive.remove(host)
+                end(host)
             if chance.random() < 0.8:
                 done.add(name)
                 pool.finish(name)
-                alive -= set(pool.superfluous())
+                for other in pool.superfluous():
+                    end(other)
+        if ending and chance.random() < 0.5:
+            gone()
         assert len(alive) <= limit
-        assert set(pool.idle) | set(inside.values()) == alive
-    assert not alive
+        assert set(pool.idle) | set(inside.values()) | ending == alive
+    assert alive == ending

@@ -43,6 +43,13 @@ def beside(folder: str, steps: list[str]) -> None:
 
 
 @pipeline
+def apart(folder: str) -> None:
+    """Two steps side by side, without retries."""
+    for name in ("one", "two"):
+        told(folder, 0, id=name)
+
+
+@pipeline
 def alone(folder: str) -> None:
     """One step, without retries."""
     told(folder, 0, id="only")

@@ -46,6 +46,15 @@ def held(folder: str) -> None:
 
 
 @pipeline
+def in_line(folder: str) -> None:
+    """With one place: ``again`` has it first, fails, and has to wait until ``hangs`` gives it back."""
+    retry = StepRetryConfig(max_retries=1, delay=0, backoff=1)
+    failed_once = fail_first.with_options(retry=retry)(folder, "raise", 9, id="again")
+    add(folder, add(folder, failed_once, id="below"), id="far")
+    hang_stubbornly(folder, id="hangs")
+
+
+@pipeline
 def clinging(folder: str) -> None:
     """``hangs`` gives way to an interruption, ``clings`` doesn't."""
     add(folder, hang(folder, id="hangs"), id="later")
