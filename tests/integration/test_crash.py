@@ -229,6 +229,7 @@ def test_a_flow_that_died_before_it_had_stopped_its_run(lab: Lab, tmp_path: Path
     assert lives.under.all_dead()
 
 
+@slow
 def test_a_run_that_failed_without_its_flow_while_a_step_runs(lab: Lab, tmp_path: Path) -> None:
     """The step has its time; then both sides end, and the sandboxes with them."""
     from bridge.errors import RunIsOver
