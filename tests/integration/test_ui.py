@@ -13,6 +13,7 @@ import httpx
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter
+from zenml.client import Client
 
 from bridge.board import SHARED
 from tests import servers
@@ -112,6 +113,10 @@ def test_from_zenmls_dashboard_a_click_leads_to_the_flow_run(
     lab: Lab, zenml_api: servers.Server, diamond: Ran, tmp_path: Path
 ) -> None:
     flow_run = f"/runs/flow-run/{diamond.flow_run.id}"
+    # Else the dashboard asks who this is first.
+    Client().update_user(
+        "default", updated_full_name="Default", updated_email="d@example.com", updated_email_opt_in=False
+    )
     with browser.Browser(tmp_path / "browser", (1400, 1300)) as chromium:
         tab = chromium.tab()
         tab.open(zenml_api.url)
