@@ -16,15 +16,18 @@ _ours = logging.getLogger("bridge")
 class _ToRunLogger(logging.Handler):
     """Hands a record to the logger of the run in whose context it was written; outside of one, to everybody.
 
-    The latter only where nobody else has seen to it: once is enough.
+    The latter only where that hasn't been seen to: once is enough.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             run_logger = get_run_logger()
         except MissingContextError:
-            if not _ours.propagate and _ours.handlers == [self]:
-                logging.getLogger().handle(record)
+            if _ours.propagate:
+                return
+            for handler in logging.getLogger().handlers:
+                if handler not in _ours.handlers and record.levelno >= handler.level:
+                    handler.handle(record)
         else:
             run_logger.log(record.levelno, "%s", record.getMessage())
 

@@ -88,6 +88,16 @@ def lab(
     forget_zenml()
 
 
+@pytest.fixture
+def fresh_image(lab: Lab) -> str:
+    """An image that was never pulled."""
+    name = f"registry.example.com/fresh:{uuid4().hex[:8]}"
+    python = servers.ROOT / ".venv-sandbox" / "bin" / "python"
+    image = LoopbackImage(python, files={"/opt/stack-code": STACK_CODE}, env={"PYTHONPATH": "/opt/stack-code"})
+    lab.modal.image_changes(name, image)
+    return name
+
+
 @pytest.fixture(scope="session")
 def pool(lab: Lab, folder: Path) -> Iterator[str]:
     """A work pool with a worker, which all tests share: each start costs seconds."""

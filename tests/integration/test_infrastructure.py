@@ -10,17 +10,14 @@ import os
 import threading
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, LogFilter
 from zenml.client import Client
 
-from tests import servers
-from tests.integration.lab import STACK_CODE, Lab, Ran, eventually
+from tests.integration.lab import Lab, Ran, eventually
 from tests.integration.under import Under
-from tests.loopback import LoopbackImage
 
 AWAY_SECONDS = float(os.environ.get("TEST_AWAY_SECONDS", "12"))
 """More than the SDK rides out by itself, which is 0.7 s, and more than a step's sandbox takes to start."""
@@ -31,16 +28,6 @@ def shapes(lab: Lab):  # type: ignore[no-untyped-def]
     import shapes
 
     return shapes
-
-
-@pytest.fixture
-def fresh_image(lab: Lab) -> str:
-    """An image that was never pulled."""
-    name = f"registry.example.com/fresh:{uuid4().hex[:8]}"
-    python = servers.ROOT / ".venv-sandbox" / "bin" / "python"
-    image = LoopbackImage(python, files={"/opt/stack-code": STACK_CODE}, env={"PYTHONPATH": "/opt/stack-code"})
-    lab.modal.image_changes(name, image)
-    return name
 
 
 def warnings(ran: Ran) -> list[str]:

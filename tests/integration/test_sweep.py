@@ -143,7 +143,10 @@ def test_bad_requests(lab: Lab, idle: str) -> None:
     assert said("sweep", "--stack", "no-such-stack")[0] == 1
     assert "there is no such stack" in said("sweep", "--stack", "no-such-stack")[1]
     assert said("sweep", "--stack", idle, "--all")[0] == 2
-    assert "no orchestrator of flavour `modal-prefect`" in said("sweep", "--stack", "default")[1]
+    assert (
+        "neither an orchestrator nor a step operator of flavour `modal-prefect`"
+        in said("sweep", "--stack", "default")[1]
+    )
     code, text = said("watchdog", "--stack", idle, "--after", "60")
     assert (code, "a flow says every 180 s that it lives" in text) == (1, True)
 
