@@ -159,7 +159,7 @@ def test_before_the_first_sandbox(lab: Lab, tmp_path: Path) -> None:
         lives.kill()
         lab.modal.set(create_delay=20.0)
         lives.go_on(sure=True)
-        assert eventually(lambda: lab.modal.stats().creating, bool, 60)
+        assert eventually(lambda: lab.modal.stats().creating, bool, 120), lives.log[-6000:]
         lives.kill()
         lab.modal.set(create_delay=0.0)
         lives.go_on()
