@@ -22,7 +22,6 @@ from zenml.client import Client
 from zenml.enums import ExecutionStatus
 from zenml.models import PipelineRunResponse, StepRunResponse
 from zenml.orchestrators.publish_utils import publish_step_run_metadata
-from zenml.utils.pagination_utils import depaginate
 
 from bridge import names, step_runs
 from bridge.board import Seen
@@ -32,7 +31,6 @@ MOST_PAUSE_SECONDS = 3.0
 _logger = logging.getLogger(__name__)
 
 _SANDBOX = "sandbox"
-_PAGE = 1000
 _OPEN = (
     ExecutionStatus.INITIALIZING,
     ExecutionStatus.PROVISIONING,
@@ -138,14 +136,7 @@ def asked(run: PipelineRunResponse, uninteresting: set[UUID], known: Collection[
 
 
 def _asked(run: PipelineRunResponse, uninteresting: set[UUID], known: Collection[UUID]) -> Iterator[Asked]:
-    for step_run in depaginate(
-        Client().list_run_steps,
-        pipeline_run_id=run.id,
-        project=run.project_id,
-        status=_LOOKED_AT,
-        exclude_retried=True,
-        size=_PAGE,
-    ):
+    for step_run in step_runs.list_of(run, status=_LOOKED_AT):
         stopped = step_run.status is ExecutionStatus.STOPPED
         if step_run.id in uninteresting or stopped != (step_run.id in known):
             continue

@@ -7,7 +7,7 @@ Its settings and resources are known when it is called, not when the pipeline is
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from zenml.config.pipeline_configurations import PipelineConfiguration
@@ -18,21 +18,12 @@ from zenml.models import PipelineSnapshotResponse
 from bridge import names
 from bridge.errors import NotTranslatable, RunNotPossible
 from bridge.layers import declared, keys_of, made, merged, settings_under
-from bridge.plan import FailureMode, Mode, Plan, Resources, StepPlan
-from bridge.resources import asked, unused_fields, with_gpu
+from bridge.plan import Plan, StepPlan
 from bridge.run import Run
 from bridge.runners.base import SandboxRequest
 from bridge.settings import RUN_LEVEL, ModalPrefectOrchestratorSettings
-from bridge.translate import MODAL_ONLY, SHARED, sandbox_spec, texts
-
-
-@dataclass(frozen=True, slots=True)
-class Wishes:
-    """What an isolated step asks for, and what of it is not used."""
-
-    settings: ModalPrefectOrchestratorSettings
-    resources: Resources
-    warnings: tuple[str, ...] = ()
+from bridge.single_step import Wishes, plan_around, step_plan, wishes
+from bridge.translate import SHARED
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,24 +37,9 @@ class Layer:
     pipeline: PipelineConfiguration
 
 
-def wishes_of(step: str, config: StepConfiguration, layer: Layer) -> Wishes:
+def wishes_of(step: str, config: StepConfiguration, layer: Layer) -> Wishes[ModalPrefectOrchestratorSettings]:
     """Read the settings and resources of an isolated step. Raises ``InvalidSettings`` and its child."""
-    settings = _settings(step, config, layer)
-    where = f"step {step}"
-    given = config.settings.get("resources")
-    values: dict[str, object] = dict(given) if given is not None else {}
-    warnings = tuple(
-        f"ResourceSettings.{field} of {where}: not used, Modal has no resource pools."
-        for field in unused_fields(values)
-    )
-    if layer.component.get("runner") == "process":
-        warnings += tuple(
-            f"{field} of {where}: not used, runner='process' runs the step on this machine."
-            for field in MODAL_ONLY
-            if getattr(settings, field)
-        )
-    resources = with_gpu(asked(values, where), texts(settings.gpu), where)
-    return Wishes(settings, resources, warnings)
+    return wishes(step, config, _settings(step, config, layer), layer.component.get("runner"))
 
 
 def check_inline(step: str, config: StepConfiguration, layer: Layer) -> None:
@@ -139,31 +115,15 @@ def image_of(step: str, config: StepConfiguration, snapshot: PipelineSnapshotRes
 
 
 def plan_of(
-    step: str, config: StepConfiguration, snapshot: PipelineSnapshotResponse, wishes: Wishes, image: str | None
+    step: str,
+    config: StepConfiguration,
+    snapshot: PipelineSnapshotResponse,
+    wishes: Wishes[ModalPrefectOrchestratorSettings],
+    image: str | None,
 ) -> Plan:
     """The plan of one isolated step run. Its own retries are ZenML's, each a step run of its own."""
-    settings = wishes.settings
-    plan = StepPlan(
-        name=step,
-        upstream=(),
-        command=("operated", "--snapshot-id", str(snapshot.id), "--step", step),
-        sandbox=sandbox_spec(settings, wishes.resources, image),
-        caching=False,
-        concurrency_limit=settings.concurrency_limit,
-        stream_logs=settings.stream_logs,
-        infrastructure_retries=settings.infrastructure_retries,
-        reports=config.command is None,
-    )
-    configuration = snapshot.pipeline_configuration
-    return Plan(
-        pipeline=configuration.name,
-        snapshot_id=str(snapshot.id),
-        stack=snapshot.stack.name if snapshot.stack else "",
-        mode=Mode.PER_STEP,
-        failure_mode=FailureMode(configuration.execution_mode.value),
-        steps=(plan,),
-        warm=False,
-    )
+    plan = step_plan(step, config, snapshot, wishes, image)
+    return plan_around([replace(plan, concurrency_limit=wishes.settings.concurrency_limit)], snapshot)
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ class IsolatedSteps:
         self._gate.forget()
         for permit in self._passes.values():
             permit.last_attempt = True
-            if not permit.held:
+            if permit.waits:
                 permit.kill.set()
 
     def kill(self) -> None:

@@ -6,7 +6,7 @@ It is a run of one step to :mod:`bridge.step`, which makes the attempt as for th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from zenml.config.step_configurations import StepConfiguration
@@ -14,26 +14,16 @@ from zenml.models import PipelineSnapshotResponse
 
 from bridge import names
 from bridge.layers import declared, keys_of, made, merged, settings_under
-from bridge.plan import FailureMode, Mode, Plan, Resources, StepPlan
-from bridge.resources import asked, unused_fields, with_gpu
+from bridge.plan import Plan, StepPlan
 from bridge.run import Run
 from bridge.runners.base import SandboxRequest
 from bridge.settings import ModalPrefectStepOperatorConfig, ModalPrefectStepOperatorSettings
-from bridge.translate import MODAL_ONLY, sandbox_spec, texts
-
-
-@dataclass(frozen=True, slots=True)
-class Wishes:
-    """What a step asks of its step operator, and what of it is not used."""
-
-    settings: ModalPrefectStepOperatorSettings
-    resources: Resources
-    warnings: tuple[str, ...] = ()
+from bridge.single_step import Wishes, plan_around, step_plan, wishes
 
 
 def wishes_of(
     step: str, config: StepConfiguration, component: ModalPrefectStepOperatorConfig, component_name: str
-) -> Wishes:
+) -> Wishes[ModalPrefectStepOperatorSettings]:
     """Read the settings and resources of a step: the component's, the pipeline's and the step's, the nearer wins.
 
     Raises ``InvalidSettings`` and its child ``NotTranslatable``.
@@ -45,27 +35,7 @@ def wishes_of(
     below: Mapping[str, object] = {field: getattr(component, field) for field in fields}
     kind = ModalPrefectStepOperatorSettings
     settings = made(kind, merged(declared(kind, below), declared(kind, own)), where)
-    resources, warnings = _resources(config, settings, where)
-    if component.runner == "process":
-        warnings += tuple(
-            f"{field} of {where}: not used, runner='process' runs the step on this machine."
-            for field in MODAL_ONLY
-            if getattr(settings, field)
-        )
-    return Wishes(settings, resources, warnings)
-
-
-def _resources(
-    config: StepConfiguration, settings: ModalPrefectStepOperatorSettings, where: str
-) -> tuple[Resources, tuple[str, ...]]:
-    given = config.settings.get("resources")
-    values: dict[str, object] = dict(given) if given is not None else {}
-    warnings = tuple(
-        f"ResourceSettings.{field} of {where}: not used, Modal has no resource pools."
-        for field in unused_fields(values)
-    )
-    resources = with_gpu(asked(values, where), texts(settings.gpu), where, type(settings).__name__)
-    return resources, warnings
+    return wishes(step, config, settings, component.runner)
 
 
 def check_steps(
@@ -117,29 +87,12 @@ class OperatedRun(Run):
 
 
 def plan_of(
-    step: str, config: StepConfiguration, snapshot: PipelineSnapshotResponse, wishes: Wishes, image: str | None
+    step: str,
+    config: StepConfiguration,
+    snapshot: PipelineSnapshotResponse,
+    wishes: Wishes[ModalPrefectStepOperatorSettings],
+    image: str | None,
 ) -> Plan:
     """The plan of one step that is carried out by itself. Its own retries are the orchestrator's."""
-    settings = wishes.settings
-    plan = StepPlan(
-        name=step,
-        upstream=(),
-        command=("operated", "--snapshot-id", str(snapshot.id), "--step", step),
-        sandbox=sandbox_spec(settings, wishes.resources, image),
-        step_operator=config.step_operator or False,
-        caching=False,
-        stream_logs=settings.stream_logs,
-        infrastructure_retries=settings.infrastructure_retries,
-        reports=config.command is None,
-    )
-    configuration = snapshot.pipeline_configuration
-    return Plan(
-        pipeline=configuration.name,
-        snapshot_id=str(snapshot.id),
-        stack=snapshot.stack.name if snapshot.stack else "",
-        mode=Mode.PER_STEP,
-        failure_mode=FailureMode(configuration.execution_mode.value),
-        steps=(plan,),
-        warm=False,
-        orphan_timeout=settings.orphan_timeout,
-    )
+    plan = replace(step_plan(step, config, snapshot, wishes, image), step_operator=config.step_operator or False)
+    return replace(plan_around([plan], snapshot), orphan_timeout=wishes.settings.orphan_timeout)

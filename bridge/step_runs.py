@@ -62,7 +62,7 @@ def latest(run: PipelineRunResponse, steps: Sequence[str]) -> dict[str, StepReco
     """
     found: dict[str, StepRunResponse] = {}
     for names in _batches(steps):
-        for step_run in _list(run, name="oneof:" + json.dumps(names)):
+        for step_run in list_of(run, name="oneof:" + json.dumps(names)):
             known = found.get(step_run.name)
             if known is None or known.version < step_run.version:
                 found[step_run.name] = step_run
@@ -105,7 +105,8 @@ def _batches(steps: Sequence[str]) -> Iterator[list[str]]:
         yield batch
 
 
-def _list(run: PipelineRunResponse, *, hydrate: bool = False, **filters: str) -> list[StepRunResponse]:
+def list_of(run: PipelineRunResponse, *, hydrate: bool = False, **filters: str) -> list[StepRunResponse]:
+    """Return the step runs of a run, the newest attempt of each step."""
     # ZenML marks an attempt RETRIED once the next one exists: without those, the newest is left.
     return depaginate(
         Client().list_run_steps,
@@ -150,7 +151,7 @@ def _exceptions(run: PipelineRunResponse, failed: Sequence[StepRunResponse]) -> 
         return {}
     messages: dict[UUID, str] = {}
     for names in _batches([step_run.name for step_run in failed]):
-        for step_run in _list(run, hydrate=True, name="oneof:" + json.dumps(names)):
+        for step_run in list_of(run, hydrate=True, name="oneof:" + json.dumps(names)):
             if step_run.exception_info is not None:
                 messages[step_run.id] = message_of(step_run.exception_info)
     return messages
@@ -241,7 +242,7 @@ def overview(run: PipelineRunResponse) -> list[Seen]:
             end=step_run.end_time,
             ended=step_run.status.is_finished,
         )
-        for step_run in sorted(_list(run), key=lambda step_run: step_run.version)
+        for step_run in sorted(list_of(run), key=lambda step_run: step_run.version)
     ]
 
 
@@ -265,19 +266,19 @@ def sandbox_of(step_run_id: UUID) -> str:
 def stop_running(run: PipelineRunResponse) -> None:
     """Tell ZenML that all step runs of a run which still run were stopped."""
     for member in family(run):
-        for step_run in _list(member, status=_STILL_RUNS):
+        for step_run in list_of(member, status=_STILL_RUNS):
             record_stopped(step_run.id)
 
 
 def some_run(run: PipelineRunResponse) -> bool:
     """Whether steps of a run still run, as far as ZenML knows."""
-    return any(_list(member, status=_STILL_RUNS) for member in family(run))
+    return any(list_of(member, status=_STILL_RUNS) for member in family(run))
 
 
 def begin_to_stop(run: PipelineRunResponse) -> None:
     """Tell ZenML that all step runs of a run which still run are to stop: their processes end them."""
     running = ExecutionStatus.RUNNING.value
-    for step_run in [step_run for member in family(run) for step_run in _list(member, status=running)]:
+    for step_run in [step_run for member in family(run) for step_run in list_of(member, status=running)]:
         try:
             Client().zen_store.update_run_step(step_run.id, StepRunUpdate(status=ExecutionStatus.STOPPING))
         except IllegalOperationError as error:
@@ -339,7 +340,7 @@ def _left(
     return [
         (member, step_run)
         for member in family(run)
-        for step_run in _list(member)
+        for step_run in list_of(member)
         if not step_run.status.is_finished
         and (step_run.status is ExecutionStatus.RETRYING or running is None or step_run.name in running)
     ]

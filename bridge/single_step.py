@@ -1,0 +1,80 @@
+"""A step that is carried out by itself, as data: what step operators' and isolated steps have in common. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from zenml.config.step_configurations import StepConfiguration
+from zenml.models import PipelineSnapshotResponse
+
+from bridge.plan import FailureMode, Mode, Plan, Resources, StepPlan
+from bridge.resources import asked, unused_fields, with_gpu
+from bridge.settings import SandboxSettings
+from bridge.translate import MODAL_ONLY, sandbox_spec, texts
+
+Settings = TypeVar("Settings", bound=SandboxSettings)
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes(Generic[Settings]):
+    """What a step asks for, and what of it is not used."""
+
+    settings: Settings
+    resources: Resources
+    warnings: tuple[str, ...] = ()
+
+
+def wishes(step: str, config: StepConfiguration, settings: Settings, runner: object) -> Wishes[Settings]:
+    """What a step with these settings asks of this runner. Raises ``InvalidSettings`` for resources it can't have."""
+    where = f"step {step}"
+    given = config.settings.get("resources")
+    values: dict[str, object] = dict(given) if given is not None else {}
+    warnings = [
+        f"ResourceSettings.{field} of {where}: not used, Modal has no resource pools."
+        for field in unused_fields(values)
+    ]
+    if runner == "process":
+        warnings += [
+            f"{field} of {where}: not used, runner='process' runs the step on this machine."
+            for field in MODAL_ONLY
+            if getattr(settings, field)
+        ]
+    resources = with_gpu(asked(values, where), texts(settings.gpu), where, type(settings).__name__)
+    return Wishes(settings, resources, tuple(warnings))
+
+
+def step_plan(
+    step: str,
+    config: StepConfiguration,
+    snapshot: PipelineSnapshotResponse,
+    wishes: Wishes[Settings],
+    image: str | None,
+) -> StepPlan:
+    """The step alone. Its own retries are those of whoever made its step run, each a step run of its own."""
+    settings = wishes.settings
+    return StepPlan(
+        name=step,
+        upstream=(),
+        command=("operated", "--snapshot-id", str(snapshot.id), "--step", step),
+        sandbox=sandbox_spec(settings, wishes.resources, image),
+        caching=False,
+        stream_logs=settings.stream_logs,
+        infrastructure_retries=settings.infrastructure_retries,
+        reports=config.command is None,
+    )
+
+
+def plan_around(steps: Sequence[StepPlan], snapshot: PipelineSnapshotResponse) -> Plan:
+    """The plan of a run of nothing but these."""
+    configuration = snapshot.pipeline_configuration
+    return Plan(
+        pipeline=configuration.name,
+        snapshot_id=str(snapshot.id),
+        stack=snapshot.stack.name if snapshot.stack else "",
+        mode=Mode.PER_STEP,
+        failure_mode=FailureMode(configuration.execution_mode.value),
+        steps=tuple(steps),
+        warm=False,
+    )
