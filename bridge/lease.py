@@ -102,8 +102,9 @@ class Lease:
         self._deadline = self.began + self.orphan_timeout
         self._looked = self.began
 
-    def seen(self, sign: str, now: float) -> bool:
-        """ZenML has answered; return whether the flow counts as gone."""
+    def seen(self, sign: str, now: float, waited: float = 0.0) -> bool:
+        """ZenML has answered, after ``waited`` seconds; return whether the flow counts as gone."""
+        self._deadline += waited
         if sign != self._sign:
             self._sign = sign
             self._deadline = now + self.orphan_timeout

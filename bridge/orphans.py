@@ -61,4 +61,14 @@ def end(
     if status.is_finished or now is None or (now.is_finished and now is not ExecutionStatus.FAILED):
         return
     # Failed steps make it fail already, but don't say why.
+    _publish(run, why)
+
+
+def explain(run: PipelineRunResponse, why: Diagnosis) -> None:
+    """Say once more why a run has failed, where something else was said since. Nothing if it ended otherwise."""
+    if status_of(run) is ExecutionStatus.FAILED:
+        _publish(run, why)
+
+
+def _publish(run: PipelineRunResponse, why: Diagnosis) -> None:
     publish_failed_pipeline_run(run.id, exception_info=ExceptionInfo(traceback=str(why), message=str(why)))

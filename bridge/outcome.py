@@ -154,6 +154,12 @@ def refused(detail: str, fix: str = "") -> Outcome:
     return Outcome(Verdict.FAILED, Cost.EVERYTHING, StepRecord(), diagnosis)
 
 
+def stopped_after(failure: Outcome, record: StepRecord) -> Outcome:
+    """The outcome of a failed attempt whose step ZenML calls stopped, as ``record`` says: it won't be tried again."""
+    diagnosis = Diagnosis("The step was stopped after it had failed", str(failure.diagnosis or ""))
+    return Outcome(Verdict.STOPPED, Cost.NOTHING, record, diagnosis)
+
+
 _INFRASTRUCTURE = frozenset({End.EVICTED, End.LOST, End.NEVER_STARTED})
 
 

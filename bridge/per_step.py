@@ -160,6 +160,7 @@ class _StepTask:
         self._task_run: TaskRun | None = None
         self._outcome: Outcome | None = None
         self._attempting = False
+        self._tries_again = False
         self._begun = owner.earlier.begun.get(step.name)
 
     async def run(self) -> Fate:
@@ -188,13 +189,18 @@ class _StepTask:
         if context is None:
             raise RuntimeError("An attempt runs inside its Prefect task run")
         self._task_run = context.task_run
-        self._attempting = True
+        self._attempting, self._tries_again = True, False
         outcome: Outcome | None = None
         try:
             if not await self._permit.take_again():
                 return Cancelled(message="Stopped while it waited for its retry.")
             self._owner.board.attempt(self._step.name, context.task_run.run_count, begun=self._begun is not None)
-            outcome = self._outcome = await self._outcome_of(context.task_run.run_count)
+            number = context.task_run.run_count
+            outcome = await self._outcome_of(number)
+            self._tries_again = self._may_try_again(outcome, number)
+            if outcome.verdict is Verdict.FAILED and not self._tries_again:
+                outcome = await self._owner.attempts.give_up(self._step.name, outcome)
+            self._outcome = outcome
         finally:
             self._owner.board.attempt_over(self._step.name, _failure(outcome))
             self._attempting = False
@@ -242,14 +248,18 @@ class _StepTask:
         # Prefect takes a plain function here: anything else that can be called silently disables retries
         # (prefect/task_engine.py: inspect.isfunction).
         def may_retry(task: object, task_run: object, state: object) -> bool:
-            return (
-                self._outcome is not None
-                and self._outcome.cost is Cost.OWN_RETRY
-                and not self._permit.last_attempt
-                and not self._permit.kill.is_set()
-            )
+            return self._tries_again
 
         return may_retry
+
+    def _may_try_again(self, outcome: Outcome, number: int) -> bool:
+        # Decided once, before ZenML is told: a stop between two answers would leave the two sides with different ends.
+        return (
+            outcome.cost is Cost.OWN_RETRY
+            and number <= self._step.retry.retries
+            and not self._permit.last_attempt
+            and not self._permit.kill.is_set()
+        )
 
     async def _give_up_waiting(self, call: asyncio.Future[State[None]], task_run: TaskRun) -> Fate:
         """End a task run that waits for its retry inside Prefect's engine, where only a cancel reaches it."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
@@ -27,6 +28,9 @@ from bridge.run import is_over, load_snapshot, load_stack
 from bridge.stop_run import end_sandboxes
 from bridge.submission import run_here
 from bridge.work_pool import nobody_works
+
+if TYPE_CHECKING:
+    from bridge.orchestrator import ModalPrefectOrchestrator
 
 SLACK_SECONDS = 15.0
 """How much later than planned a sign of life may come."""
@@ -52,7 +56,7 @@ def resume(some_id: UUID, *, sure: bool, here: bool, say: Callable[[str], None])
         here: Whether to run it in this process although a worker could.
         say: Told what is done.
 
-    Where ZenML's run has ended without its flow, what that left is ended too.
+    Where ZenML's run has ended without its flow, or the flow run was cancelled, what that left is ended too.
 
     Raises ``RunNotPossible`` (``RunIsOver`` where ZenML's run has ended) where there is nothing to go on with, or its
     process may be alive; ``PrefectUnavailable``; and in this process ``RunFailed`` or ``RunStopped``.
@@ -114,10 +118,25 @@ def _dead(
         _end_what_is_left(flow_run, run, sure, say)
         raise is_over(run)
     snapshot = load_snapshot(_snapshot_id(run))
-    plan = load_stack(snapshot)[1].plan(snapshot)
+    orchestrator = load_stack(snapshot)[1]
+    plan = orchestrator.plan(snapshot)
+    if flow_run.state is not None and flow_run.state.is_cancelled() and not run.status.is_finished:
+        _check_process(flow_run, run, plan, sure)
+        _carry_out_the_cancel(flow_run, run, orchestrator, say)
+        raise is_over(Client().zen_store.get_run(run.id))
     _check_state(flow_run, run.id)
     _check_process(flow_run, run, plan, sure)
     return Dead(flow_run, run, plan)
+
+
+def _carry_out_the_cancel(
+    flow_run: FlowRun, run: PipelineRunResponse, orchestrator: ModalPrefectOrchestrator, say: Callable[[str], None]
+) -> None:
+    """End what a flow left that Prefect calls Cancelled already: it died before it had stopped its run."""
+    orphans.end(run, orphans.gone(run, "It died before it had stopped the run"), stopped=True)
+    end_sandboxes(run, orchestrator)
+    close_flow_run(flow_run, run.id, ExecutionStatus.STOPPED, "The run was stopped.")
+    say(f"Flow run {flow_run.name} ({flow_run.id}) was cancelled: its run is stopped now, its sandboxes have ended.")
 
 
 def _end_what_is_left(flow_run: FlowRun, run: PipelineRunResponse, sure: bool, say: Callable[[str], None]) -> None:

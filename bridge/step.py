@@ -18,7 +18,19 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, w
 from bridge import names, step_runs, tracing
 from bridge.again import Again, NotAsked
 from bridge.errors import CapacityUnavailable, RunnerUnavailable, SandboxRefused
-from bridge.outcome import Cost, Diagnosis, End, Outcome, Reported, SandboxEnd, StepRecord, Verdict, judge, refused
+from bridge.outcome import (
+    Cost,
+    Diagnosis,
+    End,
+    Outcome,
+    Reported,
+    SandboxEnd,
+    StepRecord,
+    Verdict,
+    judge,
+    refused,
+    stopped_after,
+)
 from bridge.plan import StepPlan
 from bridge.run import Run
 from bridge.runners.base import OutputLine, Runner, Sandbox, SandboxRequest
@@ -184,16 +196,19 @@ class Attempts:
 
         outcome = await again.until_it_is_not_lost(try_once)
         await self._report(step, outcome)
-        return await self._unless_too_late(step, outcome, before)
+        return await self._unless_stopped(step, outcome, before)
 
-    async def _unless_too_late(self, step: StepPlan, outcome: Outcome, before: StepRecord) -> Outcome:
-        """A step that began just as another failed is refused its step run: it didn't fail, it came too late."""
-        if outcome.verdict is not Verdict.FAILED or outcome.cost is not Cost.OWN_RETRY:
-            return outcome
-        if outcome.record.reported is not Reported.NOTHING:
+    async def _unless_stopped(self, step: StepPlan, outcome: Outcome, before: StepRecord) -> Outcome:
+        """Of a failure that ZenML was told here it may have taken nothing: the run was just being stopped.
+
+        A step that began as another failed is refused its step run: it didn't fail, it came too late.
+        """
+        if outcome.verdict is not Verdict.FAILED or not outcome.needs_step_run:
             return outcome
         now = await self._truth.read(step.name)
         if now.version > before.version:
+            return stopped_after(outcome, now) if now.reported is Reported.STOPPED else outcome
+        if outcome.cost is not Cost.OWN_RETRY or outcome.record.reported is not Reported.NOTHING:
             return outcome
         diagnosis = Diagnosis(
             "The step didn't begin", "ZenML takes no new step of this run, which has failed or is stopping"
@@ -237,6 +252,12 @@ class Attempts:
         """Tell ZenML that a step which it waits for won't be tried again."""
         run = self._run
         await self._thread.call(lambda: step_runs.close_retries(run.snapshot, run.run, run.stack, step))
+
+    async def give_up(self, step: str, outcome: Outcome) -> Outcome:
+        """The same after a failed attempt; return what became of the step: in a run that stops, ZenML says stopped."""
+        await self.close_retries(step)
+        now = await self._truth.read(step)
+        return stopped_after(outcome, now) if now.reported is Reported.STOPPED else outcome
 
     async def attempt_pipeline(
         self,

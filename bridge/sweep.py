@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from uuid import UUID
 
@@ -37,6 +38,7 @@ from bridge.ownership import OVER, Facts, FlowState, Judgement, Owner, judge
 from bridge.prefect_api import prefect_api, prefect_settings
 from bridge.runners.base import Runner, Sandbox
 from bridge.swept import Found, Report, noted, read_uuid
+from bridge.watch import cancelled_before
 
 TOLERANCE_SECONDS = 60.0
 """By how much the clocks of two machines may differ."""
@@ -225,11 +227,17 @@ class _Sweeper:
             name=run.name if run is not None else f"{run_id} (deleted in ZenML)",
             run=run,
             flow_run=flow_run,
-            judgement=self._judge(run, flow_run, flow_run_id),
+            judgement=self._judge(prefect, run, flow_run, flow_run_id),
             sandboxes=tuple((sandbox, own.get(names.TAG_STEP, "")) for sandbox, own in boxes),
         )
 
-    def _judge(self, run: PipelineRunResponse | None, flow_run: FlowRun | None, flow_run_id: str | None) -> Judgement:
+    def _judge(
+        self,
+        prefect: SyncPrefectClient,
+        run: PipelineRunResponse | None,
+        flow_run: FlowRun | None,
+        flow_run_id: str | None,
+    ) -> Judgement:
         if run is not None and flow_run_id is None:
             return Judgement(Owner.UNCLEAR, "no flow run is written down for it: it may be being submitted")
         state = flow_run.state if flow_run is not None else None
@@ -241,7 +249,7 @@ class _Sweeper:
             orphan_timeout = self._orphan_timeout(run)
         except BridgeError as error:
             return Judgement(Owner.UNCLEAR, f"its settings can't be read: {error}")
-        return judge(
+        judgement = judge(
             Facts(
                 state=_STATES[state.type] if state is not None else FlowState.UNKNOWN,
                 since=(now - state.timestamp).total_seconds() if state is not None else 0.0,
@@ -253,6 +261,12 @@ class _Sweeper:
                 tolerance=self._tolerance,
             )
         )
+        if judgement.owner is not Owner.NOBODY or judgement.stopped or flow_run is None:
+            return judgement
+        # Crashed, or Running to this day: whether somebody had cancelled it the history alone tells then.
+        if cancelled_before(prefect.read_flow_run_states(flow_run.id)):
+            return replace(judgement, why=f"{judgement.why}, after it was cancelled", stopped=True)
+        return judgement
 
     def _orphan_timeout(self, run: PipelineRunResponse | None) -> float:
         if run is None or run.snapshot is None:

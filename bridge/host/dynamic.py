@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from dataclasses import dataclass
 
@@ -26,7 +27,7 @@ from zenml.logger import get_logger
 from zenml.pipelines.dynamic.entrypoint_configuration import DynamicPipelineEntrypointConfiguration
 
 from bridge import names
-from bridge.host import orphan
+from bridge.host import orphan, patience
 from bridge.host.entrypoint import OwnCode
 
 COMPLETED, FAILED, BROKEN = 0, DYNAMIC_PIPELINE_RUN_FAILED_EXIT_CODE, 3
@@ -57,11 +58,27 @@ def main(options: Options) -> int:
     os.environ.setdefault(ENV_ZENML_DYNAMIC_PIPELINE_MONITORING_INTERVAL, MONITORING_SECONDS)
     if options.max_parallelism is not None:
         os.environ[ENV_ZENML_DYNAMIC_PIPELINE_WORKER_COUNT] = str(options.max_parallelism)
-    orphan.watch(lambda: None, _end)
     arguments = [f"--snapshot_id={options.snapshot_id}", f"--run_id={options.run_id}"]
+    orphaned, over = threading.Event(), threading.Event()
+
+    def finish() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        over.wait(orphan.GRACE_SECONDS)
+
+    # ZenML's runner takes the SIGTERM for a failure of the pipeline, and says so over what was said before.
+    orphan.watch(orphaned.set, finish, last_word=True)
+    code = _run(arguments)
+    over.set()
+    if orphaned.is_set():
+        time.sleep(orphan.PATIENCE_SECONDS)  # the thread that tells ZenML ends this process
+    return code
+
+
+def _run(arguments: list[str]) -> int:
     # A module of the user's that calls its pipeline when it is imported runs nothing.
     with prevent_pipeline_execution():
         try:
+            patience.ride_out_outages()
             DynamicEntrypoint(arguments).run()
         except SystemExit as error:
             return error.code if isinstance(error.code, int) else BROKEN
@@ -69,9 +86,3 @@ def main(options: Options) -> int:
             logger.exception("The pipeline broke.")
             return BROKEN
     return COMPLETED
-
-
-def _end() -> None:
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(orphan.GRACE_SECONDS)  # the process ends meanwhile
-    os._exit(1)

@@ -23,6 +23,7 @@ from zenml.steps import StepHeartBeatTerminationException
 from zenml.utils import code_utils, source_utils
 
 from bridge import names, upstream_zenml
+from bridge.host import patience
 from bridge.host.tracing import span_of_step
 
 logger = get_logger(__name__)
@@ -61,8 +62,10 @@ class OwnCode(BaseEntrypointConfiguration):
 
     def _download_code(self) -> None:
         if code_path := self.snapshot.code_path:
-            code_utils.download_code_from_artifact_store(
-                code_path=code_path, artifact_store=self._load_active_artifact_store()
+            store = self._load_active_artifact_store()
+            patience.download(
+                "The user's code",
+                lambda: code_utils.download_code_from_artifact_store(code_path=code_path, artifact_store=store),
             )
         elif code_reference := self.snapshot.code_reference:
             self.download_code_from_code_repository(code_reference=code_reference)
@@ -159,6 +162,7 @@ def run_attempt(
     """
     with prevent_pipeline_execution():
         try:
+            patience.ride_out_outages()
             prepared = entrypoint(list(arguments), snapshot)
             with span_of_step(prepared.entrypoint_args[_STEP_NAME]):
                 prepared.run()

@@ -29,11 +29,16 @@ _PAUSE_SECONDS = 2.0
 _logger = logging.getLogger(__name__)
 
 
-def watch(begin: Callable[[], Collection[str] | None], finish: Callable[[], object]) -> None:
+def watch(
+    begin: Callable[[], Collection[str] | None], finish: Callable[[], object], *, last_word: bool = False
+) -> None:
     """Watch the lease, if this program is to have one: :data:`bridge.names.ENV_ORPHAN_TIMEOUT` says so.
 
     Both are called in another thread, once the flow is gone. ``begin`` is to start nothing more, and returns the steps
     that run here, None for all of the run; then ZenML is told of their end; then ``finish`` is to end them.
+
+    With ``last_word`` ZenML is told once more why the run failed, after ``finish`` has returned, and this process ends:
+    for a program that itself tells ZenML how its run ended.
     """
     run_id = os.environ.get(names.ENV_RUN_ID)
     orphan_timeout = _lease(names.ENV_ORPHAN_TIMEOUT)
@@ -47,8 +52,15 @@ def watch(begin: Callable[[], Collection[str] | None], finish: Callable[[], obje
             run = Client().zen_store.get_run(UUID(run_id))
             orphans.end(run, orphans.gone(run, detail), running)
 
+        def explain() -> None:
+            run = Client().zen_store.get_run(UUID(run_id))
+            orphans.explain(run, orphans.gone(run, detail))
+
         _tell(tell)
         finish()
+        if last_word:
+            _tell(explain)
+            os._exit(1)
 
     _watch(orphan_timeout, lambda: last_sign(Client().zen_store.get_run(UUID(run_id))), end)
 
@@ -105,11 +117,12 @@ def _until_gone(read: Callable[[], str], orphan_timeout: float) -> None:
     lease = Lease(orphan_timeout, time.monotonic())
     while True:
         time.sleep(period(orphan_timeout))  # nothing tells of a sign of life, ZenML has to be asked
+        asked = time.monotonic()
         sign = _ask(read)
         now = time.monotonic()
         if sign is None:
             lease.unanswered(now)
-        elif lease.seen(sign, now):
+        elif lease.seen(sign, now, now - asked):
             return
 
 

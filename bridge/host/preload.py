@@ -15,6 +15,7 @@ from zenml.stack import Stack, StackComponent
 from zenml.zen_stores.rest_zen_store import RestZenStore
 
 from bridge import names, step_runs
+from bridge.host import patience
 from bridge.host.entrypoint import use_source_root
 from bridge.orchestrator import ModalPrefectOrchestrator
 from bridge.plan import Plan
@@ -35,6 +36,7 @@ class Loaded:
 def load(snapshot_id: str, run_id: str) -> Loaded:
     """Open the store, and load all of it. Raises what ZenML raises where there is no such snapshot or run."""
     use_source_root(os.environ.get(names.ENV_SOURCE_ROOT) or os.getcwd())
+    patience.open_store()
     client = Client()
     snapshot = client.zen_store.get_snapshot(UUID(snapshot_id))
     run = client.zen_store.get_run(UUID(run_id))

@@ -70,7 +70,7 @@ def yard(folder: Path) -> Iterator[Yard]:
             for server in (prefect, zenml):
                 server.wait()
             (folder / "known").mkdir()
-            lab = Lab(folder, modal, prefect)
+            lab = Lab(folder, modal, prefect, zenml)
             from zenml.utils import source_utils
 
             stack = lab.stack("modal", create_rate=20)

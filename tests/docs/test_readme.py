@@ -41,6 +41,34 @@ def test_links_between_documents_lead_somewhere(path: Path) -> None:
     assert not [link for link in links if not (path.parent / link).exists()]
 
 
+def promises() -> list[tuple[str, str]]:
+    """The rows of the tables of promises: the document and the row."""
+    found = []
+    for path in DOCUMENTS:
+        for table in re.split(r"^\| promise +\| ", path.read_text(), flags=re.MULTILINE)[1:]:
+            rows = table.split("\n\n")[0].splitlines()[2:]
+            found += [(str(path.relative_to(ROOT)), row) for row in rows if row.startswith("|")]
+    return found
+
+
+@pytest.mark.parametrize(("document", "row"), promises(), ids=lambda text: text.strip("| ")[:60])
+def test_a_promise_names_tests_that_exist(document: str, row: str) -> None:
+    """`file.py`, `file.py::test` or, in the file that was named last, `::test`."""
+    shown = row.strip("| ").rpartition("|")[2]
+    named = re.findall(r"`((?:[\w/.-]+\.py)?)(?:::(\w+))?`", shown)
+    assert named, f"{document}: {row}"
+    files: list[Path] = []
+    for file, test in named:
+        if file:
+            files = [path for path in (ROOT / "tests").rglob(Path(file).name) if f"/{path}".endswith(f"/{file}")]
+            assert len(files) == 1, (file, files)
+        assert not test or re.search(rf"^(async )?def {test}\b", files[0].read_text(), re.MULTILINE), (file, test)
+
+
+def test_there_are_promises() -> None:
+    assert len(promises()) > 30
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_that_documents_name_exist(path: Path) -> None:
     named = re.findall(r"`((?:bridge|tests|examples|flows|deployments)/[\w/.-]+)`", path.read_text())

@@ -78,7 +78,7 @@ def lab(
     forget_zenml()
     # As installed packages are, for this process; the sandboxes get both from their image.
     sys.path[:0] = [str(STACK_CODE), str(PROJECT)]
-    yield Lab(folder, modal_server, prefect_api)
+    yield Lab(folder, modal_server, prefect_api, zenml_api)
     from prefect.logging.handlers import APILogWorker
 
     # Else Prefect's log thread tries for a minute to reach the server that is stopped next.

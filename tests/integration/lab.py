@@ -63,10 +63,11 @@ class Ran:
 class Lab:
     """The stacks, and what runs on them."""
 
-    def __init__(self, folder: Path, modal: LoopbackModal, prefect: servers.Server) -> None:
+    def __init__(self, folder: Path, modal: LoopbackModal, prefect: servers.Server, zenml: servers.Server) -> None:
         self.folder = folder
         self.modal = modal
         self.prefect = prefect
+        self.zenml = zenml
         self._stacks: dict[str, str] = {}
         self._flavors = False
 

@@ -15,7 +15,7 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
-from prefect.states import Crashed, Scheduled
+from prefect.states import Cancelled, Crashed, Scheduled
 from zenml.client import Client
 
 from bridge.lease import last_sign, signer
@@ -209,7 +209,7 @@ def test_what_is_not_resumed(lab: Lab, tmp_path: Path) -> None:
         go_on(uuid4())
 
 
-@pytest.mark.parametrize("where", ["prefect", pytest.param("zenml", marks=slow)])
+@pytest.mark.parametrize("where", ["prefect", pytest.param("zenml", marks=slow), pytest.param("is over", marks=slow)])
 def test_a_flow_that_died_before_it_had_stopped_its_run(lab: Lab, tmp_path: Path, where: str) -> None:
     from zenml.utils import run_utils
 
@@ -220,9 +220,14 @@ def test_a_flow_that_died_before_it_had_stopped_its_run(lab: Lab, tmp_path: Path
         lives.kill()
         if where == "zenml":
             run_utils.stop_run(run=Client().get_pipeline_run(lives.under.run_id), graceful=True)
-        else:
+        elif where == "prefect":
             cancel(lives.under.flow_run_id)
+        else:
+            # As a worker says that has killed the process which it was to cancel.
+            with get_client(sync_client=True) as client:
+                client.set_flow_run_state(lives.under.flow_run_id, Cancelled(), force=True)
         ran = lives.go_on().end()
+        assert lives.under.all_dead()
     assert (ran.status, ran.flow_run.state.name) == ("stopped", "Cancelled"), lives.log[-6000:]
     assert ran.steps == {"one": "stopped", "two": "stopped"}
     assert ran.states == {"one": "Cancelled", "two": "Cancelled"}

@@ -43,8 +43,6 @@ def test_a_flow_that_never_comes_back(lab: Lab, tmp_path: Path, place: str, mode
     # Its task runs never end by themselves, and aren't waited for.
     ran = lab.read(Ran(tmp_path), under.run_id, begun=False)
     assert (ran.status, ran.steps) == ("failed", {"hangs": "failed", "alone": "failed"}), flow.log.read_text()[-2000:]
-    if dynamic:
-        return  # ZenML's runner, in the same sandbox, writes its own reason over ours
     said = f"It gave no sign of life for {LEASE} s, its `orphan_timeout`"
     assert said in ran.run.exception_info.traceback
     for step in ran.run.steps.values():

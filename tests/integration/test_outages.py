@@ -1,28 +1,54 @@
-"""Prefect's API goes away in the middle of a run and comes back: the run goes on and ends as it would have."""
+"""Prefect's API, ZenML's server and the artifact store go away in the middle of a run and come back: it ends right."""
 
 from __future__ import annotations
 
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.integration.lab import Lab
+from tests.integration.lab import Lab, Ran, eventually
 from tests.integration.under import Under
 
 AWAY_SECONDS = float(os.environ.get("TEST_AWAY_SECONDS", "8"))
+LONG_SECONDS = float(os.environ.get("TEST_LONG_AWAY_SECONDS", "60"))
+
+slow = pytest.mark.slow
+
+
+def cold(mode: str) -> dict[str, Any]:
+    return {"execution_mode": mode, "warm": False}
+
+
+def ended_right(ran: Ran, lab: Lab, mode: str) -> None:
+    """Both steps have ended well, on both sides, once, and nobody lost their output."""
+    assert ran.error is None
+    assert (ran.status, ran.flow_run.state.name) == ("completed", "Completed")
+    task_runs = ("first", "second") if mode == "per_step" else (next(iter(ran.states)),)
+    assert ran.states == dict.fromkeys(task_runs, "Completed")
+    assert {len(ran.traces(step)) for step in ("first", "second")} == {1}
+    if mode == "per_step":
+        assert ran.inputs["second"] == {"first"}
+    lines = [line for task_run in task_runs for line in lab.logs(ran.task_runs[task_run])]
+    said = [line.rpartition("] ")[2] for line in lines if line.endswith("goes on")]
+    assert said == ["first goes on", "second goes on"]
 
 
 @pytest.mark.parametrize(
-    ("back", "seconds"),
-    [("before the end", AWAY_SECONDS), pytest.param("after the end", 60.0, marks=pytest.mark.slow)],
+    ("mode", "back", "seconds"),
+    [
+        ("per_step", "before the end", AWAY_SECONDS),
+        pytest.param("per_step", "after the end", LONG_SECONDS, marks=slow),
+        pytest.param("pipeline", "before the end", LONG_SECONDS, marks=slow),
+    ],
 )
-def test_the_api_is_away(lab: Lab, tmp_path: Path, back: str, seconds: float) -> None:
+def test_the_api_is_away(lab: Lab, tmp_path: Path, mode: str, back: str, seconds: float) -> None:
     """A step ends and another starts without Prefect; the last step ends before or after Prefect is back."""
     import stoppable
 
-    under = Under(lab, tmp_path).start(stoppable.telling_twice, "process", {"execution_mode": "per_step"})
+    under = Under(lab, tmp_path).start(stoppable.telling_twice, "process", {"execution_mode": mode})
     under.until_steps({"first": "running"})
     run_id, away = under.run_id, threading.Event()
     lab.prefect.stop()
@@ -37,10 +63,99 @@ def test_the_api_is_away(lab: Lab, tmp_path: Path, back: str, seconds: float) ->
         lab.prefect.start()
     (tmp_path / "go-second").touch()
     ran = under.join(120)
-    assert ran.error is None
     assert ran.run.id == run_id
+    ended_right(ran, lab, mode)
+
+
+@slow
+@pytest.mark.parametrize(
+    ("mode", "how"), [("per_step", "own sandboxes"), ("per_step", "warm"), ("pipeline", "one sandbox")]
+)
+def test_zenmls_server_is_away(lab: Lab, tmp_path: Path, mode: str, how: str) -> None:
+    """A step comes to its end meanwhile, and can't say so: ZenML's client alone would give up after 30 s."""
+    import stoppable
+
+    settings = {**cold(mode), "warm": how == "warm"}
+    under = Under(lab, tmp_path).start(stoppable.telling_twice, "modal", settings)
+    under.until_steps({"first": "running"})
+    away = threading.Event()
+    lab.zenml.stop()
+    try:
+        (tmp_path / "go-first").touch()
+        (tmp_path / "go-second").touch()
+        away.wait(LONG_SECONDS)
+    finally:
+        lab.zenml.start()
+    ran = under.join(180)
+    ended_right(ran, lab, mode)
+    assert {step.version for step in ran.run.steps.values()} == {1}
+    assert {task_run.run_count for task_run in ran.task_runs.values()} == {1}
+
+
+@slow
+def test_zenmls_server_is_away_from_a_dynamic_pipeline(lab: Lab, tmp_path: Path) -> None:
+    """From its function and an inline step in one sandbox, and from an isolated step in another."""
+    import crashes
+
+    under = Under(lab, tmp_path).start(crashes.dynamic, "modal", {})
+    under.until_steps({"apart": "running", "here": "running"})
+    away = threading.Event()
+    lab.zenml.stop()
+    try:
+        for name in ("apart-1", "here-1", "last-1"):
+            (tmp_path / f"go-{name}").touch()
+        away.wait(LONG_SECONDS)
+    finally:
+        lab.zenml.start()
+    ran = under.join(180)
+    assert ran.error is None
     assert (ran.status, ran.flow_run.state.name) == ("completed", "Completed")
-    assert ran.states == {"first": "Completed", "second": "Completed"}
-    assert ran.inputs["second"] == {"first"}
-    assert "first goes on" in lab.logs(ran.task_runs["first"])
-    assert "second goes on" in lab.logs(ran.task_runs["second"])
+    assert {name: step.version for name, step in ran.run.steps.items()} == {"apart": 1, "here": 1, "last": 1}
+    assert {len(ran.traces(step)) for step in ("apart", "here", "last")} == {1}
+
+
+@slow
+@pytest.mark.parametrize("mode", ["per_step", "pipeline"])
+def test_the_artifact_store_is_away(lab: Lab, tmp_path: Path, mode: str) -> None:
+    """A step can't write its output: that costs one of its own retries. The next attempt waits for the user's code."""
+    import stoppable
+
+    under = Under(lab, tmp_path).start(stoppable.telling_thrice, "modal", cold(mode))
+    under.until_steps({"first": "running"})
+    away, closed = threading.Event(), lab.folder / "artifacts" / ".away"
+    closed.touch()
+    try:
+        (tmp_path / "go-first").touch()
+        (tmp_path / "go-second").touch()
+        away.wait(LONG_SECONDS)
+    finally:
+        closed.unlink()
+    ran = under.join(180)
+    assert ran.error is None
+    assert (ran.status, ran.flow_run.state.name) == ("completed", "Completed")
+    assert {name: (step.status.value, step.version) for name, step in ran.run.steps.items()} == {
+        "first": ("completed", 2),
+        "second": ("completed", 1),
+    }
+    assert set(ran.states.values()) == {"Completed"}
+    assert {step: len(ran.traces(step)) for step in ("first", "second")} == {"first": 2, "second": 1}
+
+
+@slow
+def test_the_artifact_store_is_away_and_the_step_may_not_be_tried_again(lab: Lab, tmp_path: Path) -> None:
+    """Both sides say that it failed, and of what."""
+    import stoppable
+
+    under = Under(lab, tmp_path).start(stoppable.telling_twice, "modal", cold("per_step"))
+    under.until_steps({"first": "running"})
+    closed = lab.folder / "artifacts" / ".away"
+    closed.touch()
+    try:
+        (tmp_path / "go-first").touch()
+        ran = under.join(120)
+    finally:
+        closed.unlink()
+    assert (ran.status, ran.flow_run.state.name) == ("failed", "Failed")
+    assert ran.states == {"first": "Failed", "second": "NotRun"}
+    assert "The artifact store can't be reached" in ran.task_runs["first"].state.message
+    assert eventually(lambda: lab.modal.stats().alive, lambda alive: alive == 0, 20) == 0

@@ -66,6 +66,27 @@ def test_cancelled_while_a_retry_waits_for_its_place(lab: Lab, stoppable, tmp_pa
 
 
 @pytest.mark.slow
+def test_a_failed_step_whose_retry_is_given_up_is_stopped_on_both_sides(lab: Lab, stoppable, tmp_path: Path) -> None:
+    """``bad`` fails for good, so that no step begins any more; then ``late`` fails, for which ZenML sees a retry."""
+    from zenml.enums import ExecutionMode
+
+    under = Under(lab, tmp_path)
+    under.start(stoppable.given_up, "process", PER_STEP, {"execution_mode": ExecutionMode.STOP_ON_FAILURE})
+    under.until_steps({"bad": "running", "late": "running"})
+    (tmp_path / "fail-bad").touch()
+    with get_client(sync_client=True) as client:
+        bad = names.task_run_id(str(under.flow_run_id), "bad")
+        assert eventually(lambda: client.read_task_run(bad).state, lambda state: state.is_failed(), 60).is_failed()
+    (tmp_path / "fail-late").touch()
+    ran = under.join()
+    assert ended(ran) == ("failed", "Failed")
+    assert ran.steps == {"bad": "failed", "late": "stopped"}
+    assert ran.states == {"bad": "Failed", "late": "Cancelled"}
+    assert "ValueError: as told" in ran.task_runs["late"].state.message
+    assert len(under.ran.traces("late")) == 1
+
+
+@pytest.mark.slow
 def test_cancelled_in_prefect_after_a_step_has_failed(lab: Lab, stoppable, tmp_path: Path) -> None:
     """ZenML refuses to stop such a run; Prefect's cancel ends it all the same."""
     from zenml.enums import ExecutionMode

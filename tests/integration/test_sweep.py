@@ -85,6 +85,28 @@ def test_what_nobody_owns_is_ended_and_nothing_else(lab: Lab, tmp_path: Path, pl
     assert line_of(sweep(stack, "--yes"), dead_id) == ""
 
 
+@pytest.mark.slow
+def test_a_flow_that_was_cancelled_and_died_then(lab: Lab, tmp_path: Path) -> None:
+    """Prefect says Crashed, as the watchdog does: that it was cancelled is in the history alone. It is stopped."""
+    from prefect.states import Crashed
+
+    stack = lab.stack("process", warm_idle_timeout=62)  # a stack of its own
+    with FlowProcess(lab, tmp_path, stack, "stoppable.held", PER_STEP) as flow:
+        under = flow.under.until_steps({"hangs": "running", "again": "retrying"})
+    cancel(under.flow_run_id)
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(under.flow_run_id, Crashed(), force=True)
+    assert line_of(sweep(stack, "--yes"), under.run_id) == "", "it may come back"
+    make_old(under.run_id)
+    shown = line_of(sweep(stack, "--yes"), under.run_id)
+    assert "its flow run is crashed, after it was cancelled" in shown
+    assert "ended" in shown
+    assert under.all_dead()
+    ran = under.join()
+    assert (ran.status, ran.flow_run.state.name) == ("stopped", "Cancelled")
+    assert ran.steps == {"hangs": "stopped", "again": "stopped"}
+
+
 def submitted(lab: Lab, stack: str) -> Any:
     import shapes
 

@@ -19,6 +19,7 @@ from tests import servers
 from tests.integration.lab import STACK_CODE
 from tests.loopback import LoopbackImage, LoopbackModal
 from tests.security.marks import Marks, mark
+from tests.security.private_index import PrivateIndex
 
 WORD = "planted"
 IMAGE = f"registry.example.com/{WORD}:1"
@@ -35,6 +36,7 @@ class Scene:
     prefect: servers.Server
     zenml: servers.Server
     modal: LoopbackModal
+    index: PrivateIndex
     word: str
     terminal: list[tuple[str, bytes]] = field(default_factory=list)
 
@@ -119,12 +121,15 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         env={"PYTHONPATH": "/opt/stack-code", "ZENML_ANALYTICS_OPT_IN": "false"},
         credentials=credentials,
     )
-    with LoopbackModal({IMAGE: image}, token=token, tape=True) as modal:
+    password, wrong = marks.new("index_password"), marks.new("wrong_index_password")
+    index = PrivateIndex(password)
+    of_workspace = {name: {"UV_INDEX_URL": index.url(value)} for name, value in (("index", password), ("wrong", wrong))}
+    with index, LoopbackModal({IMAGE: image}, token=token, tape=True, secrets=of_workspace) as modal:
         try:
             with ThreadPoolExecutor(2) as pool:
                 list(pool.map(servers.Server.start, (zenml, prefect)))
             create_user(zenml, marks.values["zenml_password"])
-            scene = Scene(folder, marks, prefect, zenml, modal, WORD)
+            scene = Scene(folder, marks, prefect, zenml, modal, index, WORD)
             (folder / "artifacts").mkdir()
             scene.user({"register": registration(scene), "runs": []})
             yield scene
@@ -164,6 +169,14 @@ def registration(scene: Scene) -> dict[str, Any]:
         "registries": ["registry", "wrong_registry"],
         "stacks": {
             "right": {"orchestrator": right, "registry": "registry"},
+            "builds": {
+                "orchestrator": {**right, "image_source": "modal", "build_secrets": ["index"]},
+                "registry": "registry",
+            },
+            "builds_in_vain": {
+                "orchestrator": {**right, "image_source": "modal", "build_secrets": ["wrong"]},
+                "registry": "registry",
+            },
             "here": {"orchestrator": {"runner": "process", "prefect_api_key": "{{prefect.key}}"}},
             "wrong_modal": {"orchestrator": {**right, "token_secret": "{{wrong.modal}}"}, "registry": "registry"},
             "broken_modal": {"orchestrator": {**right, "token_secret": "{{wrong.broken}}"}, "registry": "registry"},

@@ -15,6 +15,7 @@ from tests.integration.forwarder import Forwarder
 from tests.security.conftest import IMAGE, Scene
 from tests.security.marks import forms
 from tests.security.places import CommandLines, Piece, database, files, found_in, requests
+from tests.security.private_index import PACKAGE
 from tests.security.project.secretive import digest
 
 OF_ZENML = {"credentials.yaml"}
@@ -25,9 +26,15 @@ OF_ZENMLS_SETTINGS = ("ZenML's database", "the artifact store", "the terminal", 
 keeps in the artifact store. `secrets=` is for secrets."""
 
 
-def asked(scene: Scene, pipeline: str, stack: str, **settings: object) -> dict[str, object]:
+NO_BUILD: dict[str, object] = {"skip_build": True}
+
+
+def asked(
+    scene: Scene, pipeline: str, stack: str, docker: dict[str, object] = NO_BUILD, **settings: object
+) -> dict[str, object]:
     return {
         "pipeline": pipeline,
+        "docker": docker,
         "stack": stack,
         "image": IMAGE,
         "word": scene.word,
@@ -146,6 +153,24 @@ def test_nothing_secret_is_left_by_local_sandboxes(scene: Scene, lines: CommandL
         }
     )
     assert all("RunFailed" in part for part in told.split("=== ")[1:]), told[-3000:]
+    plant(scene)
+    assert leaks(scene, places(scene, lines)) == {}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_nothing_secret_is_left_by_images_that_modal_builds(scene: Scene, lines: CommandLines) -> None:
+    """A package of a private index, whose password only a Modal secret has: the right one, then a wrong one."""
+    docker = {"requirements": [f"{PACKAGE}==1.0"], "install_stack_requirements": False}
+    runs = [asked(scene, "one_step", stack, docker) for stack in ("builds", "builds_in_vain")]
+    told = scene.user({"runs": runs})
+    right, wrong = told.split("=== one_step on ")[1:]
+    assert "Traceback" not in right, right[-3000:]
+    assert scene.index.served == 1
+    assert "exit code" in wrong, wrong[-3000:]
+    assert f"{PACKAGE}==1.0" in wrong
+    assert scene.index.refused > 0
+    run_tokens(scene)
     plant(scene)
     assert leaks(scene, places(scene, lines)) == {}
 

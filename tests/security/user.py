@@ -52,7 +52,7 @@ def run(asked: dict[str, Any]) -> None:
     import secretive
 
     Client().activate_stack(asked["stack"])
-    docker = DockerSettings(parent_image=asked["image"], skip_build=True)
+    docker = DockerSettings(parent_image=asked["image"], **asked["docker"])
     settings = {"docker": docker, "orchestrator": asked["settings"]}
     pipeline = getattr(secretive, asked["pipeline"]).with_options(settings=settings)
     print(f"=== {asked['pipeline']} on {asked['stack']}", flush=True)

@@ -37,6 +37,13 @@ def test_time_in_which_nobody_could_be_asked_isn_t_counted() -> None:
     assert lease.seen("a", 2100.0)
 
 
+def test_nor_is_time_in_which_an_answer_was_waited_for() -> None:
+    lease = Lease(TIMEOUT, began=0.0)
+    assert not lease.seen("a", 0.0)
+    assert not lease.seen("a", 599.0, waited=500.0)
+    assert lease.seen("a", 600.0)
+
+
 @given(st.lists(st.tuples(st.floats(0.1, 2 * period(TIMEOUT)), st.booleans()), max_size=60))
 def test_a_flow_that_renews_in_time_is_never_taken_for_gone(looks: list[tuple[float, bool]]) -> None:
     """However its looks and outages fall: the flow renews every quarter, and at once after an outage."""

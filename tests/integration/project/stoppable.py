@@ -49,7 +49,7 @@ def held(folder: str) -> None:
 def in_line(folder: str) -> None:
     """With one place: ``again`` has it first, fails, and has to wait until ``hangs`` gives it back."""
     retry = StepRetryConfig(max_retries=1, delay=0, backoff=1)
-    failed_once = fail_first.with_options(retry=retry)(folder, "raise", 9, id="again")
+    failed_once = fail_first.with_options(retry=retry)(folder, "kill", 9, id="again")
     add(folder, add(folder, failed_once, id="below"), id="far")
     hang_stubbornly(folder, id="hangs")
 
@@ -82,6 +82,28 @@ def tell(folder: str, value: int = 0) -> int:
 def telling_twice(folder: str) -> None:
     """Two steps, one after the other, each of which waits to be told."""
     tell(folder, tell(folder, id="first"), id="second")
+
+
+@pipeline
+def telling_thrice(folder: str) -> None:
+    """As ``telling_twice``; each step may be tried again once."""
+    made = tell.with_options(retry=StepRetryConfig(max_retries=1, delay=0, backoff=1))
+    made(folder, made(folder, id="first"), id="second")
+
+
+@step(enable_cache=False)
+def fail_when_told(folder: str) -> int:
+    """Waits for a file of its own, and fails."""
+    trace(folder, "begin")
+    await_file(f"{folder}/fail-{get_step_context().step_run.name}", 180)
+    raise ValueError("as told")
+
+
+@pipeline
+def given_up(folder: str) -> None:
+    """``late`` could be tried again."""
+    fail_when_told(folder, id="bad")
+    fail_when_told.with_options(retry=StepRetryConfig(max_retries=2, delay=0, backoff=1))(folder, id="late")
 
 
 @pipeline

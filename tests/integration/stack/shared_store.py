@@ -9,11 +9,14 @@ import glob
 import os
 import shutil
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, ClassVar
 
 from zenml.artifact_stores import BaseArtifactStore, BaseArtifactStoreConfig, BaseArtifactStoreFlavor
 
 SCHEME = "shared://"
+AWAY = ".away"
+"""A file of this name in the folder of the store: nobody can reach it."""
 
 
 class SharedStoreConfig(BaseArtifactStoreConfig):
@@ -22,7 +25,12 @@ class SharedStoreConfig(BaseArtifactStoreConfig):
 
 def local(path: Any) -> str:
     text = path.decode() if isinstance(path, bytes) else str(path)
-    return "/" + text[len(SCHEME) :].lstrip("/") if text.startswith(SCHEME) else text
+    if not text.startswith(SCHEME):
+        return text
+    found = Path("/" + text[len(SCHEME) :].lstrip("/"))
+    if any((folder / AWAY).exists() for folder in (found, *found.parents)):
+        raise ConnectionError("The artifact store can't be reached")
+    return str(found)
 
 
 class SharedStore(BaseArtifactStore):

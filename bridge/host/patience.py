@@ -1,0 +1,76 @@
+"""How long a step's own process waits for ZenML's server and for the artifact store when they are away.
+
+ZenML's client gives up after half a minute of refused connections. A step that comes to its end in an outage would
+fail by that, whatever it has worked for. Imports ZenML.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3 import Retry
+from zenml.client import Client
+from zenml.zen_stores.base_zen_store import BaseZenStore
+from zenml.zen_stores.rest_zen_store import RestZenStore
+
+T = TypeVar("T")
+
+OPEN_SECONDS = 120.0
+"""How long what a step needs before it begins is asked for again: a server that can't be reached from here at all
+looks the same, and somebody waits to be told."""
+_REFUSALS = 40
+_LONGEST_PAUSE_SECONDS = 10.0
+"""Together more than six minutes of refused connections in one request."""
+_PAUSE_SECONDS = 5.0
+
+_logger = logging.getLogger(__name__)
+
+
+def open_store() -> BaseZenStore:
+    """Open ZenML's store. Raises what ZenML raises where the server stays away, and at once where it answers no."""
+
+    def unreachable(error: Exception) -> bool:
+        # ZenML makes a RuntimeError of it (zenml/zen_stores/rest_zen_store.py, _initialize).
+        return isinstance(error.__cause__ or error, requests.exceptions.ConnectionError)
+
+    return _patiently("ZenML's server can't be reached", lambda: Client().zen_store, unreachable)
+
+
+def ride_out_outages() -> None:
+    """Open ZenML's store and let every request of this process wait for a server that is away."""
+    store = open_store()
+    if not isinstance(store, RestZenStore):
+        return
+    for adapter in store.session.adapters.values():
+        if isinstance(adapter, HTTPAdapter):
+            retries: Retry = adapter.max_retries
+            # Its total would count before all others do.
+            adapter.max_retries = retries.new(total=None, connect=_REFUSALS, status=_REFUSALS)
+            adapter.max_retries.backoff_max = _LONGEST_PAUSE_SECONDS
+
+
+def download(what: str, work: Callable[[], None]) -> None:
+    """Download something from the artifact store. Raises what the store raises where it stays away, and at once where
+    the store answers that there is no such thing, or none for us."""
+
+    def may_come_back(error: Exception) -> bool:
+        return not isinstance(error, (FileNotFoundError, PermissionError, ImportError))
+
+    _patiently(f"{what} can't be downloaded", work, may_come_back)
+
+
+def _patiently(what: str, work: Callable[[], T], may_come_back: Callable[[Exception], bool]) -> T:
+    give_up = time.monotonic() + OPEN_SECONDS
+    while True:
+        try:
+            return work()
+        except Exception as error:
+            if time.monotonic() > give_up or not may_come_back(error):
+                raise
+            _logger.warning("%s (%s: %s); trying again.", what, type(error).__name__, error)
+        time.sleep(_PAUSE_SECONDS)  # nothing tells that it is back

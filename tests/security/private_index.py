@@ -1,0 +1,83 @@
+"""A package index that opens to one password: a real server of this machine, with one package that is nowhere else."""
+
+from __future__ import annotations
+
+import base64
+import io
+import threading
+import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+PACKAGE = "kept-private"
+USER = "robot"
+_WHEEL = "kept_private-1.0-py3-none-any.whl"
+
+
+def _wheel() -> bytes:
+    about = "kept_private-1.0.dist-info"
+    files = {
+        "kept_private.py": "",
+        f"{about}/METADATA": f"Metadata-Version: 2.1\nName: {PACKAGE}\nVersion: 1.0\n",
+        f"{about}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    files[f"{about}/RECORD"] = "".join(f"{name},,\n" for name in (*files, f"{about}/RECORD"))
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as wheel:
+        for name, text in files.items():
+            wheel.writestr(name, text)
+    return packed.getvalue()
+
+
+class PrivateIndex:
+    """Use it as a context manager. ``served`` counts the downloads of the package, ``refused`` the wrong passwords."""
+
+    def __init__(self, password: str) -> None:
+        self.served = self.refused = 0
+        self._expected = "Basic " + base64.b64encode(f"{USER}:{password}".encode()).decode()
+        self._wheel = _wheel()
+        owner = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                owner._answer(self)
+
+            do_HEAD = do_GET
+
+            def log_message(self, format: str, *args: object) -> None:
+                """Says nothing."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+
+    def url(self, password: str) -> str:
+        """The address of the index, for somebody with that password."""
+        return f"http://{USER}:{password}@127.0.0.1:{self._server.server_address[1]}/simple"
+
+    def _answer(self, asked: BaseHTTPRequestHandler) -> None:
+        if asked.headers.get("Authorization") != self._expected:
+            self.refused += "Authorization" in asked.headers
+            body, code, kind = b"", 401, "text/plain"
+        elif asked.path.rstrip("/").endswith(f"/simple/{PACKAGE}"):
+            body, code, kind = f'<a href="/files/{_WHEEL}">{_WHEEL}</a>'.encode(), 200, "text/html"
+        elif asked.path == f"/files/{_WHEEL}":
+            self.served += asked.command == "GET"
+            body, code, kind = self._wheel, 200, "application/zip"
+        else:
+            body, code, kind = b"", 404, "text/plain"
+        asked.send_response(code)
+        if code == 401:
+            asked.send_header("WWW-Authenticate", 'Basic realm="packages"')
+        asked.send_header("Content-Type", kind)
+        asked.send_header("Content-Length", str(len(body)))
+        asked.end_headers()
+        if asked.command == "GET":
+            asked.wfile.write(body)
+
+    def __enter__(self) -> PrivateIndex:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
