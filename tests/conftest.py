@@ -10,6 +10,8 @@ import os
 import signal
 import tempfile
 
+import pytest
+
 from tests import servers
 
 os.environ |= {
@@ -26,3 +28,16 @@ os.environ |= {
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As a shell starts what is to run in the background: the processes of the tests wouldn't hear Ctrl-C either.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+TOGETHER = {
+    *("finished", "diamond", "expected", "operators", "installed", "scene", "stored", "helped", "rendered"),
+    *("loaded_beside_zenml", "pool"),
+}
+"""Fixtures that take long: the tests of a module that share one are one worker's (``--dist loadgroup``)."""
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Every other test goes to whichever worker is free."""
+    for fixture in TOGETHER & set(getattr(item, "fixturenames", ())):
+        where = "everywhere" if fixture == "pool" else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(f"{fixture} {where}"))

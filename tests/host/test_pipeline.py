@@ -227,6 +227,7 @@ def test_sigterm_in_a_run_that_is_stopping_stops_its_steps(zen: Zen, tmp_path: P
     assert job.statuses() == ("stopped", {"one": ["completed"], "hung": ["stopped"]})
 
 
+@pytest.mark.slow
 def test_steps_of_a_sandbox_that_is_ended_from_outside_go_on_in_the_next(zen: Zen, tmp_path: Path) -> None:
     job = zen.submit("hanging", tmp_path)
     host = job.start_pipeline()
@@ -278,6 +279,7 @@ def test_a_dead_zygote_costs_one_attempt_and_steps_without_one_die_with_the_host
     assert job.statuses() == ("completed", {"fail_first": ["retried", "completed"], "after": ["completed"]})
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_in_zenml_ends_by_itself(zen: Zen, tmp_path: Path) -> None:
     job = zen.submit("hanging_stubbornly", tmp_path)
     host = job.start_pipeline()

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.host.conftest import Zen
 
 
+@pytest.mark.slow
 def test_a_pipeline_whose_store_is_behind_a_server(served_zen: Zen, tmp_path: Path) -> None:
     job = served_zen.submit("ends", tmp_path, options={"execution_mode": "continue_on_failure"})
     code, output = job.pipeline()
@@ -18,6 +21,7 @@ def test_a_pipeline_whose_store_is_behind_a_server(served_zen: Zen, tmp_path: Pa
     assert steps["raises_always"] == ["retried", "failed"]
 
 
+@pytest.mark.slow
 def test_cached_steps_of_a_run_behind_a_server(served_zen: Zen, tmp_path: Path) -> None:
     for expected in ("completed", "cached"):
         job = served_zen.submit("cached", tmp_path, value=5)

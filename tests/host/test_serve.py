@@ -12,6 +12,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import psutil
+import pytest
 
 from bridge import names
 from bridge.host import client, wire
@@ -177,6 +178,7 @@ def test_an_idle_host_ends_by_itself(zen: Zen, tmp_path: Path) -> None:
         assert host.process.wait(TIMEOUT) == 0
 
 
+@pytest.mark.slow
 async def test_a_step_may_take_longer_than_a_host_idles(zen: Zen, tmp_path: Path) -> None:
     """Nobody was there before it came: those seconds don't count."""
     job = zen.submit("fan_out", tmp_path, width=1, seconds=4.0)
@@ -242,6 +244,7 @@ async def itself(sandbox: Sandbox) -> Sandbox:
     return sandbox
 
 
+@pytest.mark.slow
 def test_the_client_asks_with_its_own_environment(zen: Zen, tmp_path: Path) -> None:
     job = zen.submit("chain", tmp_path, length=1)
     with serving(job) as host:

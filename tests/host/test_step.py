@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pytest
+
 from bridge import names
 from tests.host.conftest import HERE, TIMEOUT, Job, Zen
 
@@ -49,6 +51,7 @@ def test_a_step_run_whose_process_died_goes_on_in_another(zen: Zen, tmp_path: Pa
     assert "Initiating heartbeat" in output
 
 
+@pytest.mark.slow
 def test_a_continued_step_that_raises_is_failed(zen: Zen, tmp_path: Path) -> None:
     job = zen.submit("hanging", tmp_path)
     left = begin_and_die(job)

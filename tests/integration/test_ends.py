@@ -109,7 +109,13 @@ def test_infrastructure_retries_are_used_up(lab: Lab, shapes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("end", "version", "run_count"), [("evict", 1, 2), ("oom", 2, 2), ("lose", 1, 2)], ids=["evict", "oom", "lose"]
+    ("end", "version", "run_count"),
+    [
+        pytest.param("evict", 1, 2, marks=pytest.mark.slow),
+        ("oom", 2, 2),
+        pytest.param("lose", 1, 2, marks=pytest.mark.slow),
+    ],
+    ids=["evict", "oom", "lose"],
 )
 def test_what_an_end_costs_in_pipeline_mode(lab: Lab, shapes, tmp_path, end: str, version: int, run_count: int) -> None:
     """The sandbox dies under a step: another one takes what is done as done and goes on."""

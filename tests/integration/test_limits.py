@@ -52,7 +52,7 @@ def test_steps_wait_for_each_other_and_for_others(lab: Lab, limit: str, tmp_path
     assert eventually(lambda: taken(limit), lambda found: found == 0) == 0
 
 
-@pytest.mark.parametrize("mode", ["per_step", "pipeline"])
+@pytest.mark.parametrize("mode", ["per_step", pytest.param("pipeline", marks=pytest.mark.slow)])
 def test_the_wait_can_be_cancelled(lab: Lab, limit: str, tmp_path: Path, mode: str) -> None:
     import shapes
 
@@ -68,6 +68,7 @@ def test_the_wait_can_be_cancelled(lab: Lab, limit: str, tmp_path: Path, mode: s
     assert eventually(lambda: taken(limit), lambda found: found == 0) == 0
 
 
+@pytest.mark.slow
 def test_a_pipelines_sandbox_holds_one_slot_until_it_is_killed(lab: Lab, limit: str, tmp_path: Path) -> None:
     import stoppable
 

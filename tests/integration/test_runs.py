@@ -31,7 +31,7 @@ def check_both(ran: Ran, zenml: str, prefect: str) -> None:
 
 
 class TestPerStep:
-    @pytest.mark.at("modal-v2", "modal-v1", "process")
+    @pytest.mark.at("modal-v2", "modal-v1")
     def test_a_diamond(self, lab: Lab, shapes, place: str) -> None:
         ran = lab.run(shapes.diamond, lab.stack(place), settings=PER_STEP)
         assert ran.error is None
@@ -48,7 +48,7 @@ class TestPerStep:
             assert {box.app for box in boxes} == {"zenml-diamond"}
             assert len(boxes) == 2, "one for each branch: the other steps take turns in them"
 
-    @pytest.mark.at("modal-v2")
+    @pytest.mark.at("process")
     def test_a_fan_out_never_exceeds_its_limit(self, lab: Lab, shapes, place: str) -> None:
         ran = lab.run(shapes.fan_out, lab.stack(place), settings={**PER_STEP, "max_parallelism": 2}, width=4)
         check_both(ran, "completed", "Completed")
@@ -57,7 +57,7 @@ class TestPerStep:
         if place == "modal":
             assert len(lab.sandboxes(ran)) == 2
 
-    @pytest.mark.at("modal-v2")
+    @pytest.mark.at("process")
     def test_a_failure_spares_the_other_branch(self, lab: Lab, shapes, place: str) -> None:
         ran = lab.run(shapes.failing, lab.stack(place), settings=PER_STEP)
         check_both(ran, "failed", "Failed")
@@ -79,7 +79,7 @@ class TestPerStep:
         assert len(ran.traces("hung", "begin")) == 1
         assert lab.modal.stats().alive == 0
 
-    @pytest.mark.at("modal-v2")
+    @pytest.mark.slow
     def test_stop_on_failure_lets_the_siblings_end(self, lab: Lab, shapes, place: str) -> None:
         ran = lab.run(
             shapes.failing, lab.stack(place), settings=PER_STEP, options={"execution_mode": "stop_on_failure"}
@@ -89,7 +89,7 @@ class TestPerStep:
         assert ran.states == {"bad": "Failed", "below_bad": "NotRun", "beside": "Completed", "later": "NotRun"}
 
     @pytest.mark.at("modal-v2")
-    @pytest.mark.parametrize("how", ["raise", "kill"])
+    @pytest.mark.parametrize("how", [pytest.param("raise", marks=pytest.mark.slow), "kill"])
     def test_a_retried_step(self, lab: Lab, shapes, place: str, how: str) -> None:
         ran = lab.run(shapes.retried, lab.stack(place), settings=PER_STEP, how=how, times=1, retries=2)
         check_both(ran, "completed", "Completed")
@@ -120,7 +120,7 @@ class TestPerStep:
 
 
 class TestPipeline:
-    @pytest.mark.at("modal-v2", "process")
+    @pytest.mark.at("modal-v2")
     def test_a_diamond(self, lab: Lab, shapes, place: str) -> None:
         ran = lab.run(shapes.diamond, lab.stack(place), settings=PIPELINE)
         assert ran.error is None
@@ -131,7 +131,7 @@ class TestPipeline:
         if place == "modal":
             assert len(lab.sandboxes(ran)) == 1
 
-    @pytest.mark.at("process")
+    @pytest.mark.slow
     def test_a_fan_out_never_exceeds_its_limit(self, lab: Lab, shapes, place: str) -> None:
         ran = lab.run(shapes.fan_out, lab.stack(place), settings={**PIPELINE, "max_parallelism": 2}, width=4)
         check_both(ran, "completed", "Completed")
@@ -154,7 +154,7 @@ class TestPipeline:
         assert ran.steps == {"hung": "stopped", "bad": "failed"}
 
     @pytest.mark.at("process")
-    @pytest.mark.parametrize("how", ["raise", "kill"])
+    @pytest.mark.parametrize("how", [pytest.param("raise", marks=pytest.mark.slow), "kill"])
     def test_a_retried_step(self, lab: Lab, shapes, place: str, how: str) -> None:
         ran = lab.run(shapes.retried, lab.stack(place), settings=PIPELINE, how=how, times=1, retries=2)
         check_both(ran, "completed", "Completed")
@@ -163,7 +163,7 @@ class TestPipeline:
         assert len(ran.traces("fail_first")) == 2
         assert ran.run.steps["fail_first"].version == 2
 
-    @pytest.mark.at("modal-v2")
+    @pytest.mark.at("process")
     def test_a_cached_pipeline(self, lab: Lab, shapes, place: str) -> None:
         value = 200 + ["modal", "process"].index(place)
         first = lab.run(shapes.cached, lab.stack(place), settings=PIPELINE, value=value)

@@ -133,9 +133,8 @@ def test_a_graceful_stop_is_left_to_the_flow(lab: Lab, pool: str, tmp_path: Path
     assert eventually(lambda: flow_run(run).state, lambda state: state.is_final(), 30).is_cancelled()
 
 
-@pytest.mark.parametrize(
-    "how", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)], ids=["evicted", "killed"]
-)
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=["evicted", "killed"])
+@pytest.mark.slow
 def test_a_crashed_run_stays_running_until_it_is_stopped(
     lab: Lab, pool: str, tmp_path: Path, how: signal.Signals
 ) -> None:

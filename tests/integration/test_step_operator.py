@@ -400,7 +400,8 @@ def test_what_no_caller_waits_for_is_swept(
     assert sweep(stack, end=True).found == []
 
 
-@pytest.mark.parametrize("mode", ["per_step", pytest.param("pipeline", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["per_step", "pipeline"])
 def test_a_run_of_ours_is_stopped(
     here: Lab, modal: LoopbackModal, operators: Operators, operated, tmp_path: Path, mode: str
 ) -> None:

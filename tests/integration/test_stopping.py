@@ -133,7 +133,9 @@ def test_stopped_by_force_in_zenml(lab: Lab, stoppable, tmp_path: Path) -> None:
     assert ran.steps == {"hangs": "stopped", "again": "stopped"}
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)], ids=["ctrl-c", "sigterm"]
+)
 def test_the_process_is_interrupted(lab: Lab, tmp_path: Path, number: signal.Signals) -> None:
     under = Under(lab, tmp_path)
     process = under.start_script("stoppable.held", "process", {})

@@ -21,6 +21,7 @@ def sandboxes_of(ran: Ran, *steps: str) -> list[str]:
     return [ran.traces(step)[0]["sandbox"] for step in steps]
 
 
+@pytest.mark.at("modal-v2")
 def test_a_chain_takes_one_sandbox(lab: Lab, shapes, place: str) -> None:
     ran = lab.run(shapes.chain, lab.stack(place), settings=PER_STEP, length=4)
     assert (ran.status, ran.flow_run.state.name) == ("completed", "Completed")
@@ -54,6 +55,7 @@ def test_what_a_step_asks_for_besides_gets_it_a_sandbox_of_its_own(lab: Lab, sha
     assert {box.id: box.memory_mib for box in lab.sandboxes(ran)}[big] == 2048
 
 
+@pytest.mark.at("modal-v2")
 def test_a_step_s_own_environment_stays_its_own(lab: Lab, shapes, place: str) -> None:
     ran = lab.run(shapes.with_variable, lab.stack(place), settings=PER_STEP)
     assert ran.status == "completed"

@@ -252,6 +252,7 @@ def test_a_wrong_url(lab: Lab, idle_pool: str, path: str, hint: str) -> None:
     assert "prefect config view" in message
 
 
+@pytest.mark.slow
 def test_a_worker_whose_environment_cannot_run_the_flow(lab: Lab, tmp_path: Path) -> None:
     """Its ZenML isn't configured for this server: the snapshot is unknown there. Both sides say so."""
     import shapes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -109,16 +110,30 @@ def test_pure_modules_load_fast(module: str) -> None:
     assert not loaded & {"zenml", "pydantic", "prefect", "modal", "tenacity"}
 
 
-@pytest.mark.parametrize("module", ["bridge.flavors", "bridge.translate", "bridge.step_operator", "bridge.operated"])
-def test_the_flavour_loads_neither_modal_nor_prefect(module: str) -> None:
+BESIDE_ZENML = ["bridge.flavors", "bridge.translate", "bridge.step_operator", "bridge.operated"]
+CALLS = "bridge.operating+bridge.runners.modal"
+
+
+@pytest.fixture(scope="module")
+def loaded_beside_zenml() -> dict[str, set[str]]:
+    """For each module, the packages that are loaded once it is, in a process that had ZenML alone."""
+    command = [sys.executable, str(REPOSITORY / "tests" / "forked.py"), str(REPOSITORY), "zenml", *BESIDE_ZENML, CALLS]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY, timeout=120)
+    found = [json.loads(line) for line in ran.stdout.splitlines() if line.startswith('{"module"')]
+    assert [one for one in found if one["error"]] == []
+    return {one["module"]: set(one["loaded"]) for one in found}
+
+
+@pytest.mark.parametrize("module", ["zenml", *BESIDE_ZENML])
+def test_the_flavour_loads_neither_modal_nor_prefect(loaded_beside_zenml: dict[str, set[str]], module: str) -> None:
     """ZenML's server and every client import it wherever a stack is looked at."""
-    loaded = loaded_by(module)
+    loaded = loaded_beside_zenml[module]
     assert "zenml" in loaded
     assert not loaded & {"modal", "modal_proto", "prefect"}
 
 
-def test_a_step_operator_is_called_without_prefect() -> None:
+def test_a_step_operator_is_called_without_prefect(loaded_beside_zenml: dict[str, set[str]]) -> None:
     """From a sandbox of any orchestrator, say."""
-    loaded = loaded_by("bridge.operating, bridge.runners.modal")
+    loaded = loaded_beside_zenml[CALLS]
     assert "modal" in loaded
     assert "prefect" not in loaded
