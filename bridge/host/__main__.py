@@ -22,6 +22,7 @@ Only the standard library is imported until the command is known.
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 from collections.abc import Sequence
 from uuid import UUID
@@ -72,6 +73,9 @@ def _joined(argv: Sequence[str]) -> list[str]:
 def main(argv: Sequence[str]) -> int:
     """Run a command and return its exit code."""
     options = _parser().parse_args(_joined(argv))
+    # What is loaded stays: looking through it for garbage again and again is a sixth of the time. Enabled again once
+    # everything is there.
+    gc.disable()
     if options.command == "where":
         import bridge
 
@@ -84,12 +88,14 @@ def main(argv: Sequence[str]) -> int:
             lifeline.hold(options.lifeline)
         else:
             orphan.watch_step(options.step)
+        gc.enable()
         arguments = entrypoint.arguments_for(options.snapshot_id, options.step, options.step_run_id)
         return entrypoint.run_attempt(arguments)
     if options.command == "operated":
         from bridge.host import entrypoint, orphan
         from bridge.host.operated import OperatedEntrypoint
 
+        gc.enable()
         orphan.watch_step(options.step)  # where a flow began it: of a dynamic pipeline
         orphan.watch_step_run(UUID(options.step_run_id))  # where a step operator did
         arguments = entrypoint.arguments_for(options.snapshot_id, options.step, options.step_run_id)
@@ -97,6 +103,7 @@ def main(argv: Sequence[str]) -> int:
     if options.command == "dynamic":
         from bridge.host import dynamic
 
+        gc.enable()
         return dynamic.main(dynamic.Options(options.snapshot_id, options.run_id, options.max_parallelism))
     if options.command == "serve":
         from bridge.host import serve

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import logging
 import os
 import sys
@@ -22,6 +23,7 @@ _logger = logging.getLogger(__name__)
 
 def run(attempt: Attempt, loaded: Loaded) -> NoReturn:
     """Run an attempt in this process, a fresh fork, and end it."""
+    gc.enable()
     code = 1
     try:
         code = _run(attempt, loaded)

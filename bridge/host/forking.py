@@ -44,7 +44,6 @@ def split(*private: socket.socket) -> Link | Forked | None:
         raise NoFork(f"threads are running: {', '.join(threads)}")
     commands, commands_there = socket.socketpair()
     events, events_there = socket.socketpair()
-    gc.collect()
     gc.freeze()  # what is loaded stays out of collections, so children don't copy its pages
     pid = os.fork()
     if pid:

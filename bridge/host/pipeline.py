@@ -11,6 +11,7 @@ for each step, since what the init hook makes lives in the memory of the process
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -59,6 +60,7 @@ def main(options: Options) -> int:
         child.run(link.attempt, loaded)
     if link is None:
         os._exit(0)  # the zygote at its end: what is left to flush and close is the scheduler's
+    gc.enable()
     try:
         return asyncio.run(_schedule(options, loaded, link))
     except Exception:

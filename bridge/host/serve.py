@@ -12,6 +12,7 @@ anything, when its flow is gone (:mod:`bridge.host.orphan`), and when what forks
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -45,6 +46,7 @@ def main(options: Options) -> int:
     listener = listen(options.socket)
     try:
         link = _split(options, listener)
+        gc.enable()
         return asyncio.run(_serve(options, listener, link))
     finally:
         folder, name = wire.socket_path(options.socket)
