@@ -107,9 +107,10 @@ bench: setup-tests .venv-native/.done .venv-plot/.done  ## the benchmarks, as ta
 
 docs: .venv/.dev .venv-docs/.done  ## the documentation as a site, in build/site
 	$(BIN)/python -m scripts.reference
+	@# Material for MkDocs prints an advertisement against MkDocs 2 at each build, and this is how it is told not to.
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
 
-screenshots: setup  ## the pictures in docs/img, from a run of the demo; needs Chromium
+screenshots: .venv/.dev .venv-zenml-server/.done  ## the pictures in docs/img, from a run of the demo; needs Chromium
 	$(BIN)/python -m scripts.screenshots
 
 check: .venv/.dev  ## ruff and mypy

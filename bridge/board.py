@@ -34,6 +34,7 @@ class Seen:
     start: datetime | None
     end: datetime | None
     ended: bool
+    step_run: str = ""
 
 
 @dataclass(slots=True)
@@ -60,6 +61,8 @@ class _Row:
     ended: bool = False
     isolated: bool = False
     """Whether its sandbox is its own, in a run whose other steps share one."""
+    step_runs: dict[int, str] = field(default_factory=dict)
+    """Their ids, by attempt."""
 
 
 class About(NamedTuple):
@@ -67,6 +70,8 @@ class About(NamedTuple):
 
     step: str
     gpu: str
+    isolated: str = ""
+    """The id of its step run, where the attempt has a Prefect task run of its own: in a dynamic pipeline."""
 
 
 class Listener(Protocol):
@@ -125,10 +130,11 @@ class Board:
             row.since = None if upstream else clock()
             self._rows[step.name] = row
 
-    def add(self, step: str, gpu: str = "") -> None:
+    def add(self, step: str, gpu: str = "", *, attempt: int = 1, step_run: str = "") -> None:
         """A step that nobody knew of has a sandbox of its own, or waits for it. Idempotent."""
         row = self._rows.setdefault(step, _Row(step, "", STARTING, 0))
         row.isolated, row.sandbox, row.gpu = True, "", gpu or row.gpu
+        row.step_runs[attempt] = step_run
 
     def attempt(self, step: str, number: int, *, begun: bool = False) -> None:
         """Attempt ``number`` begins; what it waits for now is a slot or a machine. ``begun``: an earlier process of the
@@ -136,7 +142,7 @@ class Board:
         row = self._rows[step]
         row.state, row.attempt = STARTING, number
         if self._listener is not None and number > 1 and not begun:
-            self._listener.retried(self._about(row), number)
+            self._listener.retried(self._about(row, number), number)
 
     def in_sandbox(self, step: str, sandbox_id: str, url: str | None) -> None:
         """Its sandbox is there."""
@@ -146,7 +152,7 @@ class Board:
         self.sandbox_url = url or self.sandbox_url
         row.box = sandbox_id
         if self._listener is not None and not row.isolated:  # whose attempts are ZenML's: seen() tells of them
-            self._listener.started(self._about(row), row.attempt, sandbox_id)
+            self._listener.started(self._about(row, row.attempt), row.attempt, sandbox_id)
 
     def lost(self, step: str, what: str) -> None:
         """Its sandbox was lost, or couldn't be had; another one follows, or the step ends."""
@@ -155,7 +161,8 @@ class Board:
         row.state, row.sandbox = STARTING, ""
         row.lost.append(what)
         if self._listener is not None:
-            self._listener.lost(self._about(row), max(1, row.attempt), what)
+            attempt = max(1, row.attempt)
+            self._listener.lost(self._about(row, attempt), attempt, what)
 
     def all_lost(self, what: str) -> None:
         """The one sandbox of the whole pipeline was lost, or couldn't be had."""
@@ -164,7 +171,7 @@ class Board:
             if not row.ended and not row.isolated:
                 row.lost.append(what)
                 if self._listener is not None and row.attempt:
-                    self._listener.lost(self._about(row), row.attempt, what)
+                    self._listener.lost(self._about(row, row.attempt), row.attempt, what)
 
     def all_in_sandbox(self, sandbox_id: str, url: str | None) -> None:
         """The one sandbox of the whole pipeline is there."""
@@ -177,7 +184,7 @@ class Board:
         self._settle(row)
         row.state = "waiting for its retry"
         if self._listener is not None and failure is not None:
-            self._listener.failed(self._about(row), row.attempt, failure)
+            self._listener.failed(self._about(row, row.attempt), row.attempt, failure)
 
     def ended(self, step: str, state: str, why: str) -> None:
         """The step ended in this state, or will never start."""
@@ -190,7 +197,7 @@ class Board:
             return
         # Without an attempt it was over before this process began.
         if self._listener is not None and row.attempt and not (self._catching_up and self._shared):
-            self._listener.finished(self._about(row), row.attempt, state)
+            self._listener.finished(self._about(row, row.attempt), row.attempt, state)
         for below in map(self._rows.__getitem__, self._downstream.get(step, ())):
             below.missing -= 1
             if below.missing == 0 and not below.ended:
@@ -204,6 +211,8 @@ class Board:
                 row = self._rows[found.step] = _Row(found.step, "", WAITING, 0)
             if row is None or row.ended:
                 continue
+            if found.step_run:
+                row.step_runs[found.attempt] = found.step_run
             self._follow(row, found)
             row.attempt = found.attempt
             if found.start is not None:
@@ -224,9 +233,9 @@ class Board:
         """Tell of what happened since the step was seen last; what was too quick to be seen is told all the same."""
         if self._listener is None:
             return
-        about, box = self._about(row), row.box if row.isolated else self._sandbox_id
+        box = row.box if row.isolated else self._sandbox_id
         for number in range(max(1, row.attempt), found.attempt + 1):
-            newest = number == found.attempt
+            newest, about = number == found.attempt, self._about(row, number)
             if number > max(1, row.attempt) and not self._catching_up:
                 self._listener.retried(about, number)
             if number > row.told_started and not (newest and found.status in _NOT_STARTED):
@@ -238,8 +247,9 @@ class Board:
                 if not self._catching_up:
                     self._listener.failed(about, number, "")
 
-    def _about(self, row: _Row) -> About:
-        return About(row.step, row.gpu if row.isolated or not self._shared else self._shared_gpu)
+    def _about(self, row: _Row, attempt: int) -> About:
+        gpu = row.gpu if row.isolated or not self._shared else self._shared_gpu
+        return About(row.step, gpu, row.step_runs.get(attempt, "") if row.isolated else "")
 
     def explain(self, step: str, why: str) -> None:
         """Say why a step ended as it did, where its end itself doesn't."""

@@ -55,7 +55,7 @@ class StepEvents:
             emit_event(
                 event,
                 resource=self._resource(step),
-                related=self._related(step.step),
+                related=self._related(step),
                 payload={"attempt": attempt, **{key: value[:MOST_CHARACTERS] for key, value in more.items()}},
             )
         except Exception as error:
@@ -76,13 +76,16 @@ class StepEvents:
             **({names.LABEL_GPU: about.gpu} if about.gpu else {}),
         }
 
-    def _related(self, step: str) -> list[dict[str, str]]:
-        run = self._run
-        task = None if run.plan.mode.in_one_sandbox else step
+    def _related(self, about: About) -> list[dict[str, str]]:
+        run, step = self._run, about.step
+        if about.isolated:
+            task_run = names.isolated_task_run_id(run.flow_run_id, about.isolated)
+        else:
+            task_run = names.task_run_id(run.flow_run_id, None if run.plan.mode.in_one_sandbox else step)
         found = {
             names.ROLE_RUN: (names.run_resource(run.id), run.run.name),
             "flow-run": (f"prefect.flow-run.{run.flow_run_id}", names.prefect_name(run.run.name)),
-            "task-run": (f"prefect.task-run.{names.task_run_id(run.flow_run_id, task)}", names.prefect_name(step)),
+            "task-run": (f"prefect.task-run.{task_run}", names.prefect_name(step)),
         }
         return [
             {"prefect.resource.id": resource, "prefect.resource.role": role, "prefect.resource.name": name}

@@ -147,10 +147,14 @@ class _StepRunTask:
     async def execute(self) -> None:
         name = names.prefect_name(self._title)
         task = Task(self._attempt, name=name, task_run_name=lambda: name, cache_policy=NO_CACHE, persist_result=False)
-        self._owner.board.add(self._row)
+        self._show()
         state = await run_task_after(task, self._task_run_id, self._upstream)
         if not state.is_completed():
             self._owner.board.explain(self._row, state.message or "")
+
+    def _show(self, gpu: str = "") -> None:
+        attempt = self._asked.step_run.version
+        self._owner.board.add(self._row, gpu, attempt=attempt, step_run=str(self._step_run_id))
 
     async def _attempt(self, upstream: tuple[()]) -> State[None]:
         if not await self._permit.take_again():
@@ -193,7 +197,7 @@ class _StepRunTask:
 
     async def _in_sandbox(self, run: IsolatedRun, begun: Begun | None) -> Outcome:
         owner, step = self._owner, run.step
-        owner.board.add(self._row, str(step.sandbox.resources.gpu or ""))
+        self._show(str(step.sandbox.resources.gpu or ""))
         log = owner.shipper.open(
             self._task_run_id,
             send=step.stream_logs,

@@ -353,14 +353,23 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
         step_runs.record_stopped(step_run.id)
 
     def prepare_step_run(self, info: StepRunInfo) -> None:
-        """Refuse settings that an inline step of a dynamic pipeline can't have for itself.
+        """Refuse settings that an inline step of a dynamic pipeline can't have for itself; its span begins.
 
         Raises ``InvalidSettings``.
         """
         if names.ENV_ORCHESTRATES in os.environ:
+            from bridge.host.tracing import begin_inline
             from bridge.isolated import check_inline
 
             check_inline(info.pipeline_step_name, info.config, self.layer(info.snapshot))
+            begin_inline(info.pipeline_step_name, info.step_run_id)
+
+    def cleanup_step_run(self, info: StepRunInfo, step_failed: bool) -> None:
+        """The span of an inline step of a dynamic pipeline ends, once the step's own code has."""
+        if names.ENV_ORCHESTRATES in os.environ:
+            from bridge.host.tracing import end_inline
+
+            end_inline(info.step_run_id, step_failed)
 
     def local_environment(self) -> dict[str, str]:
         """What a sandbox on this machine needs besides: where local artifacts and the user's code are."""

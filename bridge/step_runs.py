@@ -241,6 +241,7 @@ def overview(run: PipelineRunResponse) -> list[Seen]:
             start=step_run.start_time,
             end=step_run.end_time,
             ended=step_run.status.is_finished,
+            step_run=str(step_run.id),
         )
         for step_run in sorted(list_of(run), key=lambda step_run: step_run.version)
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 
 import click
 
@@ -19,8 +20,9 @@ def worker(pool: str, queues: tuple[str, ...], limit: int | None, name: str | No
     """Run a Prefect worker that lets its runs end when it is asked to stop.
 
     As `prefect worker start --type process`, which kills them. SIGTERM or Ctrl-C drains it: it takes no further run
-    and leaves when its last one has ended.
+    and leaves when its last one has ended. Where sandboxes are local processes, start it in the folder of your code.
     """
+    from bridge import names
     from bridge.prefect_api import prefect_api
     from bridge.work_pool import check_process_pool
     from bridge.worker import WorkerOptions, work
@@ -28,4 +30,6 @@ def worker(pool: str, queues: tuple[str, ...], limit: int | None, name: str | No
     with told_plainly():
         with prefect_api() as client:
             check_process_pool(client, pool)
+        # Prefect runs each flow in an empty folder. A flow that was submitted by its pipeline knows a better one.
+        os.environ.setdefault(names.ENV_SOURCE_ROOT, os.getcwd())
         asyncio.run(work(WorkerOptions(pool, name, queues, limit, with_healthcheck), click.echo))

@@ -29,6 +29,7 @@ from zenml.pipelines.dynamic.entrypoint_configuration import DynamicPipelineEntr
 from bridge import names
 from bridge.host import orphan, patience
 from bridge.host.entrypoint import OwnCode
+from bridge.host.tracing import span_of_function
 
 COMPLETED, FAILED, BROKEN = 0, DYNAMIC_PIPELINE_RUN_FAILED_EXIT_CODE, 3
 MONITORING_SECONDS = "2"
@@ -79,7 +80,9 @@ def _run(arguments: list[str]) -> int:
     with prevent_pipeline_execution():
         try:
             patience.ride_out_outages()
-            DynamicEntrypoint(arguments).run()
+            entrypoint = DynamicEntrypoint(arguments)
+            with span_of_function(entrypoint.snapshot.pipeline_configuration.name):
+                entrypoint.run()
         except SystemExit as error:
             return error.code if isinstance(error.code, int) else BROKEN
         except BaseException:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import os
 import shlex
 import subprocess
@@ -10,12 +11,24 @@ from pathlib import Path
 
 import click
 import pytest
+from pydantic import BaseModel
+from zenml.config import DockerSettings, ResourceSettings
+from zenml.config.retry_config import StepRetryConfig
+from zenml.config.schedule import Schedule
 
+from bridge import ModalPrefectOrchestratorSettings, ModalPrefectStepOperatorSettings
 from bridge.cli import main as command_line
 from scripts import reference
 from tests.docs.console import Block, blocks
 from tests.docs.test_readme import DOCUMENTS, ROOT
 
+SETTINGS: dict[str, type[BaseModel]] = {
+    settings.__name__: settings
+    for settings in (
+        *(ModalPrefectOrchestratorSettings, ModalPrefectStepOperatorSettings),
+        *(DockerSettings, ResourceSettings, StepRetryConfig, Schedule),
+    )
+}
 BLOCKS = [(path, block) for path in DOCUMENTS for block in blocks(path)]
 
 
@@ -34,6 +47,7 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
         check=False,
     )
     assert built.returncode == 0, built.stderr
+    assert "WARNING" not in built.stderr
     assert (tmp_path / "site" / "tutorial" / "index.html").exists()
     assert "ready queue" in (tmp_path / "site" / "explanation" / "architecture" / "index.html").read_text()
 
@@ -48,6 +62,21 @@ def test_python_is_python(found: tuple[Path, Block]) -> None:
     text = found[1].text
     # A decorator by itself is shown where the function doesn't matter.
     ast.parse(text if not text.rstrip().splitlines()[-1].startswith("@") else f"{text}\ndef shown(): ...")
+
+
+@pytest.mark.parametrize("found", [one for one in BLOCKS if one[1].language == "python"], ids=ids)
+def test_python_names_what_there_is(found: tuple[Path, Block]) -> None:
+    """What is imported can be, and each setting that is given is one."""
+    text = found[1].text
+    tree = ast.parse(text if not text.rstrip().splitlines()[-1].startswith("@") else f"{text}\ndef shown(): ...")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("bridge", "zenml", "prefect"):
+            module = importlib.import_module(node.module or "")
+            for alias in node.names:
+                assert hasattr(module, alias.name), ast.unparse(node)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in SETTINGS:
+            given = {keyword.arg for keyword in node.keywords if keyword.arg}
+            assert given <= set(SETTINGS[node.func.id].model_fields), ast.unparse(node)
 
 
 @pytest.mark.parametrize("found", [one for one in BLOCKS if "modal-prefect " in one[1].text], ids=ids)

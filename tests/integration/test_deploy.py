@@ -15,6 +15,7 @@ import pytest
 from tests import servers
 from tests.docs.console import blocks
 from tests.integration.lab import PROJECT, STACK_CODE, Lab, Ran, eventually
+from tests.integration.workers import Worker, make_pool
 
 
 @pytest.fixture(scope="module")
@@ -196,3 +197,37 @@ def test_a_worker_runs_a_snapshot(lab: Lab, worker: subprocess.Popen[bytes], ins
     assert ran.flow_run.name == ran.run.name
     assert f"zenml_run_id:{ran.run.id}" in ran.flow_run.tags
     assert worker.poll() is None
+
+
+@pytest.mark.slow
+def test_a_snapshot_of_local_processes(lab: Lab, tmp_path: Path) -> None:
+    """`modal-prefect worker` runs it where it was started: nothing else says where the code is."""
+    import shapes
+    from prefect.client.orchestration import get_client
+    from zenml.client import Client
+
+    from bridge import names
+
+    pool = f"pool-{tmp_path.name}"[:60]
+    make_pool(pool)
+    lab.activate(lab.stack("process"))
+    shapes.diamond.prepare(str(tmp_path))
+    snapshot = shapes.diamond.create_snapshot(name=f"local-{tmp_path.name}")
+    worker = Worker(pool, tmp_path / "worker", command=("modal-prefect", "worker"), cwd=PROJECT).start()
+    try:
+        with get_client(sync_client=True) as client:
+            flow = client.create_flow_from_name(names.DEPLOYMENT)
+            deployment = client.create_deployment(
+                flow, pool, entrypoint=names.FLOW_ENTRYPOINT, work_pool_name=pool, pull_steps=[]
+            )
+            made = client.create_flow_run_from_deployment(deployment, parameters={"snapshot_id": str(snapshot.id)})
+
+        def read():  # type: ignore[no-untyped-def]
+            found = Client().list_pipeline_runs(orchestrator_run_id=str(made.id), hydrate=True).items
+            return found[0] if found else None
+
+        run = eventually(read, lambda found: found is not None and found.status.is_finished, 180)
+    finally:
+        worker.stop()
+    assert run is not None, worker.log.read_text()[-3000:]
+    assert run.status.value == "completed", worker.log.read_text()[-3000:]

@@ -151,3 +151,26 @@ def test_a_whole_pipeline_in_one_sandbox(lab: Lab) -> None:
     events = events_of(lab, ran.run, 7)
     assert life(events, "fine") == [("started", 1), ("finished", 1)]
     assert life(events, "again") == [*TWICE[:4], ("finished", 2)]
+
+
+@pytest.mark.slow
+def test_a_dynamic_pipeline(lab: Lab) -> None:
+    """Events name an isolated step's own task run, one for each attempt, and for inline steps the function's."""
+    import eventful
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter
+
+    ran = lab.run(eventful.decided, lab.stack("process"))
+    assert ran.status == "completed"
+    events = events_of(lab, ran.run, 7)
+    assert life(events, "fine") == [("started", 1), ("finished", 1)]
+    assert life(events, "apart") == [*TWICE[:4], ("finished", 2)]
+    with get_client(sync_client=True) as client:
+        found = client.read_task_runs(flow_run_filter=FlowRunFilter(id={"any_": [ran.flow_run.id]}))  # type: ignore[arg-type]
+    task_runs = {task_run.name: f"prefect.task-run.{task_run.id}" for task_run in found}
+    assert set(task_runs) == {"decided", "apart", "apart (attempt 2)"}
+    of = {("fine", 1): "decided", ("apart", 1): "apart", ("apart", 2): "apart (attempt 2)"}
+    for event in events:
+        related = {one["prefect.resource.role"]: one["prefect.resource.id"] for one in event["related"]}
+        whose = of[event["resource"]["zenml.step"], event["payload"]["attempt"]]
+        assert related["task-run"] == task_runs[whose], event

@@ -25,18 +25,22 @@ def example(lab: Lab) -> Iterator[Callable[[str], ModuleType]]:
     from zenml.utils import source_utils
 
     imported: list[str] = []
+    known = sys.modules.pop("pipeline", None)  # a name that several examples have
 
     def load(name: str) -> ModuleType:
         folder = str(EXAMPLES / name)
         sys.path.insert(0, folder)
         source_utils.set_custom_source_root(folder)
         imported.append(name)
-        (file,) = (EXAMPLES / name).glob("*.py")
+        (file,) = [file for file in (EXAMPLES / name).glob("*.py") if file.stem != "demo"]
         return importlib.import_module(file.stem)
 
     yield load
     for name in imported:
         sys.path.remove(str(EXAMPLES / name))
+    sys.modules.pop("pipeline", None)
+    if known is not None:
+        sys.modules["pipeline"] = known
 
 
 def run(lab: Lab, pipeline: Any, tmp_path: Path, stack: str, **arguments: Any) -> Ran:
@@ -49,6 +53,19 @@ def run(lab: Lab, pipeline: Any, tmp_path: Path, stack: str, **arguments: Any) -
 def value(ran: Ran, step: str) -> Any:
     (artifact,) = next(iter(ran.run.steps[step].outputs.values()))
     return artifact.load()
+
+
+def test_the_quickstart(lab: Lab, example: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    """What `make demo` runs, on a stack like its own."""
+    stack = lab.stack("process", execution_mode="per_step")
+    quickstart = example("quickstart")
+    ran = run(lab, quickstart.digits, tmp_path, stack)
+    trained = {f"train_{kind.replace(' ', '_')}" for kind in quickstart.MODELS}
+    assert ran.inputs["evaluate"] == {"split", *trained}
+    scores = value(ran, "evaluate")
+    assert set(scores) == set(quickstart.MODELS)
+    assert all(score["accuracy"] > 0.9 for score in scores.values())
+    assert value(ran, "pick") == max(scores, key=lambda kind: scores[kind]["accuracy"])
 
 
 def test_hyperparameter_search(lab: Lab, example: Callable[[str], ModuleType], tmp_path: Path) -> None:

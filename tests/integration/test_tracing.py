@@ -36,6 +36,7 @@ calls = {
     "per_step": (traced.untroubled, {"execution_mode": "per_step"}),
     "retried": (traced.traced, {"execution_mode": "per_step"}),
     "pipeline": (traced.untroubled, {"execution_mode": "pipeline"}),
+    "dynamic": (traced.decided, {}),
     "pool": (traced.untroubled, {"synchronous": False}),
 }
 for place in sys.argv[2:]:
@@ -127,6 +128,18 @@ def test_a_run_is_one_trace(lab: Lab, tmp_path: Path) -> None:
     assert parent.split("-")[1:3] == [plain(submit["context"][key]) for key in ("trace_id", "span_id")]
 
 
+def exported(said: str, span: str) -> str:
+    """A span as the sandbox's own exporter wrote it to its output, which the run in this terminal shows."""
+    texts = said.split('"name": ')[1:]
+    (found,) = [text for text in texts if f'"span_id": "0x{plain(span)}"' in text.partition('"parent_id"')[0]]
+    return found
+
+
+def parent_of(text: str) -> str:
+    """The id of the span above an exported one."""
+    return text.partition('"parent_id": "')[2].partition('"')[0]
+
+
 def check_step(seen: Trace, attempt: dict[str, Any], step: str, said: str) -> None:
     """The step's code saw the trace, below the sandbox of this attempt."""
     (sandbox,) = seen.below(attempt)
@@ -134,9 +147,7 @@ def check_step(seen: Trace, attempt: dict[str, Any], step: str, said: str) -> No
     assert sandbox["context"]["trace_id"] == seen["submit " + seen.pipeline]["context"]["trace_id"]
     inside = seen.seen_by(step)
     assert inside["trace"] == plain(sandbox["context"]["trace_id"])
-    # The sandbox's own exporter wrote its span to its output, which the run in this terminal shows.
-    exported = said.split('"name": ')[1:]
-    (mine,) = [text for text in exported if f'"span_id": "0x{inside["span"]}"' in text.partition('"parent_id"')[0]]
+    mine = exported(said, inside["span"])
     assert mine.startswith(f'"step {step.partition("-")[0]}"')
     assert f'"parent_id": "{sandbox["context"]["span_id"]}"' in mine
     assert f'"modal.sandbox.id": "{sandbox["attributes"]["modal.sandbox.id"]}"' in mine
@@ -164,3 +175,31 @@ def test_a_whole_pipeline_in_one_sandbox_is_one_trace(lab: Lab, tmp_path: Path) 
     (sandbox,) = whole.below(whole["run untroubled"])
     assert sandbox["name"] == "sandbox"
     assert whole.seen_by("show-1")["trace"] == plain(sandbox["context"]["trace_id"])
+
+
+@pytest.mark.slow
+def test_a_dynamic_pipeline_is_one_trace(lab: Lab, tmp_path: Path) -> None:
+    said = trace(tmp_path, dynamic=lab.stack("process"))
+    dynamic = Trace(tmp_path / "dynamic")
+    sandbox, attempt = dynamic.below(dynamic["run decided"])
+    assert (sandbox["name"], attempt["name"]) == ("sandbox", "attempt apart")
+    check_step(dynamic, attempt, "apart-1", said)
+
+    inline = {
+        name: exported(said, dynamic.seen_by(name)["span"]) for name in ("show-1", "later-1", "flaky-1", "flaky-2")
+    }
+    for name, text in inline.items():
+        assert dynamic.seen_by(name)["trace"] == plain(sandbox["context"]["trace_id"])
+        assert text.startswith(f'"step {name.partition("-")[0]}"')
+        assert f'"modal.sandbox.id": "{sandbox["attributes"]["modal.sandbox.id"]}"' in text
+        assert f'"status_code": "{"ERROR" if name == "flaky-1" else "UNSET"}"' in text
+    # One called inside a span of the function's own is below that.
+    function, between = (exported(said, parent_of(inline[name])) for name in ("later-1", "show-1"))
+    assert (function.partition(",")[0], between.partition(",")[0]) == ('"function decided"', '"round"')
+    assert (
+        parent_of(between)
+        == parent_of(inline["flaky-1"])
+        == parent_of(inline["flaky-2"])
+        == parent_of(inline["later-1"])
+    )
+    assert parent_of(function) == sandbox["context"]["span_id"]

@@ -13,7 +13,6 @@ import httpx
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter
-from zenml.client import Client
 
 from bridge.board import SHARED
 from tests import servers
@@ -113,35 +112,15 @@ def test_from_zenmls_dashboard_a_click_leads_to_the_flow_run(
     lab: Lab, zenml_api: servers.Server, diamond: Ran, tmp_path: Path
 ) -> None:
     flow_run = f"/runs/flow-run/{diamond.flow_run.id}"
-    # Else the dashboard asks who this is first.
-    Client().update_user(
-        "default", updated_full_name="Default", updated_email="d@example.com", updated_email_opt_in=False
-    )
     with browser.Browser(tmp_path / "browser", (1400, 1300)) as chromium:
         tab = chromium.tab()
-        tab.open(zenml_api.url)
-        login = (
-            "fetch('/api/v1/login', {method: 'POST', body: new URLSearchParams({username: 'default', password: ''})})"
-        )
-        assert tab.evaluate(f"{login}.then(answer => answer.status)") == 200
-        tab.evaluate("localStorage.setItem('isAuthenticated', 'true')")  # the dashboard's own mark, beside the cookie
+        browser.log_in_to_zenml(tab, zenml_api.url)
         tab.open(f"{zenml_api.url}/projects/default/runs/{diamond.run.id}")
         link = f"document.querySelector('a[href*=\"{flow_run}\"]')"
         tab.until(f"!!{link}")
-        keep(tab, "zenml-run.png", tmp_path)
         tab.evaluate(f"{link}.click()")
         opened = chromium.tab(flow_run)
         opened.until(f"document.body.innerText.includes({diamond.flow_run.name!r})")
-
-
-def keep(tab: browser.Tab, name: str, folder: Path) -> None:
-    """Keep a picture for the documents, where there is none yet."""
-    fresh = folder / name
-    tab.screenshot(fresh)
-    assert fresh.stat().st_size > 20_000
-    picture = servers.ROOT / "docs" / "img" / name
-    if not picture.exists():
-        shutil.copy(fresh, picture)
 
 
 def browse(page: str, folder: Path, *arguments: str) -> str:

@@ -32,6 +32,8 @@ class Worker:
     folder: Path
     environment: dict[str, str | None] = field(default_factory=dict)
     command: tuple[str, ...] = ("prefect", "worker", "start")
+    cwd: Path | None = None
+    """Where it is started, if not in its folder."""
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -47,7 +49,7 @@ class Worker:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [str(BIN / self.command[0]), *self.command[1:], "--pool", self.pool],
-                cwd=self.folder,
+                cwd=self.cwd or self.folder,
                 env={name: value for name, value in environment.items() if value is not None},
                 stdout=log,
                 stderr=log,

@@ -22,9 +22,11 @@ class Told:
     def __init__(self) -> None:
         self.all: list[tuple[str | int, ...]] = []
         self.gpus: dict[str, str] = {}
+        self.isolated: dict[tuple[str, int], str] = {}
 
     def started(self, step: About, attempt: int, sandbox: str) -> None:
         self.gpus[step.step] = step.gpu
+        self.isolated[step.step, attempt] = step.isolated
         self.all.append(("started", step.step, attempt, sandbox))
 
     def retried(self, step: About, attempt: int) -> None:
@@ -226,13 +228,19 @@ def test_an_isolated_step_of_a_dynamic_pipeline_is_told_of_with_its_own_machine(
     plan = Plan("p", "snapshot", "stack", Mode.DYNAMIC, FailureMode.FAIL_FAST, (), sandbox=shared)
     seen = Board(plan, Clock(), told)
     seen.all_in_sandbox("sb-function", None)
-    seen.add("train")
-    seen.seen([Seen("train", "provisioning", 1, None, None, False), Seen("inline", "running", 1, at, None, False)], at)
-    seen.add("train", "2 x H100")
+    seen.add("train", attempt=1, step_run="first")
+    seen.seen(
+        [
+            Seen("train", "provisioning", 1, None, None, False, "first"),
+            Seen("inline", "running", 1, at, None, False, "shared"),
+        ],
+        at,
+    )
+    seen.add("train", "2 x H100", attempt=1, step_run="first")
     seen.in_sandbox("train", "sb-own", None)
     seen.seen([Seen("train", "running", 1, at, None, False)], at)
     seen.seen([Seen("train", "retrying", 1, at, at, False)], at)
-    seen.seen([Seen("train", "running", 2, at, None, False)], at)
+    seen.seen([Seen("train", "running", 2, at, None, False, "second")], at)  # before its flow has seen it
     seen.seen([Seen("train", "completed", 2, at, at, True)], at)
     assert told.all == [
         ("started", "inline", 1, "sb-function"),
@@ -243,6 +251,7 @@ def test_an_isolated_step_of_a_dynamic_pipeline_is_told_of_with_its_own_machine(
         ("finished", "train", 2, "completed"),
     ]
     assert told.gpus == {"inline": "1 x T4", "train": "2 x H100"}
+    assert told.isolated == {("inline", 1): "", ("train", 1): "first", ("train", 2): "second"}
 
 
 def test_what_an_earlier_process_told_is_not_told_again() -> None:

@@ -41,3 +41,9 @@ def eventful(folder: str) -> None:
 @pipeline(enable_cache=False)
 def mended(folder: str) -> None:
     breaks_once(folder, fine(folder), id="again")
+
+
+@pipeline(dynamic=True, enable_cache=False)
+def decided(folder: str) -> None:
+    """An inline step, and one that has sandboxes of its own: it fails in the first."""
+    breaks_once.with_options(runtime="isolated")(folder, fine(folder), id="apart")

@@ -41,3 +41,14 @@ def traced(folder: str) -> None:
 @pipeline(enable_cache=False)
 def untroubled(folder: str) -> None:
     show(folder)
+
+
+@pipeline(dynamic=True, enable_cache=False)
+def decided(folder: str) -> None:
+    """Inline steps, called and submitted, one that is tried again; and one in a sandbox of its own."""
+    with trace.get_tracer("user").start_as_current_span("round"):
+        left = show(folder)
+    flaky(folder, left)
+    later = show.submit(folder, id="later")
+    show.with_options(runtime="isolated")(folder, id="apart")
+    later.wait()
