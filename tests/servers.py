@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -125,6 +126,7 @@ def zenml_server(folder: Path) -> Server:
         "ZENML_CONFIG_PATH": str(folder / "zenml-server"),
         "ZENML_ANALYTICS_OPT_IN": "false",
         "ZENML_SERVER_AUTO_ACTIVATE": "1",
+        "ZENML_SERVER_JWT_SECRET_KEY": secrets.token_hex(32),  # else a restart makes all tokens worthless
         "ZENML_SERVER_DEPLOYMENT_TYPE": "other",
         "ZENML_LOGGING_COLORS_DISABLED": "true",
     }

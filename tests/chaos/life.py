@@ -21,6 +21,7 @@ def _prepare(environment: dict[str, str], folder: str) -> None:
     os.environ.clear()
     os.environ.update(environment)
     sys.path[:0] = [str(STACK_CODE), str(PROJECT)]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell runs in the background
     os.chdir(PROJECT)
     log = os.open(f"{folder}/flow.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     for descriptor in (1, 2):

@@ -7,9 +7,8 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from secrets import token_hex
 from typing import TYPE_CHECKING
 
 from tests import servers
@@ -43,8 +42,6 @@ class Yard:
 def yard(folder: Path) -> Iterator[Yard]:
     """Start everything; ends it all when left."""
     prefect, zenml = servers.prefect_server(folder, record_at_once=True), servers.zenml_server(folder)
-    # As every deployment sets it: else a server that was restarted takes none of its own tokens.
-    zenml = replace(zenml, environment={**zenml.environment, "ZENML_SERVER_JWT_SECRET_KEY": token_hex(32)})
     for name in [name for name in os.environ if name.startswith(("ZENML", "MODAL", "PREFECT"))]:
         del os.environ[name]
     os.environ |= {

@@ -29,7 +29,7 @@ def _wheel() -> bytes:
 
 
 class PrivateIndex:
-    """Use it as a context manager. ``served`` counts the downloads of the package, ``refused`` the wrong passwords."""
+    """Use it as a context manager. ``served`` counts what was sent of the package, ``refused`` the wrong passwords."""
 
     def __init__(self, password: str) -> None:
         self.served = self.refused = 0

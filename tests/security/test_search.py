@@ -166,7 +166,7 @@ def test_nothing_secret_is_left_by_images_that_modal_builds(scene: Scene, lines:
     told = scene.user({"runs": runs})
     right, wrong = told.split("=== one_step on ")[1:]
     assert "Traceback" not in right, right[-3000:]
-    assert scene.index.served == 1
+    assert scene.index.served > 0
     assert "exit code" in wrong, wrong[-3000:]
     assert f"{PACKAGE}==1.0" in wrong
     assert scene.index.refused > 0
