@@ -52,8 +52,13 @@ help:  ## this list
 	$(UV) --python .venv-$*/bin/python --group $*
 	@touch $@
 
+# What servers of the tests start from: migrating an empty database takes each of them ten seconds.
+.test/databases/.done: .venv/.dev .venv-zenml-server/.done tests/databases.py
+	$(BIN)/python -m tests.databases
+	@touch $@
+
 setup: .venv/.demo
-setup-tests: .venv/.dev .venv-zenml-server/.done .venv-sandbox/.done .venv-deployments/.done .venv-docs/.done  ## all environments that the tests use
+setup-tests: .venv/.dev .venv-zenml-server/.done .venv-sandbox/.done .venv-deployments/.done .venv-docs/.done .test/databases/.done  ## all environments that the tests use
 
 demo: setup  ## a real ML pipeline through Prefect, sandboxes as local processes
 	$(BIN)/python examples/quickstart/demo.py

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import httpx
 
+from tests import databases
+
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 240.0
 
@@ -95,12 +97,15 @@ class Server:
             process.wait(10)
 
 
-def prefect_server(folder: Path, port: int | None = None, *, record_at_once: bool = False) -> Server:
+def prefect_server(folder: Path, port: int | None = None, *, record_at_once: bool = False, new: bool = False) -> Server:
     """A Prefect server on SQLite whose data is in ``folder``.
 
     With ``record_at_once`` task runs can be read soon after they changed; else a batch that isn't full waits for 5 s.
+    Its database is a kept one (:mod:`tests.databases`), unless it is to be ``new``.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    if not new:
+        databases.put("prefect", folder / databases.PLACES["prefect"])
     port = port or free_port()
     url = f"http://127.0.0.1:{port}"
     environment = {
@@ -118,9 +123,14 @@ def prefect_server(folder: Path, port: int | None = None, *, record_at_once: boo
     return Server("prefect server", argv, environment, url, "/api/health", folder / "prefect.log")
 
 
-def zenml_server(folder: Path) -> Server:
-    """A ZenML server on SQLite whose data is in ``folder``. User ``default``, no password."""
+def zenml_server(folder: Path, *, new: bool = False) -> Server:
+    """A ZenML server on SQLite whose data is in ``folder``. User ``default``, no password.
+
+    Its database is a kept one (:mod:`tests.databases`), unless it is to be ``new``.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    if not new:
+        databases.put("zenml", folder / databases.PLACES["zenml"])
     port = free_port()
     environment = {
         "ZENML_CONFIG_PATH": str(folder / "zenml-server"),

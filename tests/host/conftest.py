@@ -15,6 +15,7 @@ from uuid import uuid4
 import pytest
 
 from bridge import names
+from tests import databases
 from tests.servers import zenml_client_environment, zenml_server
 
 HERE = Path(__file__).parent
@@ -135,6 +136,7 @@ class Job:
 
 def client(home: Path, store: dict[str, str]) -> Iterator[Zen]:
     """A client process with a stack of its own, ended with the fixture."""
+    databases.put("zenml", home / "zenml" / "local_stores" / "default_zen_store" / "zenml.db")
     process = subprocess.Popen(
         [sys.executable, str(HERE / "stack" / "zen.py")],
         env={**base_environment(home), **store},
