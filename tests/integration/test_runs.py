@@ -132,6 +132,14 @@ class TestPipeline:
             assert len(lab.sandboxes(ran)) == 1
 
     @pytest.mark.slow
+    def test_a_chain(self, lab: Lab, shapes, place: str) -> None:
+        ran = lab.run(shapes.chain, lab.stack(place), settings=PIPELINE, length=4)
+        check_both(ran, "completed", "Completed")
+        assert ran.steps == all_of("one add_1 add_2 add_3", "completed")
+        begins = [float(ran.traces(step, "begin")[0]["time"]) for step in ("one", "add_1", "add_2", "add_3")]
+        assert begins == sorted(begins)
+
+    @pytest.mark.slow
     def test_a_fan_out_never_exceeds_its_limit(self, lab: Lab, shapes, place: str) -> None:
         ran = lab.run(shapes.fan_out, lab.stack(place), settings={**PIPELINE, "max_parallelism": 2}, width=4)
         check_both(ran, "completed", "Completed")
