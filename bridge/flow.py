@@ -45,7 +45,7 @@ from bridge.operated_end import end_with
 from bridge.outage import until_it_answers
 from bridge.own_words import warn_in_run_logs
 from bridge.per_step import PerStep
-from bridge.plan import Mode, Plan
+from bridge.plan import Mode, Plan, StepPlan
 from bridge.ready import Fate
 from bridge.renewal import Renewal
 from bridge.resume import Earlier, end_sandboxes, look_back
@@ -54,7 +54,7 @@ from bridge.run_status import begin_stop, end_run
 from bridge.runners.base import Runner
 from bridge.scheduled import PARAMETER, snapshot_for
 from bridge.settings import RunnerConfig
-from bridge.step import Attempts
+from bridge.step import Attempts, Begun
 from bridge.truth import Truth, ZenMLThread
 from bridge.versions import other_bridge
 from bridge.warm import WarmSteps
@@ -225,9 +225,9 @@ async def _carry_out(run: Run, runner: Runner, stop: Stop, life: int) -> State[N
                 truth = Truth(thread, lambda steps: step_runs.latest(run.run, steps))
                 parts = _Parts(run, Attempts(run, runner, thread, truth, warm), shipper, thread, watch, board)
                 if life > 1 and run.run.status is ExecutionStatus.STOPPING:
-                    ended = await _finish_the_stop(parts, runner, stop, "it was stopped in ZenML")
+                    ended = await _finish_the_stop(parts, runner, api.client, stop, "it was stopped in ZenML")
                 elif life > 1 and await watch.cancelled_already():
-                    ended = await _finish_the_stop(parts, runner, stop, CANCELLED)
+                    ended = await _finish_the_stop(parts, runner, api.client, stop, CANCELLED)
                 elif run.plan.mode is Mode.DYNAMIC:
                     ended = await _dynamic(parts, runner, api.client, most, life)
                 elif run.plan.mode is Mode.PER_STEP:
@@ -303,16 +303,37 @@ async def _earlier(parts: _Parts, runner: Runner, client: PrefectClient, life: i
     return Earlier()
 
 
-async def _finish_the_stop(parts: _Parts, runner: Runner, stop: Stop, reason: str) -> _Ended:
+async def _finish_the_stop(parts: _Parts, runner: Runner, client: PrefectClient, stop: Stop, reason: str) -> _Ended:
     """End what a process left that died before it had stopped its run."""
     stop.kill(reason)
     # First, else a step that ends before its run is stopping would be tried again.
     await parts.thread.call(lambda: begin_stop(parts.run.run))
+    if parts.run.plan.mode is not Mode.DYNAMIC:
+        await _end_attempts(parts, await look_back(parts.run, runner, client, parts.thread, parts.shipper))
     await end_sandboxes(parts.run, runner)
     await parts.thread.call(lambda: step_runs.stop_left(parts.run.run))
     flow_run_id = UUID(parts.run.flow_run_id)
     await parts.thread.call(lambda: close_task_runs(flow_run_id, parts.run.run.id, "The run was stopped."))
     return _Ended({}, True)
+
+
+async def _end_attempts(parts: _Parts, earlier: Earlier) -> None:
+    """End the attempts that an earlier process began, having read what nobody has read of their output."""
+    run, logger, kill = parts.run, get_run_logger(), asyncio.Event()
+    kill.set()
+    if earlier.pipeline is not None and earlier.pipeline.where is not None:
+        task_run_id = names.task_run_id(run.flow_run_id, None)
+        log = parts.shipper.open(task_run_id, send=run.plan.stream_logs)
+        await parts.attempts.attempt_pipeline(earlier.pipeline.number, task_run_id, kill, log, logger, earlier.pipeline)
+
+    async def end(step: StepPlan, begun: Begun) -> None:
+        task_run_id = names.task_run_id(run.flow_run_id, step.name)
+        log = parts.shipper.open(task_run_id, send=step.stream_logs)
+        await parts.attempts.attempt_step(step, begun.number, task_run_id, kill, log, logger, begun=begun)
+
+    begun = {step: each for step, each in earlier.begun.items() if each.where is not None}
+    parts.attempts.expect(begun)
+    await asyncio.gather(*(end(run.plan.step(step), each) for step, each in begun.items()))
 
 
 async def _dynamic(parts: _Parts, runner: Runner, client: PrefectClient, parallelism: int | None, life: int) -> _Ended:

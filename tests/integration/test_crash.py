@@ -231,6 +231,8 @@ def test_a_flow_that_died_before_it_had_stopped_its_run(lab: Lab, tmp_path: Path
     assert (ran.status, ran.flow_run.state.name) == ("stopped", "Cancelled"), lives.log[-6000:]
     assert ran.steps == {"one": "stopped", "two": "stopped"}
     assert ran.states == {"one": "Cancelled", "two": "Cancelled"}
+    if where != "is over":
+        assert output(lab, ran, "one") == said("one", 1)[:LINES], "also what was said while no process read it"
     assert lives.under.all_dead()
 
 
