@@ -7,6 +7,7 @@ Everything here raises :class:`~bridge.errors.InvalidSettings` instead.
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import json
 import posixpath
 import re
@@ -28,6 +29,7 @@ _PLACE = re.compile(r"[A-Za-z0-9]+([-_][A-Za-z0-9]+)*")
 _MODAL_NAME = re.compile(r"[A-Za-z0-9\-_.]{1,64}")  # modal/_utils/name_utils.py: is_valid_object_name
 _MODAL_ENVIRONMENT = re.compile(r"(?![Ee][Nn]-)[A-Za-z0-9][A-Za-z0-9\-_.]{0,63}")  # is_valid_environment_name
 _MODAL_TAG = re.compile(r"[A-Za-z0-9._-]{1,63}")  # check_tag_dict
+_DOMAIN = re.compile(r"\*|(\*\.)?([A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?\.)*[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?")
 _NO_MOUNT = frozenset({"/", "/root", "/tmp"})  # modal/_utils/mount_utils.py: validate_mount_points
 _OWN_TAGS = frozenset(
     {
@@ -289,6 +291,28 @@ def _check_volumes(name: str, value: object) -> None:
         _refuse_object_name(name, value, volume, "Volume")
 
 
+def _check_cidrs(name: str, value: object) -> None:
+    assert isinstance(value, list)
+    for text in value:
+        try:
+            if "/" not in text:
+                raise ValueError(f"{text!r} has no length of its prefix")
+            ipaddress.ip_network(text)
+        except ValueError as error:
+            fix = "Write networks as in '10.0.0.0/8', one address as in '203.0.113.7/32'"
+            raise InvalidSettings(name, value, str(error), fix) from error
+    _refuse_twice(name, value, value)
+
+
+def _check_domains(name: str, value: object) -> None:
+    assert isinstance(value, list)
+    for text in value:
+        if not _DOMAIN.fullmatch(text):
+            fix = "Write 'zenml.example.com', or '*.example.com' for all below it: no scheme, port or path"
+            raise InvalidSettings(name, value, f"{text!r} is no name of a domain", fix)
+    _refuse_twice(name, value, value)
+
+
 def _check_tags(name: str, value: object) -> None:
     assert isinstance(value, dict)
     for key, text in value.items():
@@ -326,6 +350,8 @@ _CHECKS: dict[str, Callable[[str, object], None]] = {
     "secrets": _check_secrets,
     "build_secrets": _check_secrets,
     "volumes": _check_volumes,
+    "outbound_cidr_allowlist": _check_cidrs,
+    "outbound_domain_allowlist": _check_domains,
     "tags": _check_tags,
     "prefect_api_url": _check_url,
 }

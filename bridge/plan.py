@@ -74,7 +74,8 @@ class SandboxSpec:
 
     ``timeout``, ``capacity_timeout`` are in seconds. ``secrets`` are names of Modal Secrets, ``volumes`` pairs
     of mount path and name of a Modal Volume, ``tags`` extra sandbox tags. ``image`` is None where the runner
-    has no images (``process``).
+    has no images (``process``). Without ``outbound_cidrs`` and ``outbound_domains`` it may reach anything, unless
+    ``block_network`` says that it reaches nothing.
     """
 
     image: str | None = None
@@ -86,6 +87,9 @@ class SandboxSpec:
     modal_environment: str | None = None
     secrets: tuple[str, ...] = ()
     volumes: tuple[tuple[str, str], ...] = ()
+    block_network: bool = False
+    outbound_cidrs: tuple[str, ...] = ()
+    outbound_domains: tuple[str, ...] = ()
     tags: tuple[tuple[str, str], ...] = ()
 
 

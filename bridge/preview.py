@@ -123,6 +123,10 @@ def _spec(spec: SandboxSpec, prices: Prices | None, *, with_timeout: bool = True
         yield f"  secrets: {', '.join(spec.secrets)}"
     for path, name in spec.volumes:
         yield f"  volume:  {name} at {path}"
+    if spec.block_network:
+        yield "  network: none"
+    if spec.outbound_cidrs or spec.outbound_domains:
+        yield f"  network: {', '.join((*spec.outbound_cidrs, *spec.outbound_domains))} alone"
     if spec.tags:
         yield f"  tags:    {', '.join(f'{key}={value}' for key, value in spec.tags)}"
     if with_timeout:

@@ -97,6 +97,23 @@ class SandboxSettings(BaseSettings):
         description="Modal Volumes by mount path: `{'/data': 'my-volume'}`. Paths are absolute; the "
         "volumes must exist in the Modal environment.",
     )
+    block_network: bool = Field(
+        default=False,
+        description="Whether the sandbox has no network at all. For command steps only: the program of any "
+        "other step talks to ZenML. Default False.",
+    )
+    outbound_cidr_allowlist: list[str] = Field(
+        default_factory=list,
+        description="Networks that the sandbox may reach, as in `['10.0.0.0/8']`; with them, or with "
+        "`outbound_domain_allowlist`, it reaches nothing else. ZenML's server and the artifact "
+        "store must be among them, or the step can't report. Empty, the default: no limit.",
+    )
+    outbound_domain_allowlist: list[str] = Field(
+        default_factory=list,
+        description="Domains that the sandbox may reach, as in `['zenml.example.com', '*.amazonaws.com']`, "
+        "beside the networks of `outbound_cidr_allowlist`. Older releases of Modal's SDK don't "
+        "know it, which is an error. Empty, the default: no limit.",
+    )
     tags: dict[str, str] = Field(
         default_factory=dict,
         description="Extra tags of the sandboxes, for Modal's dashboard and billing. Keys and values hold "

@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 from zenml.config.step_configurations import StepConfiguration
 from zenml.models import PipelineSnapshotResponse
 
+from bridge.network import check_network
 from bridge.plan import FailureMode, Mode, Plan, Resources, StepPlan
 from bridge.resources import asked, unused_fields, with_gpu
 from bridge.settings import SandboxSettings
@@ -41,6 +42,8 @@ def wishes(step: str, config: StepConfiguration, settings: Settings, runner: obj
             for field in MODAL_ONLY
             if getattr(settings, field)
         ]
+    else:
+        check_network(settings, where, needs_zenml=config.command is None)
     resources = with_gpu(asked(values, where), texts(settings.gpu), where, type(settings).__name__)
     return Wishes(settings, resources, tuple(warnings))
 

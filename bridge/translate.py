@@ -16,6 +16,7 @@ from zenml.constants import ORCHESTRATOR_DOCKER_IMAGE_KEY
 from zenml.models import PipelineBuildResponse, PipelineSnapshotResponse
 from zenml.orchestrators.utils import is_setting_enabled
 
+from bridge import network
 from bridge.errors import NotTranslatable
 from bridge.layers import Layers, Values
 from bridge.plan import FailureMode, Mode, Plan, Resources, RetryPolicy, SandboxSpec, StepPlan
@@ -29,11 +30,12 @@ PIPELINE_MOST_RETRIES = 1000
 LONGEST_DELAY = 365 * 86400
 """Seconds; a longer wait is a slip of the backoff, which multiplies."""
 
-SHARED = ("timeout", "cloud", "region", "modal_environment", "secrets", "volumes", "concurrency_limit")
+_PLACED = ("cloud", "region", "modal_environment", "secrets", "volumes", *network.FIELDS)
+SHARED = ("timeout", "concurrency_limit", *_PLACED)
 """Settings of a sandbox that steps which share one can't have each for itself."""
 _TUNING = ("tags", "infrastructure_retries", "capacity_timeout", "stream_logs")
 """The same, but a step loses nothing it relies on if the pipeline's value holds."""
-MODAL_ONLY = ("gpu", "cloud", "region", "modal_environment", "secrets", "volumes")
+MODAL_ONLY = ("gpu", *_PLACED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +95,12 @@ def translate(
     mode = Mode(layers.pipeline.execution_mode)
     steps = snapshot.step_configurations
     order = ordered({name: step.spec.upstream_steps for name, step in steps.items()}, configuration.name)
-    reader = _Reader(snapshot, layers, mode, images)
+    is_local = component.get("runner") == "process"
+    reader = _Reader(snapshot, layers, mode, images, is_local=is_local)
     read = [reader.read(name, steps[name]) for name in order]
     own = reader.asked("the pipeline", configuration.settings.get("resources"))
     plan, warnings = _planned(snapshot, stack_name, layers.pipeline, own, read)
-    if component.get("runner") == "process":
+    if is_local:
         warnings += _nothing_of_modal(read, layers.pipeline)
     return Translation(plan, layers.pipeline, (*reader.warnings, *_stray(layers, component_name), *warnings))
 
@@ -115,8 +118,11 @@ def _dynamic(
 ) -> Translation:
     """The orchestration of a dynamic pipeline: what its steps ask for is known once they are called."""
     configuration, settings = snapshot.pipeline_configuration, layers.pipeline
-    reader = _Reader(snapshot, layers, Mode.DYNAMIC, {} if images is None else images)
+    is_local = component.get("runner") == "process"
+    reader = _Reader(snapshot, layers, Mode.DYNAMIC, {} if images is None else images, is_local=is_local)
     where = "the pipeline"
+    if not is_local:
+        network.check_network(settings, where, needs_zenml=True)
     own = with_gpu(reader.asked(where, configuration.settings.get("resources")), texts(settings.gpu), where)
     for name, step in snapshot.step_configurations.items():  # those in `depends_on`: the others are known once called
         of_step = layers.of(name, layers.own(name, step))
@@ -147,7 +153,7 @@ def _dynamic(
     )
     unused = [field for field in ("execution_mode", "warm", "warm_idle_timeout") if field in settings.model_fields_set]
     warnings = tuple(f"{field}: not used, the pipeline is dynamic." for field in unused)
-    if component.get("runner") == "process":
+    if is_local:
         warnings += _nothing_of_modal((), settings)
     return Translation(plan, settings, (*reader.warnings, *_stray(layers, layers.name), *warnings))
 
@@ -213,12 +219,15 @@ class _Reader:
         layers: Layers,
         mode: Mode,
         images: Mapping[str, str] | None,
+        *,
+        is_local: bool,
     ) -> None:
         self._snapshot_id = str(snapshot.id)
         self._cache = snapshot.pipeline_configuration.enable_cache
         self._layers = layers
         self._most_retries = PREFECT_MOST_RETRIES if mode is Mode.PER_STEP else PIPELINE_MOST_RETRIES
         self._mode = mode
+        self._is_local = is_local
         self._images = images
         self._built = snapshot.build.images if images is None and snapshot.build else {}
         self._specs: dict[tuple[int, Resources, str | None], SandboxSpec] = {}
@@ -242,6 +251,8 @@ class _Reader:
             )
         own = self._layers.own(name, step)
         settings = self._layers.of(name, own)
+        if not self._is_local:
+            network.check_network(settings, f"step {name}", needs_zenml=True)
         values = vars(settings)  # ZenML's attribute access looks each value over for references to secrets: slow
         # A step operator brings the machine: what the step asks for is meant for that one, not for the sandbox
         # that waits for it.
@@ -385,6 +396,9 @@ def sandbox_spec(settings: SandboxSettings, resources: Resources, image: str | N
         modal_environment=values["modal_environment"],
         secrets=tuple(values["secrets"]),
         volumes=tuple(sorted(values["volumes"].items())),
+        block_network=values["block_network"],
+        outbound_cidrs=tuple(values["outbound_cidr_allowlist"]),
+        outbound_domains=tuple(values["outbound_domain_allowlist"]),
         tags=tuple(sorted(values["tags"].items())),
     )
 

@@ -23,7 +23,7 @@ from bridge.runners.modal_build import ImageBuilder
 from bridge.runners.modal_call import talk
 from bridge.runners.modal_clients import Clients
 from bridge.runners.modal_costs import costs_by_tag
-from bridge.runners.modal_create import Creator
+from bridge.runners.modal_create import Creator, network_of
 from bridge.runners.modal_errors import SDK_ERRORS, translated
 from bridge.runners.modal_objects import HOST_PROGRAM, ModalObjects
 from bridge.runners.modal_prices import prices_of
@@ -95,7 +95,12 @@ class ModalRunner:
         return ("python", HOST_PROGRAM, *arguments)
 
     async def check(self, app: str, specs: Sequence[SandboxSpec]) -> None:
-        """Look up environments, secrets, volumes and the app; see :class:`bridge.runners.base.AsksAhead`."""
+        """Look up environments, secrets, volumes and the app; see :class:`bridge.runners.base.AsksAhead`.
+
+        Where the installed SDK can't do what is asked, that is said first.
+        """
+        for spec in specs:
+            network_of(spec)
         secrets = {(spec.modal_environment, name) for spec in specs for name in spec.secrets}
         volumes = {(spec.modal_environment, name) for spec in specs for _, name in spec.volumes}
         for environment, name in sorted(secrets, key=str):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypedDict, TypeVar
@@ -41,7 +42,15 @@ RACES = 3
 T = TypeVar("T")
 
 
-class _Arguments(TypedDict):
+class _Network(TypedDict, total=False):
+    """What limits the sandbox's network; nothing where it isn't limited, since older SDKs don't know all of it."""
+
+    block_network: bool
+    outbound_cidr_allowlist: list[str]
+    outbound_domain_allowlist: list[str]
+
+
+class _Arguments(_Network):
     """What ``modal.Sandbox.create`` takes from here. Never ``idle_timeout``: it doesn't see a busy entrypoint."""
 
     app: modal.App
@@ -335,6 +344,7 @@ class Creator:
             cpu=spec.resources.cpu,
             memory=spec.resources.memory,
             volumes={path: volume for (path, _), volume in zip(spec.volumes, volumes, strict=True)},
+            **network_of(spec),
         )
 
 
@@ -343,6 +353,23 @@ def _check(request: SandboxRequest) -> None:
         raise SandboxRefused(f"Sandbox {request.name!r} has no command.")
     if request.spec.image is None:
         raise SandboxRefused(f"Sandbox {request.name!r} has no image: Modal can't make one without.")
+
+
+def network_of(spec: SandboxSpec) -> _Network:
+    """The arguments that limit a sandbox's network. Raises ``SandboxRefused`` where the installed SDK can't."""
+    network = _Network()
+    if spec.block_network:
+        network["block_network"] = True
+    if spec.outbound_cidrs:
+        network["outbound_cidr_allowlist"] = list(spec.outbound_cidrs)
+    if spec.outbound_domains:
+        if "outbound_domain_allowlist" not in inspect.signature(modal.Sandbox.create).parameters:
+            raise SandboxRefused(
+                f"outbound_domain_allowlist={list(spec.outbound_domains)}: Modal's SDK {modal.__version__}, which is "
+                "installed here, doesn't know it. Install modal>=1.6, or name networks in outbound_cidr_allowlist."
+            )
+        network["outbound_domain_allowlist"] = list(spec.outbound_domains)
+    return network
 
 
 def _tags(request: SandboxRequest, spec: SandboxSpec) -> dict[str, str]:

@@ -209,8 +209,11 @@ class ProcessRunner:
             "modal_environment": spec.modal_environment,
             "secrets": spec.secrets,
             "volumes": spec.volumes,
+            "block_network": spec.block_network,
+            "outbound_cidr_allowlist": spec.outbound_cidrs,
+            "outbound_domain_allowlist": spec.outbound_domains,
         }
-        return tuple(name for name, value in asked.items() if value not in (None, ()))
+        return tuple(name for name, value in asked.items() if value not in (None, (), False))
 
     async def __aenter__(self) -> ProcessRunner:
         """Raises ``SandboxRefused`` on Windows, or where this user's folder is somebody else's."""

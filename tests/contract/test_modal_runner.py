@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import modal
 import pytest
@@ -149,6 +151,26 @@ async def test_everything_in_the_spec_arrives(cloud: LoopbackModal, runner: Moda
     assert found is not None
     assert [box.id for box in await runner.running({"team": "vision"}, "staging")] == [found.id]
     assert not await runner.running({"team": "vision"})
+
+
+async def test_what_limits_the_network_arrives(cloud: LoopbackModal, runner: ModalRunner, backend: str) -> None:
+    async def network(name: str, **limits: Any) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+        sandbox = await runner.start(request(name=name, spec=replace(SPEC, **limits)))
+        record = cloud.sandbox(sandbox.id)
+        return record.network, record.allowed_cidrs, record.allowed_domains
+
+    assert await network("free") == ("open", (), ())
+    assert await network("blocked", block_network=True) == ("blocked", (), ())
+    networks, domains = ("10.0.0.0/8",), ("zenml.example.com", "*.amazonaws.com")
+    assert await network("networks", outbound_cidrs=networks) == ("allowlist", networks, ())
+    both = replace(SPEC, outbound_cidrs=networks, outbound_domains=domains)
+    if "outbound_domain_allowlist" in inspect.signature(modal.Sandbox.create).parameters:
+        await runner.check(APP, [both])
+        found = await network("both", outbound_cidrs=networks, outbound_domains=domains)
+        assert found == ("allowlist", networks, domains)
+    else:
+        with pytest.raises(SandboxRefused, match=r"outbound_domain_allowlist.*modal>=1\.6"):
+            await runner.check(APP, [both])
 
 
 async def test_a_secret_is_nowhere_but_in_a_secret(cloud: LoopbackModal, runner: ModalRunner, backend: str) -> None:

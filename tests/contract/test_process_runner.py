@@ -472,9 +472,13 @@ def test_ignored_settings_are_named(tmp_path: Path) -> None:
         modal_environment="main",
         secrets=("s",),
         volumes=(("/v", "v"),),
+        block_network=True,
+        outbound_cidrs=("10.0.0.0/8",),
+        outbound_domains=("x.org",),
     )
-    ignored = "image", "cpu", "memory", "gpu", "cloud", "region", "modal_environment", "secrets", "volumes"
-    assert runner.ignored(spec) == ignored
+    of_modal = "cloud", "region", "modal_environment", "secrets", "volumes"
+    network = "block_network", "outbound_cidr_allowlist", "outbound_domain_allowlist"
+    assert runner.ignored(spec) == ("image", "cpu", "memory", "gpu", *of_modal, *network)
 
 
 async def test_an_empty_command_is_refused(runner: ProcessRunner) -> None:

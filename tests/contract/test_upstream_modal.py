@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
 from pathlib import Path
 
+import modal
 import pytest
 
 import bridge
@@ -41,6 +43,11 @@ def test_private_names_are_used_nowhere_else() -> None:
         if private.search(line)
     ]
     assert not found
+
+
+def test_sandboxes_have_no_disk_of_a_size_of_their_own() -> None:
+    """docs/features.md says so; where the SDK takes one, there should be a setting."""
+    assert "ephemeral_disk" not in inspect.signature(modal.Sandbox.create).parameters
 
 
 def test_the_sdk_is_imported_by_the_runner_alone() -> None:

@@ -1,11 +1,15 @@
-"""Each row of docs/features.md names the test that shows it."""
+"""Each row of docs/features.md names the test that shows it, and nothing of what ZenML and Modal offer is left out."""
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 
+import modal
 import pytest
+from zenml.config.pipeline_configurations import PipelineConfiguration
+from zenml.config.step_configurations import StepConfiguration
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = [
@@ -15,8 +19,61 @@ ROWS = [
 ]
 
 
+FEATURES = [row.split("|")[1].strip() for row in ROWS]
+
+OF_ZENML = {
+    **dict.fromkeys(("cache_policy", "caching_parameters", "enable_cache"), "caching"),
+    **dict.fromkeys(
+        ("enable_artifact_metadata", "enable_artifact_visualization", "outputs", "external_input_artifacts"),
+        "artifacts of any materializer",
+    ),
+    **dict.fromkeys(("model_artifacts_or_metadata", "client_lazy_loaders"), "artifacts of any materializer"),
+    **dict.fromkeys(("enable_step_logs", "enable_pipeline_logs"), "logs of steps"),
+    **dict.fromkeys(("start_hook_source", "end_hook_source"), "hooks of a run"),
+    **dict.fromkeys(("success_hook_source", "failure_hook_source"), "hooks: `on_success`"),
+    **dict.fromkeys(("init_hook_source", "init_hook_kwargs", "cleanup_hook_source"), "hooks: `on_init`"),
+    **dict.fromkeys(("pause_hook_source", "resume_hook_source"), "pause"),
+    **dict.fromkeys(
+        ("skip_successful_steps", "steps_to_skip", "step_input_overrides", "step_default_input_overrides"), "replay"
+    ),
+    **dict.fromkeys(("enable_heartbeat", "heartbeat_healthy_threshold"), "heartbeats"),
+    "command": "command steps",
+    "environment": "environment of a pipeline",
+    "execution_mode": "execution modes",
+    "experiment_tracker": "experiment trackers",
+    "model": "model versions",
+    "parameters": "parameters",
+    "retry": "retries",
+    "runtime": "isolated steps",
+    "secrets": "ZenML secrets",
+    "settings": "`ResourceSettings`",
+    "step_operator": "step operators",
+    "tags": "artifacts of any materializer, tags",
+    "template": "dynamic pipelines: images that Modal builds",
+}
+"""By field of ZenML's configurations: how the name of its row begins."""
+SAYS_NOTHING = {"name", "extra", "group", "step_type", "substitutions"}
+"""Fields about names and notes, which are ZenML's own."""
+OF_ITSELF = {"args", "app", "name", "image", "env", "client", "environment_name", "pty_info", "cidr_allowlist"}
+"""What is given to ``Sandbox.create`` anyway, or has been renamed."""
+
+
 def test_there_are_rows() -> None:
     assert len(ROWS) > 30
+
+
+@pytest.mark.parametrize("configuration", [StepConfiguration, PipelineConfiguration])
+def test_each_field_of_zenmls_configurations_has_a_row(configuration: type[StepConfiguration]) -> None:
+    fields = set(configuration.model_fields) - SAYS_NOTHING
+    assert fields <= set(OF_ZENML), "what of it works?"
+    missing = {OF_ZENML[field] for field in fields if not any(row.startswith(OF_ZENML[field]) for row in FEATURES)}
+    assert not missing
+
+
+def test_each_argument_of_modals_sandboxes_has_a_row() -> None:
+    offered = {name for name in inspect.signature(modal.Sandbox.create).parameters if not name.startswith("_")}
+    text = "\n".join(ROWS[FEATURES.index("GPU types with fallbacks, several GPUs") :])
+    assert not {name for name in offered - OF_ITSELF if not re.search(rf"\b{name}\b", text)}
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.split("|")[1].strip())

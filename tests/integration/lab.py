@@ -252,6 +252,18 @@ def _task_runs_of(run: Any) -> int:
     return len(run.snapshot.step_configurations) if per_step else 1
 
 
+def asked(run: Any) -> tuple[str, dict[str, str]]:
+    """What the orchestrator says of a run and its steps, without what ZenML makes of it."""
+    from zenml.client import Client
+    from zenml.enums import StackComponentType
+    from zenml.stack import StackComponent
+
+    run = Client().get_pipeline_run(run.id)
+    orchestrator: Any = StackComponent.from_model(run.stack.components[StackComponentType.ORCHESTRATOR][0])
+    status, steps = orchestrator.fetch_status(run, include_steps=True)
+    return status.value, {name: step.value for name, step in steps.items()}
+
+
 def eventually(read: Callable[[], Any], good: Callable[[Any], bool], seconds: float = 20.0) -> Any:
     """Read until it is good: Prefect records task runs behind the client's back."""
     deadline = time.monotonic() + seconds

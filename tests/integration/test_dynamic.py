@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import itertools
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
 from click.testing import CliRunner
+from prefect.client.orchestration import get_client
 from zenml.cli.cli import cli
 from zenml.client import Client
+from zenml.config.schedule import Schedule
 from zenml.enums import ExecutionMode, ExecutionStatus, RunWaitConditionResolution
 from zenml.utils import run_utils
 
-from tests.integration.lab import PROJECT, Lab, Ran
+from tests.integration.lab import PROJECT, Lab, Ran, asked, eventually
 from tests.integration.lives import Lives
 from tests.integration.under import Under, cancel
 
@@ -89,11 +92,12 @@ def outputs(step: Any) -> list[Any]:
 
 
 @pytest.mark.slow
-def test_what_zenmls_local_orchestrator_leaves(lab: Lab, dynamics: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["process", "modal"])
+def test_what_zenmls_local_orchestrator_leaves(lab: Lab, dynamics: Any, tmp_path: Path, place: str) -> None:
     expected = left(lab, dynamics, "default", tmp_path / "local")
     assert len(expected["steps"]) == 8
     assert expected["hooks"] == ["start", "end None", "success"]
-    assert left(lab, dynamics, lab.stack("process"), tmp_path / "ours") == expected
+    assert left(lab, dynamics, lab.stack(place), tmp_path / "ours") == expected
 
 
 @pytest.mark.slow
@@ -109,11 +113,14 @@ def test_cancelled_in_prefect(lab: Lab, dynamics: Any, tmp_path: Path, place: st
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("graceful", [True, False])
-def test_stopped_in_zenml(lab: Lab, dynamics: Any, tmp_path: Path, graceful: bool) -> None:
+@pytest.mark.parametrize(("backend", "options"), [("v2", ["--graceful"]), ("v2", []), ("v1", [])])
+def test_stopped_in_zenml(
+    lab: Lab, dynamics: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str, options: list[str]
+) -> None:
+    use_backend(monkeypatch, backend)
     under = Under(lab, tmp_path).start(dynamics.held, "modal", {})
     under.until_steps({"hangs": "running", "hangs_here": "running"})
-    run_utils.stop_run(run=Client().get_pipeline_run(under.run_id), graceful=graceful)
+    zenml("stop", under.run_id, "--yes", *options)
     assert under.all_dead(60)
     ran = under.join()
     assert (ran.status, ran.flow_run.state.name) == ("stopped", "Cancelled")
@@ -174,14 +181,99 @@ def test_stopped_while_paused(lab: Lab, dynamics: Any) -> None:
     assert (ran.status, ran.flow_run.state.name) == ("stopped", "Cancelled")
 
 
-def zenml(command: str, run_id: UUID) -> None:
+def zenml(command: str, run_id: UUID, *options: str) -> None:
     """What `zenml pipeline runs ...` does, in this process."""
-    CliRunner().invoke(cli, ["pipeline", "runs", command, str(run_id)])
+    CliRunner().invoke(cli, ["pipeline", "runs", command, str(run_id), *options])
+
+
+def use_backend(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
+    """Which of Modal's backends the SDK of this process, and of those it starts, asks for sandboxes."""
+    monkeypatch.setenv("MODAL_SANDBOX_V2", "0" if backend == "v1" else "1")
 
 
 @pytest.mark.slow
-def test_flow_and_sandbox_die(lab: Lab, tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [[], ["--graceful"]], ids=["forced", "graceful"])
+def test_a_workers_run_is_asked_after_and_stopped(
+    lab: Lab, pool: str, dynamics: Any, tmp_path: Path, options: list[str]
+) -> None:
+    stack = lab.stack("modal", work_pool=pool, synchronous=False)
+    under = Under(lab, tmp_path).start(dynamics.held, "modal", {}, stack=stack, begun=False)
+    both = {"hangs": "running", "hangs_here": "running"}
+    under.until_steps(both)
+    run = Client().get_pipeline_run(under.run_id)
+    assert asked(run) == ("running", both)
+    zenml("refresh", run.id)
+    assert Client().get_pipeline_run(run.id).status is ExecutionStatus.RUNNING
+    zenml("stop", run.id, "--yes", *options)
+    assert under.all_dead(60)
+    assert eventually(lambda: flow_state(under), lambda state: state.is_final(), 60).is_cancelled()
+    ran = under.join()
+    assert (ran.status, ran.steps) == ("stopped", dict.fromkeys(both, "stopped"))
+    assert ran.states == {"held": "Cancelled", "hangs": "Cancelled"}
+    assert asked(run) == ("stopped", dict.fromkeys(both, "stopped"))
+
+
+def flow_state(under: Under) -> Any:
+    with get_client(sync_client=True) as client:
+        return client.read_flow_run(under.flow_run_id).state
+
+
+@pytest.mark.slow
+def test_through_a_worker(lab: Lab, pool: str, dynamics: Any) -> None:
+    ran = lab.run(dynamics.everything, lab.stack("modal", work_pool=pool))
+    assert ran.error is None
+    assert (ran.status, ran.flow_run.state.name) == ("completed", "Completed")
+    assert ran.flow_run.work_pool_name == pool
+    assert ran.run.outputs["total"].load() == 5 + 2 + 2 + 11 + 100
+    assert set(ran.states) == {
+        "everything",
+        "map:square:0",
+        "map:square:1",
+        "again",
+        "again (attempt 2)",
+        "shell",
+        "pipeline:inner: apart",
+    }
+    assert asked(ran.run) == ("completed", ran.steps)
+
+
+@pytest.mark.slow
+def test_by_a_schedule(lab: Lab, pool: str, dynamics: Any) -> None:
+    """Each run of the schedule is a ZenML run of its own, whose isolated step has its sandbox and its task run."""
+    start = datetime.now(timezone.utc).replace(microsecond=0) + timedelta(seconds=8)
+    name = f"dynamic-{pool}"
+    every = timedelta(seconds=20)
+    times = {"start_time": start, "interval_second": every, "end_time": start + every}
+    ran = lab.run(
+        dynamics.inner,
+        lab.stack("modal", work_pool=pool),
+        options={"schedule": Schedule(name=name, **times)},
+        begun=False,
+        value=1,
+    )
+    assert ran.error is None
+    (schedule,) = Client().list_schedules(name=name).items
+
+    def ended() -> list[Any]:
+        runs = Client().list_pipeline_runs(schedule_id=schedule.id, hydrate=True).items
+        return [run for run in runs if run.status.is_finished]
+
+    runs = eventually(ended, lambda found: len(found) >= 2, 150)
+    Client().delete_schedule(schedule.id)
+    assert len({run.orchestrator_run_id for run in runs}) >= 2
+    for run in runs:
+        again = lab.read(Ran(ran.folder), run.id)
+        assert again.status == "completed"
+        assert again.run.outputs["inner"].load() == 2
+        assert again.states == {"inner": "Completed", "apart": "Completed"}
+        assert lab.sandboxes_by_step(again) == {"": 1, "apart": 1}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["v2", "v1"])
+def test_flow_and_sandbox_die(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
     """The flow is killed and resumed, then the function's sandbox is evicted: an isolated step goes on."""
+    use_backend(monkeypatch, backend)
     with Lives(lab, tmp_path) as lives:
         lives.begin("dynamic", "modal", {})
         lives.until("apart")

@@ -10,8 +10,10 @@ from uuid import uuid4
 
 import pytest
 
-from tests.integration.lab import IMAGE, Lab
+from tests import servers
+from tests.integration.lab import IMAGE, STACK_CODE, Lab
 from tests.integration.refusals import names_all
+from tests.loopback import LoopbackImage
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +95,68 @@ def test_a_build_that_fails(lab: Lab, wheels: Path) -> None:
     names_all(str(ran.error), "DockerSettings.python_package_installer_args of the pipeline", "build_secrets")
     assert "hunter2" not in str(ran.error)
     assert lab.modal.stats().created == created
+
+
+@pytest.mark.slow
+def test_a_dynamic_pipeline_without_docker(lab: Lab, wheels: Path) -> None:
+    """The image of the function is that of its isolated steps too; its snapshot runs again without a build."""
+    import unheard
+
+    from bridge.flow import zenml_pipeline
+
+    ran = lab.run(unheard.dynamic_greeting, bare_stack(lab), docker=docker(wheels))
+    assert ran.error is None
+    assert ran.steps == {"greet": "completed", "answer": "completed"}
+    assert ran.states == {"dynamic_greeting": "Completed", "greet": "Completed"}
+    assert [trace["said"] for trace in ran.traces("answer")] == ["hello world"]
+    assert {box.tags.get("zenml_step", "") for box in lab.sandboxes(ran)} == {"", "greet"}
+    assert len({box.image for box in lab.sandboxes(ran)}) == 1
+    builds = lab.modal.stats().image_builds
+    assert zenml_pipeline(snapshot_id=ran.run.snapshot.id, return_state=True).is_completed()
+    assert len(ran.traces("greet")) == 2
+    assert lab.modal.stats().image_builds == builds
+
+
+@pytest.mark.slow
+def test_an_isolated_step_with_an_image_of_its_own(lab: Lab, wheels: Path) -> None:
+    import unheard
+
+    ran = lab.run(unheard.dynamic_with_own_image, bare_stack(lab), docker=docker(wheels))
+    assert ran.error is None
+    assert ran.steps == {"greet": "completed", "answer": "completed"}
+    assert [trace["image"] for trace in ran.traces("greet")] == ["this step"]
+    assert len({box.image for box in lab.sandboxes(ran)}) == 2
+    assert set(ran.run.snapshot.build.images) == {"orchestrator", "greet.orchestrator"}
+
+
+@pytest.mark.slow
+def test_a_private_parent_image(lab: Lab, wheels: Path) -> None:
+    """Modal pulls it with the credentials of the stack's container registry, which no sandbox and no log gets."""
+    import unheard
+    from zenml.client import Client
+    from zenml.enums import StackComponentType as Kind
+
+    private = f"registry.example.com/private:{uuid4().hex[:8]}"
+    python = servers.ROOT / ".venv-sandbox" / "bin" / "python"
+    files = {"/opt/stack-code": STACK_CODE}
+    image = LoopbackImage(python, files=files, env={"PYTHONPATH": "/opt/stack-code"}, credentials=("me", "hunter2"))
+    lab.modal.image_changes(private, image)
+    client, name = Client(), f"private-{uuid4().hex[:6]}"
+    client.create_secret(name, {"username": "me", "password": "hunter2"})
+    uri = {"uri": "registry.example.com"}
+    client.create_stack_component(name, "default", Kind.CONTAINER_REGISTRY, {**uri, "authentication_secret": name})
+    orchestrator = lab.stack("modal", image_source="modal", tags={"test": name})
+    parts = {Kind.ORCHESTRATOR: orchestrator, Kind.ARTIFACT_STORE: "shared", Kind.CONTAINER_REGISTRY: name}
+    client.create_stack(name, components=parts)
+    given = docker(wheels, parent_image=private)
+
+    without = lab.run(unheard.greeting, orchestrator, docker=given)
+    names_all(str(without.error), private, "authentication required")
+    ran = lab.run(unheard.greeting, name, docker=given)
+    assert ran.error is None
+    assert ran.steps == {"greet": "completed", "answer": "completed"}
+    for box in lab.sandboxes(ran):
+        assert "hunter2" not in repr((box, dict(box.environment)))
 
 
 @pytest.mark.slow  # the orchestrator's test above shows the build

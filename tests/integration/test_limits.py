@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,6 +50,25 @@ def test_steps_wait_for_each_other_and_for_others(lab: Lab, limit: str, tmp_path
         [(ran.traces(step)[0]["time"], ran.traces(step, "end")[0]["time"]) for step in ("wide_0", "wide_1")]
     )
     assert first[1] <= second[0]
+    assert eventually(lambda: taken(limit), lambda found: found == 0) == 0
+
+
+@pytest.mark.slow
+def test_isolated_steps_of_a_dynamic_pipeline_take_turns(lab: Lab, limit: str, tmp_path: Path) -> None:
+    """Each holds a slot while it has its sandbox; the sandbox of the function holds none."""
+    import dynamics
+
+    under = Under(lab, tmp_path)
+    with concurrency(limit, strict=True):
+        under.start(dynamics.narrow, "modal", {"concurrency_limit": limit}).until_logged(WAITS)
+        assert len(under.ran.traces("seeds")) == 1
+        assert not under.ran.traces("map:square:0")
+    ran = under.join(180)
+    assert (ran.status, ran.flow_run.state.name) == ("completed", "Completed")
+    boxes = sorted((box for box in lab.sandboxes(ran) if "zenml_step" in box.tags), key=lambda box: box.created_at)
+    assert len(boxes) == 3
+    for earlier, later in itertools.pairwise(boxes):
+        assert earlier.created_at + earlier.seconds <= later.created_at
     assert eventually(lambda: taken(limit), lambda found: found == 0) == 0
 
 

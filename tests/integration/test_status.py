@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from bridge import eviction
-from tests.integration.lab import Lab, eventually
+from tests.integration.lab import Lab, asked, eventually
 from tests.integration.workers import make_pool
 
 PIPELINE_MODE = {"execution_mode": "pipeline"}
@@ -56,17 +56,6 @@ def statuses(run: Any) -> tuple[str, dict[str, str]]:
     return run.status.value, {name: step.status.value for name, step in run.steps.items()}
 
 
-def fetched(run: Any) -> tuple[str, dict[str, str]]:
-    """What the orchestrator says, without what ZenML makes of it."""
-    from zenml.enums import StackComponentType
-    from zenml.stack import StackComponent
-
-    run = zenml_run(run)
-    orchestrator: Any = StackComponent.from_model(run.stack.components[StackComponentType.ORCHESTRATOR][0])
-    status, steps = orchestrator.fetch_status(run, include_steps=True)
-    return status.value, {name: step.value for name, step in steps.items()}
-
-
 def refresh(run: Any) -> tuple[str, dict[str, str]]:
     """`zenml pipeline runs refresh`."""
     from zenml.utils.run_utils import refresh_run_status
@@ -106,16 +95,16 @@ def test_a_live_run_and_its_forced_stop(lab: Lab, pool: str, tmp_path: Path) -> 
     import shapes
 
     run = submitted(lab, pool, shapes.telling, tmp_path)
-    assert fetched(run) == ("provisioning", {})
+    assert asked(run) == ("provisioning", {})
     under_way(run, tmp_path)
-    assert fetched(run) == ("running", {"hung": "running"})
+    assert asked(run) == ("running", {"hung": "running"})
     assert refresh(run) == ("running", {"hung": "running"})
     stop(run)
     assert eventually(lambda: alive(tmp_path), lambda found: not found, 10) == set()
     assert eventually(lambda: statuses(run), lambda found: found[0] == "stopped") == ("stopped", {"hung": "stopped"})
     state = eventually(lambda: flow_run(run).state, lambda state: state.is_final(), 30)
     assert state.is_cancelled()
-    assert fetched(run) == ("stopped", {"hung": "stopped"})
+    assert asked(run) == ("stopped", {"hung": "stopped"})
 
 
 @pytest.mark.slow  # as in test_stopping.py, but for the worker
@@ -146,7 +135,7 @@ def test_a_crashed_run_stays_running_until_it_is_stopped(
     under_way(run, tmp_path)
     end_flow(run, how)
     assert eventually(lambda: flow_run(run).state, lambda state: state.is_final(), 30).is_crashed()
-    assert fetched(run) == ("running", {"hung": "running"})
+    assert asked(run) == ("running", {"hung": "running"})
     assert refresh(run) == ("running", {"hung": "running"})
     assert alive(tmp_path)
     stop(run)
@@ -174,7 +163,7 @@ def test_cancelled_before_a_worker_saw_it(lab: Lab, idle_pool: str) -> None:
 
     run = submitted(lab, idle_pool, shapes.chain)
     set_state(run, Cancelling())
-    assert fetched(run)[0] == "stopping"
+    assert asked(run)[0] == "stopping"
     assert refresh(run) == ("stopped", {})
 
 
@@ -194,7 +183,7 @@ def test_a_deleted_flow_run(lab: Lab, idle_pool: str) -> None:
     run = submitted(lab, idle_pool, shapes.chain)
     with client() as api:
         api.delete_flow_run(UUID(run.orchestrator_run_id))
-    assert fetched(run)[0] == "stopping"
+    assert asked(run)[0] == "stopping"
     stop(run)
     assert statuses(run) == ("stopped", {})
 
@@ -220,5 +209,5 @@ def test_prefect_that_does_not_answer_is_no_answer(lab: Lab, idle_pool: str) -> 
     nowhere = {"prefect_api_url": "http://127.0.0.1:9/api"}
     Client().update_stack_component(stack, StackComponentType.ORCHESTRATOR, configuration=nowhere)
     with pytest.raises(PrefectUnavailable, match=r"127\.0\.0\.1:9"):
-        fetched(run)
+        asked(run)
     assert statuses(run)[0] == "provisioning"

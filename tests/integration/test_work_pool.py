@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from tests.integration.forwarder import Forwarder
-from tests.integration.lab import Lab, Ran
+from tests.integration.lab import Lab, Ran, asked
 from tests.integration.workers import Worker, make_pool
 
 PIPELINE_MODE = {"execution_mode": "pipeline"}
@@ -42,16 +42,6 @@ def component_of(stack: str) -> str:
     return stack  # the lab gives both one name
 
 
-def status_of(run: Any) -> tuple[str, dict[str, str]]:
-    """What the orchestrator says when ZenML refreshes a run."""
-    from zenml.enums import StackComponentType
-    from zenml.stack import StackComponent
-
-    orchestrator: Any = StackComponent.from_model(run.stack.components[StackComponentType.ORCHESTRATOR][0])
-    status, steps = orchestrator.fetch_status(run, include_steps=True)
-    return status.value, {name: step.value for name, step in steps.items()}
-
-
 @pytest.mark.parametrize("where", ["process", pytest.param("modal", marks=pytest.mark.slow)])
 def test_a_run_through_a_worker(lab: Lab, pool: str, where: str) -> None:
     import shapes
@@ -66,7 +56,7 @@ def test_a_run_through_a_worker(lab: Lab, pool: str, where: str) -> None:
     assert ran.flow_run.idempotency_key == str(ran.run.id)
     assert ran.flow_run.parameters == {"snapshot_id": str(ran.run.snapshot.id), "run_id": str(ran.run.id)}
     assert ran.flow_run.job_variables["env"]["FROM_JOB"] == "yes"
-    assert status_of(ran.run) == ("completed", dict.fromkeys(["one", "left", "right", "bottom"], "completed"))
+    assert asked(ran.run) == ("completed", dict.fromkeys(["one", "left", "right", "bottom"], "completed"))
     assert ran.run.run_metadata["orchestrator_url"].endswith(str(ran.flow_run.id))
     found = deployment("diamond", component_of(stack))
     assert ran.flow_run.deployment_id == found.id

@@ -50,6 +50,10 @@ class SandboxRecord:
     cloud: str
     modal_environment: str
     volumes: Mapping[str, str]
+    network: str
+    """``open``, ``blocked`` or ``allowlist``."""
+    allowed_cidrs: tuple[str, ...]
+    allowed_domains: tuple[str, ...]
     timeout: int
     idle_timeout: int
     status: str

@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from tests.loopback.faults import Faults
 from tests.loopback.images import BuiltImage
 from tests.loopback.model import SandboxRecord
 from tests.loopback.process import Output, RealProcess
+from tests.loopback.volumes import MountedVolume
 
 Result = api_pb2.GenericResult
 OUT_OF_MEMORY = 10
@@ -47,7 +48,7 @@ class Placement:
     image: BuiltImage
     environment: Mapping[str, str]
     named_secrets: tuple[str, ...]
-    volumes: Mapping[str, Path]
+    volumes: Sequence[MountedVolume]
     volume_names: Mapping[str, str]
     folder: Path
     base_environment: Mapping[str, str]
@@ -120,6 +121,8 @@ class LoopbackSandbox:
             await self._clean_up()
             if self.scheduled_at is not None:
                 self.ended_at = time.monotonic()
+                for volume in self.placement.volumes:
+                    volume.commit()
             self.ended.set()
             self.started.set()
 
@@ -140,6 +143,8 @@ class LoopbackSandbox:
         return self.process
 
     async def _live(self, faults: Faults) -> None:
+        for volume in self.placement.volumes:
+            volume.mount()
         self.scheduled_at = time.monotonic()
         self.scheduled.set()
         loop = asyncio.get_running_loop()
@@ -213,6 +218,7 @@ class LoopbackSandbox:
     def record(self) -> SandboxRecord:
         resources, result = self.definition.resources, self.result
         gpu_type, gpu_count = self.gpu
+        access = self.definition.network_access
         return SandboxRecord(
             id=self.id,
             task_id=self.task_id,
@@ -233,6 +239,9 @@ class LoopbackSandbox:
             cloud=self.definition.cloud_provider_str,
             modal_environment=self.placement.modal_environment,
             volumes=dict(self.placement.volume_names),
+            network=type(access).NetworkAccessType.Name(access.network_access_type).lower(),
+            allowed_cidrs=tuple(access.allowed_cidrs),
+            allowed_domains=tuple(getattr(access, "allowed_domains", ())),  # older SDKs' messages have none
             timeout=self.definition.timeout_secs,
             idle_timeout=self.definition.idle_timeout_secs,
             status=self._status(),

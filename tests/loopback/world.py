@@ -17,6 +17,7 @@ from tests.loopback.faults import Faults
 from tests.loopback.images import BuiltImage, ImageStore
 from tests.loopback.model import LoopbackImage, Stats
 from tests.loopback.sandbox import LoopbackSandbox, Placement, base_environment, make_folder
+from tests.loopback.volumes import MountedVolume
 
 _ALPHABET = string.ascii_letters + string.digits
 
@@ -45,7 +46,7 @@ class Secret:
 
 @dataclass
 class Volume:
-    """A volume: a folder."""
+    """A volume: a folder with what is committed."""
 
     id: str
     name: str
@@ -135,19 +136,23 @@ class World:
         task_id = new_id("ta", 22) if backend == 1 else new_id("ta", 25) + "V"
         folder = make_folder(self.folder / "sandboxes" / sandbox_id, image)
         mounts = {mount.mount_path: self.volumes[mount.volume_id] for mount in definition.volume_mounts}
+        mounted = {
+            path: MountedVolume(volume.folder, folder / "volumes" / str(number))
+            for number, (path, volume) in enumerate(mounts.items())
+        }
         placement = Placement(
             app=app.name,
             modal_environment=app.environment,
             image=self.images.with_mounts(image, list(definition.mount_ids)),
             environment=environment,
             named_secrets=named_secrets,
-            volumes={path: volume.folder for path, volume in mounts.items()},
+            volumes=tuple(mounted.values()),
             volume_names={path: volume.name for path, volume in mounts.items()},
             folder=folder,
             base_environment={
                 **base_environment(sandbox_id, task_id, image, folder, self.marker),
                 # There is no chroot to mount into: this says where a mount path really is.
-                **({"MODAL_LOOPBACK_VOLUMES": _volume_map(mounts)} if mounts else {}),
+                **({"MODAL_LOOPBACK_VOLUMES": _volume_map(mounted)} if mounts else {}),
             },
         )
         sandbox = LoopbackSandbox(sandbox_id, task_id, backend, app.id, definition, tags, placement)
@@ -200,5 +205,5 @@ class World:
         )
 
 
-def _volume_map(mounts: Mapping[str, Volume]) -> str:
-    return ":".join(f"{path}={volume.folder}" for path, volume in mounts.items())
+def _volume_map(mounts: Mapping[str, MountedVolume]) -> str:
+    return ":".join(f"{path}={volume.place}" for path, volume in mounts.items())

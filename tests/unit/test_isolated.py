@@ -92,9 +92,15 @@ def test_an_isolated_step_is_refused(case: str) -> None:
     assert all(part in str(caught.value) for part in says)
 
 
-@pytest.mark.parametrize("field", ["gpu", "timeout", "secrets", "concurrency_limit"])
+@pytest.mark.parametrize("field", ["gpu", "timeout", "secrets", "concurrency_limit", "outbound_cidr_allowlist"])
 def test_an_inline_step_has_what_its_pipeline_has(field: str) -> None:
-    value: Any = {"gpu": "T4", "timeout": 5, "secrets": ["hf"], "concurrency_limit": "one"}[field]
+    value: Any = {
+        "gpu": "T4",
+        "timeout": 5,
+        "secrets": ["hf"],
+        "concurrency_limit": "one",
+        "outbound_cidr_allowlist": ["10.0.0.0/8"],
+    }[field]
     config, layer, _ = called(StepInput(settings={"tags": {"a": "b"}}), {field: value})
     check_inline("train", config, layer)
     config, layer, _ = called(StepInput(settings={field: value}))

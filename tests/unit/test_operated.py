@@ -9,10 +9,11 @@ import pytest
 from zenml.config.step_configurations import StepConfiguration
 
 from bridge.errors import InvalidSettings, NotTranslatable
-from bridge.operated import wishes_of
+from bridge.operated import plan_of, wishes_of
 from bridge.outcome import End, Reported, SandboxEnd, StepRecord, Verdict, judge
 from bridge.plan import Gpu, Resources
 from bridge.settings import ModalPrefectStepOperatorConfig, ModalPrefectStepOperatorSettings
+from tests.unit.snapshots import StepInput, snapshot
 
 
 def config(settings: Mapping[str, Any], **resources: Any) -> StepConfiguration:
@@ -54,6 +55,18 @@ def test_settings_of_another_operator_are_left_alone() -> None:
 def test_the_wrong_class_for_a_gpu_is_not_named() -> None:
     with pytest.raises(InvalidSettings, match=r"gpu_count of step train=2.*ModalPrefectStepOperatorSettings\(gpu="):
         wishes({}, gpu_count=2)
+
+
+def test_a_command_needs_no_network_and_a_function_does() -> None:
+    blocked = {"step_operator": ModalPrefectStepOperatorSettings(block_network=True)}
+    with pytest.raises(NotTranslatable, match=r"block_network of step train=True.*outbound_cidr_allowlist"):
+        wishes(blocked)
+    assert wishes(blocked, {"runner": "process"}).warnings[0].startswith("block_network of step train: not used")
+    command = config(blocked).model_copy(update={"command": ["true"]})
+    component = ModalPrefectStepOperatorConfig()
+    found = wishes_of("train", command, component, "mine")
+    made = snapshot({"train": StepInput()})
+    assert plan_of("train", command, made, found, None).steps[0].sandbox.block_network
 
 
 def test_what_a_local_process_cannot_honour_is_said() -> None:

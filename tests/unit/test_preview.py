@@ -12,6 +12,7 @@ from bridge.prices import NoPrices, Prices, an_hour
 IMAGE = "registry.example.com/ml:1"
 SMALL = SandboxSpec(image=IMAGE, resources=Resources(2.0, 4096), region=("us-east",), secrets=("hf",))
 LARGE = replace(SMALL, resources=Resources(gpu=Gpu(("H100", "A100"), 2)), volumes=(("/data", "datasets"),))
+NARROW = replace(LARGE, outbound_cidrs=("10.0.0.0/8",), outbound_domains=("x.org",))
 
 
 def step(name: str, *upstream: str, spec: SandboxSpec = SMALL, **more: object) -> StepPlan:

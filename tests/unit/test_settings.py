@@ -43,6 +43,9 @@ DEFAULTS = {
     "create_rate": 4.0,
     "secrets": [],
     "volumes": {},
+    "block_network": False,
+    "outbound_cidr_allowlist": [],
+    "outbound_domain_allowlist": [],
     "concurrency_limit": None,
     "stream_logs": True,
     "tags": {},
@@ -77,6 +80,33 @@ def test_step_operator_has_the_settings_of_one_sandbox() -> None:
 
 
 @pytest.mark.parametrize(
+    "name",
+    [
+        "encrypted_ports",
+        "h2_ports",
+        "unencrypted_ports",
+        "custom_domain",
+        "inbound_cidr_allowlist",
+        "readiness_probe",
+        "proxy",
+        "include_oidc_identity_token",
+        "network_file_systems",
+        "pty",
+        "workdir",
+        "runtime",
+        "verbose",
+        "experimental_options",
+        "ephemeral_disk",
+        "idle_timeout",
+    ],
+)
+def test_what_of_modal_there_is_no_setting_for(name: str) -> None:
+    for settings in (ModalPrefectOrchestratorSettings, ModalPrefectStepOperatorSettings):
+        with pytest.raises(InvalidSettings, match=f"{name}.*there is no such setting"):
+            settings(**{name: "x"})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
     "model",
     [
         ModalPrefectOrchestratorSettings,
@@ -104,6 +134,9 @@ def test_every_field_explains_itself(model: type[BaseSettings]) -> None:
         ({"region": '["eu","us-east"]'}, "region", ["eu", "us-east"]),
         ({"secrets": '["hf"]'}, "secrets", ["hf"]),
         ({"volumes": '{"/data":"d"}'}, "volumes", {"/data": "d"}),
+        ({"block_network": "true"}, "block_network", True),
+        ({"outbound_cidr_allowlist": '["10.0.0.0/8"]'}, "outbound_cidr_allowlist", ["10.0.0.0/8"]),
+        ({"outbound_domain_allowlist": ["*.x.org", "*"]}, "outbound_domain_allowlist", ["*.x.org", "*"]),
         ({"tags": '{"team":"ml"}'}, "tags", {"team": "ml"}),
         ({"job_variables": '{"env":{"A":1}}'}, "job_variables", {"env": {"A": 1}}),
         ({"timeout": "600"}, "timeout", 600),

@@ -124,6 +124,8 @@ def test_every_setting_of_a_step_arrives() -> None:
         "capacity_timeout": 9,
         "secrets": ["hf"],
         "volumes": {"/d": "data"},
+        "outbound_cidr_allowlist": ["10.0.0.0/8"],
+        "outbound_domain_allowlist": ["*.example.com"],
         "tags": {"a": "b"},
         "concurrency_limit": "gpus",
         "stream_logs": False,
@@ -135,6 +137,7 @@ def test_every_setting_of_a_step_arrives() -> None:
     assert (sandbox.cloud, sandbox.region, sandbox.modal_environment) == ("aws", ("eu", "us-east"), "dev")
     assert (sandbox.timeout, sandbox.capacity_timeout) == (5, 9)
     assert (sandbox.secrets, sandbox.volumes, sandbox.tags) == (("hf",), (("/d", "data"),), (("a", "b"),))
+    assert (sandbox.outbound_cidrs, sandbox.outbound_domains) == (("10.0.0.0/8",), ("*.example.com",))
 
 
 def test_every_setting_of_a_run_arrives() -> None:

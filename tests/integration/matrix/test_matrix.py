@@ -20,16 +20,20 @@ PLACES = {
     "modal, pipeline": ("modal", {"execution_mode": "pipeline"}),
     "modal, per_step": ("modal", {"execution_mode": "per_step"}),
 }
+DYNAMIC = ("process", "modal")
 
 
 @pytest.fixture(scope="module")
 def everything(lab: Lab) -> Any:
     from zenml.client import Client
+    from zenml.enums import StackComponentType
 
     lab.stack("modal")
     Client().create_secret("matrix", {"user": "ada", "password": "secret of the matrix"})
+    Client().create_flavor("seen_tracker.SeenTrackerFlavor", StackComponentType.EXPERIMENT_TRACKER)
+    Client().create_stack_component("matrix", "seen", StackComponentType.EXPERIMENT_TRACKER, {})
     sys.path.insert(0, str(PROJECT))
-    yield importlib.import_module("everything").everything
+    yield importlib.import_module("everything")
     sys.path.remove(str(PROJECT))
 
 
@@ -40,17 +44,30 @@ def plain(value: Any) -> Any:
     return value.model_dump() if hasattr(value, "model_dump") else value
 
 
-def run(lab: Lab, everything: Any, stack: str, into: Path, settings: dict[str, Any]) -> dict[str, Any]:
+def tracked(stack: str) -> str:
+    """A stack like this one, with an experiment tracker."""
+    from zenml.client import Client
+    from zenml.enums import StackComponentType
+
+    name = f"tracked-{stack}"
+    client = Client()
+    if not client.list_stacks(name=name).items:
+        parts = {kind: each[0].id for kind, each in client.get_stack(stack).components.items()}
+        client.create_stack(name, components={**parts, StackComponentType.EXPERIMENT_TRACKER: "matrix"})
+    return name
+
+
+def run(lab: Lab, pipeline: Any, stack: str, into: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """Run it, and return what ZenML has of it afterwards, without ids and times."""
     from zenml.client import Client
     from zenml.config import DockerSettings
     from zenml.utils import source_utils
 
     source_utils.set_custom_source_root(str(PROJECT))
-    lab.activate(stack)
+    lab.activate(tracked(stack))
     into.mkdir(parents=True)
     docker = DockerSettings(parent_image=IMAGE, skip_build=True)
-    prepared = everything.with_options(
+    prepared = pipeline.with_options(
         settings={"docker": docker, **({"orchestrator": settings} if settings else {})},
         environment={"SEEN": str(into), "OF_THE_RUN": "yes"},
     )
@@ -80,7 +97,13 @@ def run(lab: Lab, everything: Any, stack: str, into: Path, settings: dict[str, A
 @pytest.fixture(scope="module")
 def expected(lab: Lab, everything: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What ZenML's local orchestrator leaves."""
-    return run(lab, everything, "default", tmp_path_factory.mktemp("local") / "run", {})
+    return run(lab, everything.everything, "default", tmp_path_factory.mktemp("local") / "run", {})
+
+
+@pytest.fixture(scope="module")
+def expected_of_dynamic(lab: Lab, everything: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What ZenML's local orchestrator leaves of the dynamic one."""
+    return run(lab, everything.dynamic, "default", tmp_path_factory.mktemp("local") / "run", {})
 
 
 @pytest.mark.parametrize(
@@ -96,5 +119,20 @@ def test_everything(
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(STACK_CODE)]))
     runner, settings = PLACES[place]
-    found = run(lab, everything, lab.stack(runner), tmp_path / "run", settings)
+    found = run(lab, everything.everything, lab.stack(runner), tmp_path / "run", settings)
     assert found == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runner", DYNAMIC)
+def test_everything_as_a_dynamic_pipeline(
+    lab: Lab,
+    everything: Any,
+    expected_of_dynamic: dict[str, Any],
+    tmp_path: Path,
+    runner: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(STACK_CODE)]))
+    found = run(lab, everything.dynamic, lab.stack(runner), tmp_path / "run", {})
+    assert found == expected_of_dynamic

@@ -102,11 +102,27 @@ def remembered(value: int) -> Annotated[int, "remembered"]:
 retry = StepRetryConfig(max_retries=2, delay=0, backoff=1)
 
 
+@pipeline(
+    dynamic=True, model=Model(name="matrix"), on_init=init, on_init_kwargs={"greeting": "hello"}, on_cleanup=cleanup
+)
+def dynamic(folder: str, factor: int = 2) -> None:
+    """The same as a dynamic pipeline: what it can here, in sandboxes of their own."""
+    first()
+    array, shape, _, _, _ = several.with_options(runtime="isolated")()
+    attempts = flaky.with_options(retry=retry, runtime="isolated")(folder)
+    use.with_options(environment={"OF_THE_STEP": "yes"}, experiment_tracker="matrix", runtime="isolated")(
+        array, shape, attempts, factor
+    )
+    remembered(7)
+    breaks.with_options(runtime="isolated")()
+    never()
+
+
 @pipeline(model=Model(name="matrix"), on_init=init, on_init_kwargs={"greeting": "hello"}, on_cleanup=cleanup)
 def everything(folder: str, factor: int = 2) -> None:
     first()
     array, shape, _, _, _ = several(after="first")
     attempts = flaky.with_options(retry=retry)(folder)
-    use.with_options(environment={"OF_THE_STEP": "yes"})(array, shape, attempts, factor)
+    use.with_options(environment={"OF_THE_STEP": "yes"}, experiment_tracker="matrix")(array, shape, attempts, factor)
     never(after=breaks())
     remembered(7)
