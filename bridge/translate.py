@@ -92,10 +92,12 @@ def translate(
     layers = Layers(component, component_name, configuration.settings)
     if snapshot.is_dynamic:
         return _dynamic(snapshot, stack_name, layers, component, images)
+    is_local = component.get("runner") == "process"
+    if not is_local:
+        network.check_network(layers.pipeline, "the pipeline", needs_zenml=True)
     mode = Mode(layers.pipeline.execution_mode)
     steps = snapshot.step_configurations
     order = ordered({name: step.spec.upstream_steps for name, step in steps.items()}, configuration.name)
-    is_local = component.get("runner") == "process"
     reader = _Reader(snapshot, layers, mode, images, is_local=is_local)
     read = [reader.read(name, steps[name]) for name in order]
     own = reader.asked("the pipeline", configuration.settings.get("resources"))

@@ -7,6 +7,7 @@ import functools
 import inspect
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Any, TypedDict, TypeVar
 
 import modal
@@ -365,7 +366,7 @@ def network_of(spec: SandboxSpec) -> _Network:
     if spec.outbound_domains:
         if "outbound_domain_allowlist" not in inspect.signature(modal.Sandbox.create).parameters:
             raise SandboxRefused(
-                f"outbound_domain_allowlist={list(spec.outbound_domains)}: Modal's SDK {modal.__version__}, which is "
+                f"outbound_domain_allowlist={list(spec.outbound_domains)}: Modal's SDK {version('modal')}, which is "
                 "installed here, doesn't know it. Install modal>=1.6, or name networks in outbound_cidr_allowlist."
             )
         network["outbound_domain_allowlist"] = list(spec.outbound_domains)

@@ -169,8 +169,10 @@ def test_a_worker_runs_a_snapshot(
     lab.activate(lab.stack("modal"))
     docker = DockerSettings(parent_image="registry.example.com/ml:1", skip_build=True)
     chosen = shapes.diamond if kind == "static" else dynamics.everything
-    pipeline = chosen.with_options(settings={"docker": docker})
-    pipeline.prepare(str(tmp_path))
+    given = {"parameters": {"folder": str(tmp_path)}} if kind == "dynamic" else {}
+    pipeline = chosen.with_options(settings={"docker": docker}, **given)
+    if kind == "static":
+        pipeline.prepare(str(tmp_path))
     snapshot = pipeline.create_snapshot(name=f"deployed-{tmp_path.name}")
     started = subprocess.run(
         [

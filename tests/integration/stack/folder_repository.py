@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from zenml.code_repositories import BaseCodeRepository, BaseCodeRepositoryConfig, LocalRepositoryContext
+from zenml.code_repositories import BaseCodeRepository, LocalRepositoryContext
+from zenml.code_repositories.base_code_repository import BaseCodeRepositoryConfig
 
 
 class FolderRepositoryConfig(BaseCodeRepositoryConfig):

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from zenml.experiment_trackers import BaseExperimentTracker, BaseExperimentTrackerFlavor
+from zenml.experiment_trackers.base_experiment_tracker import BaseExperimentTracker, BaseExperimentTrackerFlavor
 
 
 class SeenTracker(BaseExperimentTracker):
