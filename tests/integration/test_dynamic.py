@@ -54,7 +54,11 @@ def test_everything(lab: Lab, dynamics: Any, place: str) -> None:
         "shell": "Completed",
         "pipeline:inner: apart": "Completed",
     }
-    assert [trace["tokens"] for step in ("seeds", "map:square:0") for trace in ran.traces(step)] == [[], []]
+    tokens = [trace["tokens"] for step in ("seeds", "map:square:0") for trace in ran.traces(step)]
+    if place == "process":  # which has this process's variables, but for credentials
+        assert not [name for found in tokens for name in found if name.startswith("MODAL") or "KEY" in name]
+    else:
+        assert tokens == [[], []]
     here = sandboxes(ran, "seeds")
     assert len(here) == 1
     assert sandboxes(ran, "add") == sandboxes(ran, "inline_again") == here
