@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from zenml.artifact_stores import BaseArtifactStore, BaseArtifactStoreConfig, BaseArtifactStoreFlavor
+from zenml.constants import REMOTE_FS_PREFIX
 
 SCHEME = "shared://"
+REMOTE_FS_PREFIX.append(SCHEME)  # ZenML's materializer of pydantic models takes any other scheme for a local path
 AWAY = ".away"
 """A file of this name in the folder of the store: nobody can reach it."""
 
