@@ -108,8 +108,7 @@ def test_while_zenml_is_away_nobody_ends(tmp_path: Path) -> None:
         server.start()
         renew([job], time_after(LEASE))
         assert process.poll() is None
-        output, _ = process.communicate(timeout=TIMEOUT)
-        assert "ZenML couldn't be asked for the flow" in output
+        process.communicate(timeout=TIMEOUT)
         assert job.statuses()[1]["hung"] == ["failed"]
     finally:
         next(serving, None)
