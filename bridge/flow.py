@@ -309,7 +309,11 @@ async def _finish_the_stop(parts: _Parts, runner: Runner, client: PrefectClient,
     # First, else a step that ends before its run is stopping would be tried again.
     await parts.thread.call(lambda: begin_stop(parts.run.run))
     if parts.run.plan.mode is not Mode.DYNAMIC:
-        await _end_attempts(parts, await look_back(parts.run, runner, client, parts.thread, parts.shipper))
+        try:
+            await _end_attempts(parts, await look_back(parts.run, runner, client, parts.thread, parts.shipper))
+        except Exception as error:
+            # What its steps said is worth less than the end of its sandboxes, which comes next.
+            get_run_logger().warning("What its steps said last can't all be read: %s", error)
     await end_sandboxes(parts.run, runner)
     await parts.thread.call(lambda: step_runs.stop_left(parts.run.run))
     flow_run_id = UUID(parts.run.flow_run_id)
@@ -333,7 +337,10 @@ async def _end_attempts(parts: _Parts, earlier: Earlier) -> None:
 
     begun = {step: each for step, each in earlier.begun.items() if each.where is not None}
     parts.attempts.expect(begun)
-    await asyncio.gather(*(end(run.plan.step(step), each) for step, each in begun.items()))
+    ends = [end(run.plan.step(step), each) for step, each in begun.items()]
+    for failed in await asyncio.gather(*ends, return_exceptions=True):
+        if isinstance(failed, BaseException):
+            logger.warning("What a step said last can't be read: %s", failed)
 
 
 async def _dynamic(parts: _Parts, runner: Runner, client: PrefectClient, parallelism: int | None, life: int) -> _Ended:

@@ -196,7 +196,7 @@ class _StepTask:
                 return Cancelled(message="Stopped while it waited for its retry.")
             self._owner.board.attempt(self._step.name, context.task_run.run_count, begun=self._begun is not None)
             number = context.task_run.run_count
-            outcome = await self._outcome_of(number)
+            outcome = self._outcome = await self._outcome_of(number)
             self._tries_again = self._may_try_again(outcome, number)
             if outcome.verdict is Verdict.FAILED and not self._tries_again:
                 outcome = await self._owner.attempts.give_up(self._step.name, outcome)

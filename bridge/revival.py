@@ -56,7 +56,8 @@ def resume(some_id: UUID, *, sure: bool, here: bool, say: Callable[[str], None])
         here: Whether to run it in this process although a worker could.
         say: Told what is done.
 
-    Where ZenML's run has ended without its flow, or the flow run was cancelled, what that left is ended too.
+    Where ZenML's run has ended without its flow, what that left is ended too. Where the flow run was cancelled and its
+    run hasn't ended, ending it is all there is to do.
 
     Raises ``RunNotPossible`` (``RunIsOver`` where ZenML's run has ended) where there is nothing to go on with, or its
     process may be alive; ``PrefectUnavailable``; and in this process ``RunFailed`` or ``RunStopped``.
@@ -75,6 +76,8 @@ def _resume(
 ) -> None:
     with prefect_api() as client:
         dead = _dead(client, some_id, found, sure, say)
+        if dead is None:
+            return
         state = dead.flow_run.state
         if state is not None and not state.is_final():
             message = f"Its process is gone; `modal-prefect resume` found it {state.name}."
@@ -111,7 +114,8 @@ def _dead(
     run: PipelineRunResponse | None,
     sure: bool,
     say: Callable[[str], None],
-) -> Dead:
+) -> Dead | None:
+    """What there is to go on with; None where all there was to do was ending it, which is done."""
     flow_run = _flow_run(client, some_id, run)
     run = run or _run_of(flow_run)
     if run.status.is_finished and run.status is not ExecutionStatus.COMPLETED:
@@ -123,7 +127,7 @@ def _dead(
     if flow_run.state is not None and flow_run.state.is_cancelled() and not run.status.is_finished:
         _check_process(flow_run, run, plan, sure)
         _carry_out_the_cancel(flow_run, run, orchestrator, say)
-        raise is_over(Client().zen_store.get_run(run.id))
+        return None
     _check_state(flow_run, run.id)
     _check_process(flow_run, run, plan, sure)
     return Dead(flow_run, run, plan)

@@ -294,8 +294,8 @@ def close_retries(snapshot: PipelineSnapshotResponse, run: PipelineRunResponse, 
 
     A RETRYING step run stays so for ever, also when its run is forced to an end; published FAILED it becomes
     RETRYING again. So the attempts that won't happen are recorded as failed step runs, the last of which
-    stays FAILED. Where the run takes no new step runs, it having failed or being stopped, the step run is
-    published STOPPED, which sticks.
+    stays FAILED. Where the run takes no new step runs, it having failed or being stopped, and in a dynamic pipeline,
+    the step run is published STOPPED, which sticks.
     """
     _close_retries(run, step)
 

@@ -399,8 +399,8 @@ def sandbox_spec(settings: SandboxSettings, resources: Resources, image: str | N
         secrets=tuple(values["secrets"]),
         volumes=tuple(sorted(values["volumes"].items())),
         block_network=values["block_network"],
-        outbound_cidrs=tuple(values["outbound_cidr_allowlist"]),
-        outbound_domains=tuple(values["outbound_domain_allowlist"]),
+        outbound_cidrs=tuple(sorted(values["outbound_cidr_allowlist"])),
+        outbound_domains=tuple(sorted(values["outbound_domain_allowlist"])),
         tags=tuple(sorted(values["tags"].items())),
     )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Collection
@@ -18,6 +19,7 @@ from zenml.client import Client
 from zenml.exceptions import AuthorizationException
 
 from bridge import names, orphans
+from bridge.host import patience, tracing
 from bridge.lease import Lease, last_sign, last_sign_of_caller, period
 
 GRACE_SECONDS = 10.0
@@ -48,8 +50,12 @@ def watch(
     def end(detail: str) -> None:
         running = begin()
 
+        ended_here = False
+
         def tell() -> None:
+            nonlocal ended_here
             run = Client().zen_store.get_run(UUID(run_id))
+            ended_here = not run.status.is_finished
             orphans.end(run, orphans.gone(run, detail), running)
 
         def explain() -> None:
@@ -59,8 +65,9 @@ def watch(
         _tell(tell)
         finish()
         if last_word:
-            _tell(explain)
-            os._exit(1)
+            if ended_here:  # else it had failed for a reason of its own
+                _tell(explain)
+            _leave()
 
     _watch(orphan_timeout, lambda: last_sign(Client().zen_store.get_run(UUID(run_id))), end)
 
@@ -84,7 +91,7 @@ def _lease(variable: str) -> str | None:
     if orphan_timeout is not None:
         try:
             # Opened here, once: two threads that open a store at the same moment get in each other's way.
-            _ = Client().zen_store
+            patience.open_store()
         except Exception as error:
             _logger.warning("ZenML's store can't be opened: %s: %s", type(error).__name__, error)
     return orphan_timeout
@@ -110,6 +117,14 @@ def watch_step(step: str) -> None:
 def _end_this_process() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(GRACE_SECONDS)  # the process ends meanwhile
+    os._exit(1)
+
+
+def _leave() -> None:
+    """End this process from this thread, with what was said and traced so far."""
+    tracing.flush()
+    sys.stdout.flush()
+    sys.stderr.flush()
     os._exit(1)
 
 

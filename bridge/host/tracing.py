@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
 _EXPORTER = "OTEL_TRACES_EXPORTER"
+_FLUSH_MILLISECONDS = 5000
 _CONFIGURATORS = "opentelemetry_configurator"
 """The group in which distributions of OpenTelemetry register what sets them up (opentelemetry-instrumentation,
 ``auto_instrumentation/_load.py``)."""
@@ -41,6 +42,18 @@ def span_of_function(pipeline: str) -> Iterator[None]:
             yield
         finally:
             _inline.abandon()
+
+
+def flush() -> None:
+    """Export the spans that have ended, where somebody set up a provider: for a process that ends all at once."""
+    try:
+        from opentelemetry import trace
+    except ModuleNotFoundError:
+        return
+    # The SDK's providers have it, the API's don't.
+    force_flush = getattr(trace.get_tracer_provider(), "force_flush", None)
+    if force_flush is not None:
+        force_flush(_FLUSH_MILLISECONDS)
 
 
 def begin_inline(step: str, step_run_id: UUID) -> None:
