@@ -192,6 +192,10 @@ def test_the_watchdog_s_automations(lab: Lab, idle: str) -> None:
     from bridge import names, watchdog
     from bridge.sweep_flow import sweep_stacks
 
+    with get_client(sync_client=True) as client:
+        for deployment in client.read_deployments():
+            if deployment.name == names.SWEEP:  # another test's
+                client.delete_deployment(deployment.id)
     shown = call("watchdog", "--stack", idle)
     assert f"{names.AUTOMATION_CRASH}: made" in shown.stdout, shown.stderr
     assert "modal-prefect sweep --yes" in shown.stdout

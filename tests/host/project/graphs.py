@@ -227,7 +227,7 @@ def failing(folder: str) -> None:
     """``bad`` fails; ``beside`` is hanging meanwhile; ``later`` is downstream of ``beside``."""
     bad = fail(folder, once_begun="beside", id="bad")
     add(folder, bad, id="below_bad")
-    beside = slow(folder, 2.0, id="beside")
+    beside = slow(folder, 4.0, id="beside")
     add(folder, beside, id="later")
 
 
