@@ -226,7 +226,7 @@ async def test_a_flow_that_comes_back_takes_up_the_step_that_runs(zen: Zen, tmp_
         turn = WarmStep(runner, WarmHost(itself(found["k"]), call.socket), found["k"], call)
         (tmp_path / "go").touch()
         lines = [line.text async for line in turn.output()]
-        assert await turn.wait() == OK
+        assert await turn.wait() == OK, lines
         assert turn.leaves_it_fit
         assert "it hangs now" in lines
         del turn, found
