@@ -50,12 +50,8 @@ def watch(
     def end(detail: str) -> None:
         running = begin()
 
-        ended_here = False
-
         def tell() -> None:
-            nonlocal ended_here
             run = Client().zen_store.get_run(UUID(run_id))
-            ended_here = not run.status.is_finished
             orphans.end(run, orphans.gone(run, detail), running)
 
         def explain() -> None:
@@ -65,8 +61,7 @@ def watch(
         _tell(tell)
         finish()
         if last_word:
-            if ended_here:  # else it had failed for a reason of its own
-                _tell(explain)
+            _tell(explain)
             _leave()
 
     _watch(orphan_timeout, lambda: last_sign(Client().zen_store.get_run(UUID(run_id))), end)
