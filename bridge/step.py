@@ -251,7 +251,7 @@ class Attempts:
     async def close_retries(self, step: str) -> None:
         """Tell ZenML that a step which it waits for won't be tried again."""
         run = self._run
-        await self._thread.call(lambda: step_runs.close_retries(run.snapshot, run.run, run.stack, step))
+        await self._thread.call(lambda: step_runs.close_retries(run.run, step))
 
     async def give_up(self, step: str, outcome: Outcome) -> Outcome:
         """The same after a failed attempt; return what became of the step: in a run that stops, ZenML says stopped."""

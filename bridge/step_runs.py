@@ -289,7 +289,7 @@ def begin_to_stop(run: PipelineRunResponse) -> None:
 _GIVEN_UP = Diagnosis("The step isn't tried again", "The run gave up on it before its retries were used")
 
 
-def close_retries(snapshot: PipelineSnapshotResponse, run: PipelineRunResponse, stack: Stack | None, step: str) -> None:
+def close_retries(run: PipelineRunResponse, step: str) -> None:
     """End a step that ZenML believes will be tried again. Does nothing to any other.
 
     A RETRYING step run stays so for ever, also when its run is forced to an end; published FAILED it becomes
@@ -297,23 +297,18 @@ def close_retries(snapshot: PipelineSnapshotResponse, run: PipelineRunResponse, 
     stays FAILED. Where the run takes no new step runs, it having failed or being stopped, and in a dynamic pipeline,
     the step run is published STOPPED, which sticks.
     """
-    _close_retries(run, step)
-
-
-def _close_retries(run: PipelineRunResponse, step: str) -> None:
     record = latest(run, [step]).get(step)
     while record is not None and record.reported is Reported.RETRYING:
-        if is_dynamic(run):
-            # A step run of a dynamic pipeline needs the step's configuration, which only its function can make.
-            record_stopped(UUID(record.step_run_id or ""))
-            return
         try:
-            created = _create_failed(run, step, _GIVEN_UP)
+            # A step run of a dynamic pipeline needs the step's configuration, which only its function can make.
+            created = None if is_dynamic(run) else _create_failed(run, step, _GIVEN_UP)
         except IllegalOperationError:
-            record_stopped(UUID(record.step_run_id or ""))
-            return
+            created = None
         except EntityExistsError as error:
             _logger.info("Somebody else ended step %s: %s", step, error)
+            return
+        if created is None:
+            record_stopped(UUID(record.step_run_id or ""))
             return
         record = StepRecord(_REPORTED.get(created.status, Reported.RUNNING), str(created.id), created.version)
 
@@ -330,7 +325,7 @@ def fail_left(run: PipelineRunResponse, diagnosis: Diagnosis, running: Collectio
                 _publish(step_run.id, ExecutionStatus.FAILED, diagnosis)
             except IllegalOperationError as error:
                 _logger.info("Step %s has ended by itself: %s", step_run.name, error)
-        _close_retries(member, step_run.name)
+        close_retries(member, step_run.name)
 
 
 def stop_left(run: PipelineRunResponse, running: Collection[str] | None = None) -> None:

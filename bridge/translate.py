@@ -93,12 +93,11 @@ def translate(
     if snapshot.is_dynamic:
         return _dynamic(snapshot, stack_name, layers, component, images)
     is_local = component.get("runner") == "process"
-    if not is_local:
-        network.check_network(layers.pipeline, "the pipeline", needs_zenml=True)
     mode = Mode(layers.pipeline.execution_mode)
+    reader = _Reader(snapshot, layers, mode, images, is_local=is_local)
+    reader.check_network(layers.pipeline, "the pipeline")
     steps = snapshot.step_configurations
     order = ordered({name: step.spec.upstream_steps for name, step in steps.items()}, configuration.name)
-    reader = _Reader(snapshot, layers, mode, images, is_local=is_local)
     read = [reader.read(name, steps[name]) for name in order]
     own = reader.asked("the pipeline", configuration.settings.get("resources"))
     plan, warnings = _planned(snapshot, stack_name, layers.pipeline, own, read)
@@ -123,8 +122,7 @@ def _dynamic(
     is_local = component.get("runner") == "process"
     reader = _Reader(snapshot, layers, Mode.DYNAMIC, {} if images is None else images, is_local=is_local)
     where = "the pipeline"
-    if not is_local:
-        network.check_network(settings, where, needs_zenml=True)
+    reader.check_network(settings, where)
     own = with_gpu(reader.asked(where, configuration.settings.get("resources")), texts(settings.gpu), where)
     for name, step in snapshot.step_configurations.items():  # those in `depends_on`: the others are known once called
         of_step = layers.of(name, layers.own(name, step))
@@ -253,8 +251,7 @@ class _Reader:
             )
         own = self._layers.own(name, step)
         settings = self._layers.of(name, own)
-        if not self._is_local:
-            network.check_network(settings, f"step {name}", needs_zenml=True)
+        self.check_network(settings, f"step {name}")
         values = vars(settings)  # ZenML's attribute access looks each value over for references to secrets: slow
         # A step operator brings the machine: what the step asks for is meant for that one, not for the sandbox
         # that waits for it.
@@ -276,6 +273,11 @@ class _Reader:
             infrastructure_retries=values["infrastructure_retries"],
         )
         return _Read(plan, own, settings)
+
+    def check_network(self, settings: SandboxSettings, where: str) -> None:
+        """Refuse what a sandbox can't have; local processes have this machine's network. Raises ``NotTranslatable``."""
+        if not self._is_local:
+            network.check_network(settings, where, needs_zenml=True)
 
     def asked(self, where: str, resources: Mapping[str, object] | object | None) -> Asked:
         """What ``resources``, a ``ResourceSettings`` or None, ask for."""

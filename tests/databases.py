@@ -16,7 +16,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent.parent / ".test" / "databases"
-PLACES = {"prefect": "prefect/prefect.db", "zenml": "zenml-server/local_stores/default_zen_store/zenml.db"}
+ZENML_STORE = "local_stores/default_zen_store/zenml.db"
+"""Where ZenML has its database, in the folder of its configuration."""
+PLACES = {"prefect": "prefect/prefect.db", "zenml": f"zenml-server/{ZENML_STORE}"}
 """Where a server has its database, in its folder."""
 
 

@@ -150,15 +150,12 @@ def _ask(read: Callable[[], str]) -> str | None:
 
 
 def _tell(tell: Callable[[], None]) -> None:
-    give_up = time.monotonic() + PATIENCE_SECONDS
-    while True:
-        try:
-            tell()
-            return
-        except KeyError:
-            return  # it was deleted
-        except Exception as error:
-            _logger.warning("ZenML couldn't be told of the end: %s: %s", type(error).__name__, error)
-            if time.monotonic() > give_up:
-                return
-        time.sleep(_PAUSE_SECONDS)
+    what = "ZenML couldn't be told of the end"
+    try:
+        patience.patiently(
+            what, tell, lambda error: not isinstance(error, KeyError), PATIENCE_SECONDS, pause=_PAUSE_SECONDS
+        )
+    except KeyError:
+        return  # it was deleted
+    except Exception as error:
+        _logger.warning("%s: %s: %s", what, type(error).__name__, error)

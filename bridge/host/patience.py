@@ -38,7 +38,7 @@ def open_store() -> BaseZenStore:
         # ZenML makes a RuntimeError of it (zenml/zen_stores/rest_zen_store.py, _initialize).
         return isinstance(error.__cause__ or error, requests.exceptions.ConnectionError)
 
-    return _patiently("ZenML's server can't be reached", lambda: Client().zen_store, unreachable)
+    return patiently("ZenML's server can't be reached", lambda: Client().zen_store, unreachable)
 
 
 def ride_out_outages() -> None:
@@ -61,11 +61,22 @@ def download(what: str, work: Callable[[], None]) -> None:
     def may_come_back(error: Exception) -> bool:
         return not isinstance(error, (FileNotFoundError, PermissionError, ImportError))
 
-    _patiently(f"{what} can't be downloaded", work, may_come_back)
+    patiently(f"{what} can't be downloaded", work, may_come_back)
 
 
-def _patiently(what: str, work: Callable[[], T], may_come_back: Callable[[Exception], bool]) -> T:
-    give_up = time.monotonic() + OPEN_SECONDS
+def patiently(
+    what: str,
+    work: Callable[[], T],
+    may_come_back: Callable[[Exception], bool],
+    seconds: float = OPEN_SECONDS,
+    pause: float = _PAUSE_SECONDS,
+) -> T:
+    """Return what the work returns, tried again for so many seconds; ``what`` is said of a try in vain.
+
+    Raises what it raises then, and at once what ``may_come_back`` says no to. A loop of our own, since sandboxes have
+    no tenacity.
+    """
+    give_up = time.monotonic() + seconds
     while True:
         try:
             return work()
@@ -73,4 +84,4 @@ def _patiently(what: str, work: Callable[[], T], may_come_back: Callable[[Except
             if time.monotonic() > give_up or not may_come_back(error):
                 raise
             _logger.warning("%s (%s: %s); trying again.", what, type(error).__name__, error)
-        time.sleep(_PAUSE_SECONDS)  # nothing tells that it is back
+        time.sleep(pause)  # nothing tells that it is back

@@ -72,8 +72,7 @@ class Store:
 
     async def close_retries(self, step: str) -> None:
         """Tell that a step isn't tried again."""
-        loaded = self._loaded
-        await self._ask(lambda: step_runs.close_retries(loaded.snapshot, loaded.run, loaded.stack, step))
+        await self._ask(lambda: step_runs.close_retries(self._loaded.run, step))
 
     async def cached(self, step: str) -> Reported | None:
         """Ask the cache; None where the step has to run."""

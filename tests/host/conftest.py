@@ -136,7 +136,7 @@ class Job:
 
 def client(home: Path, store: dict[str, str]) -> Iterator[Zen]:
     """A client process with a stack of its own, ended with the fixture."""
-    databases.put("zenml", home / "zenml" / "local_stores" / "default_zen_store" / "zenml.db")
+    databases.put("zenml", home / "zenml" / databases.ZENML_STORE)
     process = subprocess.Popen(
         [sys.executable, str(HERE / "stack" / "zen.py")],
         env={**base_environment(home), **store},

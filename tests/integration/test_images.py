@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import zipfile
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -11,23 +10,18 @@ from uuid import uuid4
 import pytest
 
 from tests import servers
-from tests.integration.lab import IMAGE, STACK_CODE, Lab
+from tests.integration.lab import IMAGE, STACK_CODE, Lab, Ran
 from tests.integration.refusals import names_all
 from tests.loopback import LoopbackImage
+from tests.wheel import wheel
 
 
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a package that is nowhere else."""
     folder = tmp_path_factory.mktemp("wheels")
-    about = "unheard_of-1.0.dist-info"
-    with zipfile.ZipFile(folder / "unheard_of-1.0-py3-none-any.whl", "w") as wheel:
-        wheel.writestr("unheard_of.py", "greeting = 'hello'\n")
-        wheel.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: unheard-of\nVersion: 1.0\n")
-        wheel.writestr(
-            f"{about}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
-        wheel.writestr(f"{about}/RECORD", f"unheard_of.py,,\n{about}/METADATA,,\n{about}/WHEEL,,\n{about}/RECORD,,\n")
+    name, packed = wheel("unheard-of", "greeting = 'hello'\n")
+    (folder / name).write_bytes(packed)
     return folder
 
 
@@ -37,6 +31,16 @@ def docker(wheels: Path, **more: Any) -> dict[str, Any]:
         "python_package_installer_args": {"no-index": None, "find-links": str(wheels)},
         **more,
     }
+
+
+def check_it_runs_again_without_a_build(lab: Lab, ran: Ran) -> None:
+    """The snapshot, by itself, as a deployment runs it."""
+    from bridge.flow import zenml_pipeline
+
+    builds = lab.modal.stats().image_builds
+    assert zenml_pipeline(snapshot_id=ran.run.snapshot.id, return_state=True).is_completed()
+    assert len(ran.traces("greet")) == 2
+    assert lab.modal.stats().image_builds == builds
 
 
 def bare_stack(lab: Lab, **configuration: Any) -> str:
@@ -56,8 +60,6 @@ def test_a_pipeline_without_docker(lab: Lab, wheels: Path) -> None:
     import unheard
     from zenml.client import Client
 
-    from bridge.flow import zenml_pipeline
-
     assert importlib.util.find_spec("unheard_of") is None
     stack = bare_stack(lab)
     given = docker(wheels, allow_download_from_artifact_store=False, environment={"SHELL_LEVEL": 1})
@@ -70,14 +72,10 @@ def test_a_pipeline_without_docker(lab: Lab, wheels: Path) -> None:
     assert item.image.startswith("modal://im-")
     assert item.contains_code
     assert snapshot.code_path is None
-    builds = lab.modal.stats().image_builds
-
-    assert zenml_pipeline(snapshot_id=snapshot.id, return_state=True).is_completed()
+    check_it_runs_again_without_a_build(lab, ran)
     newest = Client().list_pipeline_runs(sort_by="desc:created", size=1, hydrate=True)[0]
     assert newest.id != ran.run.id
     assert (newest.status.value, newest.snapshot.id) == ("completed", snapshot.id)
-    assert len(ran.traces("greet")) == 2
-    assert lab.modal.stats().image_builds == builds
 
 
 def test_a_build_that_fails(lab: Lab, wheels: Path) -> None:
@@ -102,8 +100,6 @@ def test_a_dynamic_pipeline_without_docker(lab: Lab, wheels: Path) -> None:
     """The image of the function is that of its isolated steps too; its snapshot runs again without a build."""
     import unheard
 
-    from bridge.flow import zenml_pipeline
-
     ran = lab.run(unheard.dynamic_greeting, bare_stack(lab), docker=docker(wheels))
     assert ran.error is None
     assert ran.steps == {"greet": "completed", "answer": "completed"}
@@ -111,10 +107,7 @@ def test_a_dynamic_pipeline_without_docker(lab: Lab, wheels: Path) -> None:
     assert [trace["said"] for trace in ran.traces("answer")] == ["hello world"]
     assert {box.tags.get("zenml_step", "") for box in lab.sandboxes(ran)} == {"", "greet"}
     assert len({box.image for box in lab.sandboxes(ran)}) == 1
-    builds = lab.modal.stats().image_builds
-    assert zenml_pipeline(snapshot_id=ran.run.snapshot.id, return_state=True).is_completed()
-    assert len(ran.traces("greet")) == 2
-    assert lab.modal.stats().image_builds == builds
+    check_it_runs_again_without_a_build(lab, ran)
 
 
 @pytest.mark.slow

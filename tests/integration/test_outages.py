@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 
 from tests.integration.lab import Lab, Ran, eventually
 from tests.integration.under import Under
+from tests.servers import Server
 
 AWAY_SECONDS = float(os.environ.get("TEST_AWAY_SECONDS", "8"))
 LONG_SECONDS = float(os.environ.get("TEST_LONG_AWAY_SECONDS", "60"))
@@ -20,6 +23,16 @@ slow = pytest.mark.slow
 
 def cold(mode: str) -> dict[str, Any]:
     return {"execution_mode": mode, "warm": False}
+
+
+@contextmanager
+def gone(server: Server) -> Iterator[None]:
+    """It isn't there while the block runs."""
+    server.stop()
+    try:
+        yield
+    finally:
+        server.start()
 
 
 def ended_right(ran: Ran, lab: Lab, mode: str) -> None:
@@ -51,16 +64,13 @@ def test_the_api_is_away(lab: Lab, tmp_path: Path, mode: str, back: str, seconds
     under = Under(lab, tmp_path).start(stoppable.telling_twice, "process", {"execution_mode": mode})
     under.until_steps({"first": "running"})
     run_id, away = under.run_id, threading.Event()
-    lab.prefect.stop()
-    try:
+    with gone(lab.prefect):
         (tmp_path / "go-first").touch()
         under.until_steps({"first": "completed", "second": "running"}, 60)
         if back == "after the end":
             (tmp_path / "go-second").touch()
             under.until_steps({"first": "completed", "second": "completed"}, 30)
         away.wait(seconds)
-    finally:
-        lab.prefect.start()
     (tmp_path / "go-second").touch()
     ran = under.join(120)
     assert ran.run.id == run_id
@@ -79,13 +89,10 @@ def test_zenmls_server_is_away(lab: Lab, tmp_path: Path, mode: str, how: str) ->
     under = Under(lab, tmp_path).start(stoppable.telling_twice, "modal", settings)
     under.until_steps({"first": "running"})
     away = threading.Event()
-    lab.zenml.stop()
-    try:
+    with gone(lab.zenml):
         (tmp_path / "go-first").touch()
         (tmp_path / "go-second").touch()
         away.wait(LONG_SECONDS)
-    finally:
-        lab.zenml.start()
     ran = under.join(180)
     ended_right(ran, lab, mode)
     assert {step.version for step in ran.run.steps.values()} == {1}
@@ -100,13 +107,10 @@ def test_zenmls_server_is_away_from_a_dynamic_pipeline(lab: Lab, tmp_path: Path)
     under = Under(lab, tmp_path).start(crashes.dynamic, "modal", {})
     under.until_steps({"apart": "running", "here": "running"})
     away = threading.Event()
-    lab.zenml.stop()
-    try:
+    with gone(lab.zenml):
         for name in ("apart-1", "here-1", "last-1"):
             (tmp_path / f"go-{name}").touch()
         away.wait(LONG_SECONDS)
-    finally:
-        lab.zenml.start()
     ran = under.join(180)
     assert ran.error is None
     assert (ran.status, ran.flow_run.state.name) == ("completed", "Completed")

@@ -3,29 +3,13 @@
 from __future__ import annotations
 
 import base64
-import io
 import threading
-import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from tests.wheel import wheel
 
 PACKAGE = "kept-private"
 USER = "robot"
-_WHEEL = "kept_private-1.0-py3-none-any.whl"
-
-
-def _wheel() -> bytes:
-    about = "kept_private-1.0.dist-info"
-    files = {
-        "kept_private.py": "",
-        f"{about}/METADATA": f"Metadata-Version: 2.1\nName: {PACKAGE}\nVersion: 1.0\n",
-        f"{about}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-    }
-    files[f"{about}/RECORD"] = "".join(f"{name},,\n" for name in (*files, f"{about}/RECORD"))
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w") as wheel:
-        for name, text in files.items():
-            wheel.writestr(name, text)
-    return packed.getvalue()
 
 
 class PrivateIndex:
@@ -34,7 +18,7 @@ class PrivateIndex:
     def __init__(self, password: str) -> None:
         self.served = self.refused = 0
         self._expected = "Basic " + base64.b64encode(f"{USER}:{password}".encode()).decode()
-        self._wheel = _wheel()
+        self._name, self._wheel = wheel(PACKAGE, "")
         owner = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -58,8 +42,8 @@ class PrivateIndex:
             self.refused += "Authorization" in asked.headers
             body, code, kind = b"", 401, "text/plain"
         elif asked.path.rstrip("/").endswith(f"/simple/{PACKAGE}"):
-            body, code, kind = f'<a href="/files/{_WHEEL}">{_WHEEL}</a>'.encode(), 200, "text/html"
-        elif asked.path == f"/files/{_WHEEL}":
+            body, code, kind = f'<a href="/files/{self._name}">{self._name}</a>'.encode(), 200, "text/html"
+        elif asked.path == f"/files/{self._name}":
             self.served += asked.command == "GET"
             body, code, kind = self._wheel, 200, "application/zip"
         else:

@@ -36,7 +36,7 @@ def record_stopped(step_run: str) -> None:
 
 
 def close_retries(run: str, step: str) -> None:
-    step_runs.close_retries(*_known(run), step)
+    step_runs.close_retries(_known(run)[1], step)
 
 
 def start(run: str, step: str) -> str:
