@@ -206,8 +206,10 @@ async def test_a_flow_that_comes_back_takes_up_the_step_that_runs(zen: Zen, tmp_
     job = zen.submit("telling", tmp_path)
     name, idle = names.host_name(), names.host_name()
     tags = {"run": job.run}
-    # The working folder is each sandbox's own, as its runner says.
-    environment = {name: value for name, value in job.environment().items() if name != names.ENV_WORK_DIR}
+    # Its working folder and its configuration of ZenML are each sandbox's own, as its runner says: of two programs that
+    # share such a configuration one reads what the other is about to write.
+    own = (names.ENV_WORK_DIR, "ZENML_CONFIG_PATH")
+    environment = {name: value for name, value in job.environment().items() if name not in own}
     call = HostCall(names.host_socket(name), wire.Call("k", "hung"), environment)
     async with ProcessRunner(tmp_path / "state") as runner:
         for each in (name, idle):
@@ -226,7 +228,7 @@ async def test_a_flow_that_comes_back_takes_up_the_step_that_runs(zen: Zen, tmp_
         turn = WarmStep(runner, WarmHost(itself(found["k"]), call.socket), found["k"], call)
         (tmp_path / "go").touch()
         lines = [line.text async for line in turn.output()]
-        assert await turn.wait() == OK, lines
+        assert await turn.wait() == OK, "\n".join(lines)
         assert turn.leaves_it_fit
         assert "it hangs now" in lines
         del turn, found
