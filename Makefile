@@ -6,6 +6,8 @@ UV     := $(BIN)/uv pip install --quiet
 # Trust what the machine trusts: behind a company's proxy uv's own certificates don't do.
 export UV_NATIVE_TLS := 1
 export UV_SYSTEM_CERTS := 1
+# Some images forbid Python to keep what it has compiled: then each process, each sandbox among them, compiles ZenML anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-tests demo prefect-ui zenml-ui test test-all test-floor test-modal test-beyond bench docs screenshots check release clean

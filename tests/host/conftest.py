@@ -155,6 +155,13 @@ def client(home: Path, store: dict[str, str]) -> Iterator[Zen]:
     process.wait(timeout=30)
 
 
+@pytest.fixture(autouse=True)
+def no_store_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process runner's sandboxes inherit this process's variables; those of tests/integration last a session."""
+    for name in [name for name in os.environ if name.startswith("ZENML_STORE")]:
+        monkeypatch.delenv(name)
+
+
 @pytest.fixture(scope="session")
 def zen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zen]:
     """A local store."""
