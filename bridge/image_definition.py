@@ -198,9 +198,13 @@ class _Translator:
         arguments: dict[str, object] = {"no-cache-dir": None}
         if not uv:
             arguments["default-timeout"] = 60
-        elif not {"python", "system"} & given.keys():
-            # Into the Python that runs the steps, be it of a virtual environment or the image's own.
-            arguments["python"] = ""
+        else:
+            if "no-compile-bytecode" not in given:
+                # Unlike pip, uv doesn't; then each new sandbox compiles ZenML before its first line of work.
+                arguments["compile-bytecode"] = None
+            if not {"python", "system"} & given.keys():
+                # Into the Python that runs the steps, be it of a virtual environment or the image's own.
+                arguments["python"] = ""
         arguments.update(given)
         words = ["uv pip install" if uv else "python -m pip install"]
         for name, value in arguments.items():

@@ -25,7 +25,6 @@ from tests.contract.modal_lab import (
 )
 from tests.loopback import LoopbackImage, LoopbackModal
 
-HTTP_ROUTER_SINCE = (1, 5)
 VERSION = tuple(map(int, modal.__version__.split(".")[:2]))
 
 
@@ -278,7 +277,6 @@ def test_environments_are_apart(cloud: LoopbackModal, client: modal.Client) -> N
 # Execs and stdin.
 
 
-@pytest.mark.skipif(VERSION < HTTP_ROUTER_SINCE, reason="this SDK wants TLS from a worker, also on loopback")
 def test_exec(app: modal.App, client: modal.Client, backend: str) -> None:
     sandbox = start(app, client, "sleep", "600")
     code = "import os, sys; print(os.environ['X'], sys.stdin.read()); print('e', file=sys.stderr); sys.exit(4)"

@@ -7,6 +7,7 @@ import concurrent.futures
 import shutil
 import signal
 import socket
+import ssl
 import tempfile
 import threading
 import time
@@ -16,10 +17,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
+import modal
+import trustme
 from grpclib import GRPCError, Status
 from modal._utils.grpc_utils import custom_detail_codec
 from modal_proto.api_grpc import ModalClientBase
 from modal_proto.task_command_router_grpc import TaskCommandRouterBase
+from packaging.version import Version
 
 from tests.loopback.control import Control
 from tests.loopback.model import LoopbackImage, SandboxRecord, Stats
@@ -70,6 +74,7 @@ class LoopbackModal:
         self._stop: asyncio.Event
         self._world: World
         self._control: ManyStreamsServer | None = None
+        self._router_tls: ssl.SSLContext | None = None
         self._ports = (_free_port(), _free_port())
         self.folder = Path(tempfile.mkdtemp(prefix="loopback-modal-"))
 
@@ -121,7 +126,8 @@ class LoopbackModal:
                 marker=uuid.uuid4().hex,
             )
             router = self._server(TaskCommandRouterBase, Router(self._world), self._router_gate)
-            await router.start(HOST, self._ports[1])
+            self._router_tls = _tls_of_old_sdks()
+            await router.start(HOST, self._ports[1], ssl=self._router_tls)
             await self._open()
         except BaseException as error:
             self._ready.set_exception(error)
@@ -148,7 +154,8 @@ class LoopbackModal:
         return server
 
     async def _open(self) -> None:
-        control = Control(self._world, f"http://{HOST}:{self._ports[1]}")
+        scheme = "https" if self._router_tls else "http"
+        control = Control(self._world, f"{scheme}://{HOST}:{self._ports[1]}")
         self._control = self._server(ModalClientBase, control, self._control_gate)
         await self._control.start(HOST, self._ports[0], reuse_address=True)
 
@@ -316,3 +323,16 @@ def _free_port() -> int:
         probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def _tls_of_old_sdks() -> ssl.SSLContext | None:
+    """What the router has to speak with an SDK before 1.5, which takes no plain HTTP to it, not even of localhost.
+
+    It doesn't ask there whose certificate it is (modal/_utils/task_command_router_client.py, ``_connect``).
+    """
+    if Version(modal.__version__) >= Version("1.5"):
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.set_alpn_protocols(["h2"])
+    trustme.CA().issue_cert(HOST).configure_cert(context)
+    return context

@@ -71,11 +71,15 @@ def test_requirements_are_installed_from_files_in_their_order() -> None:
 @pytest.mark.parametrize(
     ("settings", "command"),
     [
-        ({}, 'RUN uv pip install --no-cache-dir --python "$(command -v python)" -r'),
+        ({}, 'RUN uv pip install --no-cache-dir --compile-bytecode --python "$(command -v python)" -r'),
         ({"python_package_installer": "pip"}, "RUN python -m pip install --no-cache-dir --default-timeout=60 -r"),
         (
             {"python_package_installer_args": {"system": None, "index-strategy": "unsafe-best-match"}},
-            "RUN uv pip install --no-cache-dir --system --index-strategy=unsafe-best-match -r",
+            "RUN uv pip install --no-cache-dir --compile-bytecode --system --index-strategy=unsafe-best-match -r",
+        ),
+        (
+            {"python_package_installer_args": {"system": None, "no-compile-bytecode": None}},
+            "RUN uv pip install --no-cache-dir --system --no-compile-bytecode -r",
         ),
         (
             {"python_package_installer": "pip", "python_package_installer_args": {"default-timeout": 5}},
