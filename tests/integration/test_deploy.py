@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from uuid import UUID
 
@@ -20,15 +22,19 @@ from tests.integration.workers import Worker, make_pool
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A virtual environment with nothing but the wheel and its extra `local`. Returns its `bin`."""
+    """A virtual environment with nothing but the wheel and its extra `local`. Returns its `bin`.
+
+    Of Prefect and Modal it gets the releases that the tests run with, since the servers are of these.
+    """
     folder = tmp_path_factory.mktemp("wheel")
     uv = str(servers.ROOT / ".venv" / "bin" / "uv")
     run = {"check": True, "capture_output": True, "text": True}
     subprocess.run([uv, "build", "--wheel", "--out-dir", str(folder), str(servers.ROOT)], **run)  # type: ignore[call-overload]
     wheel = next(folder.glob("*.whl"))
-    subprocess.run([uv, "venv", str(folder / "venv"), "--python", str(servers.ROOT / ".venv/bin/python")], **run)  # type: ignore[call-overload]
+    subprocess.run([uv, "venv", str(folder / "venv"), "--python", sys.executable], **run)  # type: ignore[call-overload]
     python = str(folder / "venv" / "bin" / "python")
-    subprocess.run([uv, "pip", "install", "--python", python, f"{wheel}[local]"], **run)  # type: ignore[call-overload]
+    releases = [f"{package}=={version(package)}" for package in ("prefect", "modal")]
+    subprocess.run([uv, "pip", "install", "--python", python, f"{wheel}[local]", *releases], **run)  # type: ignore[call-overload]
     return folder / "venv" / "bin"
 
 

@@ -163,7 +163,7 @@ def native_modal(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A Modal of its own, whose image holds what ZenML's controller needs: the SDK, and where Modal is."""
     environment = {"PYTHONPATH": "/opt/stack-code:/opt/project", "ZENML_ANALYTICS_OPT_IN": "false"}
     image = LoopbackImage(
-        python=servers.ROOT / ".venv" / "bin" / "python",
+        python=Path(sys.executable),
         files={"/opt/stack-code": STACK_CODE, "/opt/project": PROJECT},
         env=environment,
     )

@@ -35,9 +35,8 @@ def modal() -> Iterator[LoopbackModal]:
         env=environment,
     )
     variables = dict(environment)
-    caller = LoopbackImage(
-        python=servers.ROOT / ".venv" / "bin" / "python", files={"/opt/stack-code": STACK_CODE}, env=variables
-    )
+    # The SDK that the tests have: another one may make calls that the loopback's protocol doesn't know.
+    caller = LoopbackImage(python=Path(sys.executable), files={"/opt/stack-code": STACK_CODE}, env=variables)
     server = LoopbackModal({IMAGE: plain, CALLER_IMAGE: caller}, secrets={"hf": {"HF_TOKEN": "hf-secret"}})
     # Where Modal is; never whose account it is, which the component says.
     variables |= {name: value for name, value in server.env.items() if "TOKEN" not in name}

@@ -15,10 +15,9 @@ from prefect.client.orchestration import get_client
 from zenml.client import Client
 
 from bridge import names
-from tests import servers
 from tests.integration.lab import IMAGE, PROJECT, STACK_CODE, Lab, Ran, eventually
 from tests.integration.under import Under, cancel, living
-from tests.integration.workers import Worker, make_pool
+from tests.integration.workers import BIN, Worker, make_pool
 
 PER_STEP = {"execution_mode": "per_step"}
 
@@ -181,7 +180,7 @@ def worker(lab: Lab, tmp_path: Path) -> Iterator[Callable[[UUID], UUID]]:
     log = (tmp_path / "worker.log").open("wb")
     environment = {**os.environ, "PYTHONPATH": str(STACK_CODE), "PREFECT_WORKER_QUERY_SECONDS": "1"}
     process = subprocess.Popen(
-        [str(servers.ROOT / ".venv/bin/prefect"), "worker", "start", "--pool", pool],
+        [str(BIN / "prefect"), "worker", "start", "--pool", pool],
         cwd=elsewhere,
         env=environment,
         stdout=log,

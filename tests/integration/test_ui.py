@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import modal
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter
@@ -23,6 +24,7 @@ from tests.loopback.control import PRICE
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 PER_STEP = {"execution_mode": "per_step"}
+TELLS_COSTS = hasattr(modal.App, "sandboxes")
 
 
 def artifacts(flow_run_id: Any) -> dict[str, Any]:
@@ -60,7 +62,8 @@ def test_the_table_the_progress_and_the_links(lab: Lab, diamond: Ran) -> None:
     assert set(found) == {"table", "progress", "markdown"}
     rows = table(diamond.flow_run.id)
     boxes = lab.sandboxes(diamond)
-    assert rows.pop(SHARED)["cost ($)"] == f"{len(boxes) * PRICE:.4f}"
+    cost = f"{len(boxes) * PRICE:.4f}"
+    assert (rows.pop(SHARED)["cost ($)"] == cost) if TELLS_COSTS else SHARED not in rows
     assert {step: (row["state"], row["attempt"]) for step, row in rows.items()} == dict.fromkeys(
         ("one", "left", "right", "bottom"), ("Completed", 1)
     )
@@ -68,7 +71,7 @@ def test_the_table_the_progress_and_the_links(lab: Lab, diamond: Ran) -> None:
     assert float(found["progress"].data) == 100.0
     assert str(diamond.run.id) in found["markdown"].data
     assert re.search(r"\[zenml-diamond\]\(https://modal\.com/id/ap-\w+\)", found["markdown"].data)
-    assert f"Cost so far: ${len(boxes) * PRICE:.4f}" in found["markdown"].data
+    assert (f"Cost so far: ${cost}" in found["markdown"].data) is TELLS_COSTS
 
 
 @pytest.mark.parametrize("mode", ["per_step", pytest.param("pipeline", marks=pytest.mark.slow)])
