@@ -202,6 +202,11 @@ def test_a_worker_runs_a_snapshot(lab: Lab, worker: subprocess.Popen[bytes], ins
     assert set(ran.steps) == {"one", "left", "right", "bottom"}
     assert ran.flow_run.name == ran.run.name
     assert f"zenml_run_id:{ran.run.id}" in ran.flow_run.tags
+    # The same worker for a pipeline that is submitted through its pool.
+    submitted = lab.run(shapes.chain, lab.stack("modal", work_pool="zenml"), length=1)
+    assert submitted.error is None
+    assert (submitted.status, submitted.flow_run.state.name) == ("completed", "Completed")
+    assert submitted.flow_run.work_pool_name == "zenml"
     assert worker.poll() is None
 
 
