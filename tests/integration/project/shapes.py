@@ -195,7 +195,7 @@ def printer(folder: str, lines: int) -> None:
 def tell_and_hang(folder: str) -> None:
     print("it hangs now")
     trace(folder, "begin")
-    await_file(f"{folder}/go")
+    await_file(f"{folder}/go", 600)  # longer than a slot is leased
 
 
 @pipeline
