@@ -25,8 +25,6 @@ from tests.contract.modal_lab import (
 )
 from tests.loopback import LoopbackImage, LoopbackModal
 
-VERSION = tuple(map(int, modal.__version__.split(".")[:2]))
-
 
 @pytest.fixture
 def client(cloud: LoopbackModal) -> Iterator[modal.Client]:

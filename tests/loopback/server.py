@@ -74,7 +74,7 @@ class LoopbackModal:
         self._stop: asyncio.Event
         self._world: World
         self._control: ManyStreamsServer | None = None
-        self._router_tls: ssl.SSLContext | None = None
+        self._router_tls = _tls_of_old_sdks()
         self._ports = (_free_port(), _free_port())
         self.folder = Path(tempfile.mkdtemp(prefix="loopback-modal-"))
 
@@ -126,7 +126,6 @@ class LoopbackModal:
                 marker=uuid.uuid4().hex,
             )
             router = self._server(TaskCommandRouterBase, Router(self._world), self._router_gate)
-            self._router_tls = _tls_of_old_sdks()
             await router.start(HOST, self._ports[1], ssl=self._router_tls)
             await self._open()
         except BaseException as error:
