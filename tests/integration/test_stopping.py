@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,9 +13,9 @@ from prefect.client.orchestration import get_client
 from zenml.client import Client
 
 from bridge import names
-from tests.integration.lab import IMAGE, PROJECT, STACK_CODE, Lab, Ran, eventually
+from tests.integration.lab import IMAGE, PROJECT, Lab, Ran, eventually
 from tests.integration.under import Under, cancel, living
-from tests.integration.workers import BIN, Worker, make_pool
+from tests.integration.workers import Worker, make_pool
 
 PER_STEP = {"execution_mode": "per_step"}
 
@@ -177,16 +175,7 @@ def worker(lab: Lab, tmp_path: Path) -> Iterator[Callable[[UUID], UUID]]:
         )
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    log = (tmp_path / "worker.log").open("wb")
-    environment = {**os.environ, "PYTHONPATH": str(STACK_CODE), "PREFECT_WORKER_QUERY_SECONDS": "1"}
-    process = subprocess.Popen(
-        [str(BIN / "prefect"), "worker", "start", "--pool", pool],
-        cwd=elsewhere,
-        env=environment,
-        stdout=log,
-        stderr=log,
-        start_new_session=True,
-    )
+    started = Worker(pool, tmp_path, cwd=elsewhere).start()
 
     def run(snapshot_id: UUID) -> UUID:
         with get_client(sync_client=True) as client:
@@ -195,9 +184,7 @@ def worker(lab: Lab, tmp_path: Path) -> Iterator[Callable[[UUID], UUID]]:
         return flow_run_id
 
     yield run
-    process.terminate()
-    process.wait(30)
-    log.close()
+    started.stop()
 
 
 def test_a_workers_flow_is_cancelled(lab: Lab, stoppable, worker: Callable[[UUID], UUID], tmp_path: Path) -> None:
