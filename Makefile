@@ -54,6 +54,13 @@ help:  ## this list
 	$(UV) --python .venv-$*/bin/python --group $*
 	@touch $@
 
+# Stores of three clouds, as emulators: two from PyPI, that of Azure from npm, where there is npm.
+.venv-cloud/.done: .venv/.demo pyproject.toml
+	$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python .venv-cloud
+	$(UV) --python .venv-cloud/bin/python -e ".[local]" --group cloud
+	@! command -v npm >/dev/null || npm install --silent --no-audit --no-fund --prefix .venv-cloud azurite
+	@touch $@
+
 # What servers of the tests start from: migrating an empty database takes each of them ten seconds.
 .test/databases/.done: .venv/.dev .venv-zenml-server/.done tests/databases.py
 	$(BIN)/python -m tests.databases
@@ -88,7 +95,7 @@ FLOOR_PYTHON ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.10.*/bin/python
 test-floor: setup-tests .venv-floor/.done  ## runners and whole runs on the oldest Prefect and Modal
 	.venv-floor/bin/python -m pytest -n 3 --dist loadscope tests/contract tests/integration -m "not slow and not modal_account"
 
-test-all: setup-tests test-floor  ## also the full graph sizes, and the floors
+test-all: setup-tests .venv-cloud/.done test-floor  ## also the full graph sizes, and the floors
 	$(BIN)/python -m pytest -m "not modal_account" --cov --cov-report=term:skip-covered
 
 test-beyond: .venv/.dev  ## the newest ZenML, Prefect and Modal, beyond our pins: lists what breaks
@@ -129,4 +136,4 @@ release: .venv/.dev  ## sdist and wheel of the present commit in dist/, built tw
 	$(BIN)/python -m scripts.release
 
 clean:  ## everything that make made
-	rm -rf .venv .venv-zenml-server .venv-sandbox .venv-deployments .venv-docs .venv-floor .venv-beyond .venv-native .venv-plot .demo .test dist build
+	rm -rf .venv .venv-zenml-server .venv-sandbox .venv-deployments .venv-docs .venv-floor .venv-beyond .venv-native .venv-plot .venv-cloud .demo .test dist build

@@ -23,6 +23,7 @@ from zenml.utils.secret_utils import is_secret_field, is_secret_reference
 
 from bridge import names
 from bridge.errors import InvalidSettings
+from bridge.plan import VolumeMount
 
 _GPU_TYPE = re.compile(r"[A-Za-z][A-Za-z0-9]*([-._+][A-Za-z0-9]+)*!?")  # `H100!` is an H100 and no better one
 _PLACE = re.compile(r"[A-Za-z0-9]+([-_][A-Za-z0-9]+)*")
@@ -288,7 +289,12 @@ def _check_volumes(name: str, value: object) -> None:
         if path != plain:
             raise InvalidSettings(name, value, f"{path!r} is not in its plain form", f"Write {plain!r}")
         seen[plain] = path
-        _refuse_object_name(name, value, volume, "Volume")
+        _refuse_object_name(name, value, VolumeMount.of(path, volume).name, "Volume")
+    mounted = [VolumeMount.of(path, volume).name for path, volume in value.items()]
+    for volume in mounted:
+        if mounted.count(volume) > 1:  # modal/_utils/mount_utils.py: validate_volumes
+            fix = "Mount it once, and read from there"
+            raise InvalidSettings(name, value, f"Modal mounts volume {volume!r} at one path only", fix)
 
 
 def _check_cidrs(name: str, value: object) -> None:

@@ -68,14 +68,35 @@ class Resources:
         return ", ".join(part for part in parts if part) or "default"
 
 
+READ_ONLY = ":ro"
+"""What follows a volume's name where it is mounted read-only, as in Docker's ``--volume``."""
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeMount:
+    """The Modal Volume ``name`` at ``path`` of a sandbox."""
+
+    path: str
+    name: str
+    read_only: bool = False
+
+    @classmethod
+    def of(cls, path: str, text: str) -> VolumeMount:
+        """Read what the setting ``volumes`` has for a path: a name, or one with ``:ro`` behind it."""
+        name = text.removesuffix(READ_ONLY)
+        return cls(path, name, read_only=name != text)
+
+    def __str__(self) -> str:
+        return f"{self.name} at {self.path}{', read-only' if self.read_only else ''}"
+
+
 @dataclass(frozen=True, slots=True)
 class SandboxSpec:
     """What a sandbox is made of. Two steps with equal specs could share one.
 
-    ``timeout``, ``capacity_timeout`` are in seconds. ``secrets`` are names of Modal Secrets, ``volumes`` pairs
-    of mount path and name of a Modal Volume, ``tags`` extra sandbox tags. ``image`` is None where the runner
-    has no images (``process``). Without ``outbound_cidrs`` and ``outbound_domains`` it may reach anything, unless
-    ``block_network`` says that it reaches nothing.
+    ``timeout``, ``capacity_timeout`` are in seconds. ``secrets`` are names of Modal Secrets, ``tags`` extra sandbox
+    tags. ``image`` is None where the runner has no images (``process``). Without ``outbound_cidrs`` and
+    ``outbound_domains`` it may reach anything, unless ``block_network`` says that it reaches nothing.
     """
 
     image: str | None = None
@@ -86,7 +107,7 @@ class SandboxSpec:
     region: tuple[str, ...] = ()
     modal_environment: str | None = None
     secrets: tuple[str, ...] = ()
-    volumes: tuple[tuple[str, str], ...] = ()
+    volumes: tuple[VolumeMount, ...] = ()
     block_network: bool = False
     outbound_cidrs: tuple[str, ...] = ()
     outbound_domains: tuple[str, ...] = ()

@@ -121,8 +121,8 @@ def _spec(spec: SandboxSpec, prices: Prices | None, *, with_timeout: bool = True
         yield f"  where:   {', '.join(place for place in places if place)}"
     if spec.secrets:
         yield f"  secrets: {', '.join(spec.secrets)}"
-    for path, name in spec.volumes:
-        yield f"  volume:  {name} at {path}"
+    for mount in spec.volumes:
+        yield f"  volume:  {mount}"
     if spec.block_network:
         yield "  network: none"
     if spec.outbound_cidrs or spec.outbound_domains:

@@ -94,8 +94,9 @@ class SandboxSettings(BaseSettings):
     )
     volumes: dict[str, str] = Field(
         default_factory=dict,
-        description="Modal Volumes by mount path: `{'/data': 'my-volume'}`. Paths are absolute; the "
-        "volumes must exist in the Modal environment.",
+        description="Modal Volumes by mount path: `{'/data': 'my-volume'}`; `'my-volume:ro'` mounts one read-only, "
+        "and steps that only read from volumes share warm sandboxes. Paths are absolute; the volumes must exist in "
+        "the Modal environment.",
     )
     block_network: bool = Field(
         default=False,

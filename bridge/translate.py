@@ -19,7 +19,7 @@ from zenml.orchestrators.utils import is_setting_enabled
 from bridge import network
 from bridge.errors import NotTranslatable
 from bridge.layers import Layers, Values
-from bridge.plan import FailureMode, Mode, Plan, Resources, RetryPolicy, SandboxSpec, StepPlan
+from bridge.plan import FailureMode, Mode, Plan, Resources, RetryPolicy, SandboxSpec, StepPlan, VolumeMount
 from bridge.resources import Asked, asked, of_pipeline, unused_fields, with_gpu
 from bridge.settings import ModalPrefectOrchestratorSettings, SandboxSettings
 
@@ -399,7 +399,7 @@ def sandbox_spec(settings: SandboxSettings, resources: Resources, image: str | N
         region=texts(values["region"]),
         modal_environment=values["modal_environment"],
         secrets=tuple(values["secrets"]),
-        volumes=tuple(sorted(values["volumes"].items())),
+        volumes=tuple(VolumeMount.of(path, text) for path, text in sorted(values["volumes"].items())),
         block_network=values["block_network"],
         outbound_cidrs=tuple(sorted(values["outbound_cidr_allowlist"])),
         outbound_domains=tuple(sorted(values["outbound_domain_allowlist"])),

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 
 from bridge import names
+from bridge.errors import RunnerError
 from bridge.foresight import Foresight
 from bridge.host.wire import Call
 from bridge.plan import Plan, SandboxSpec, StepPlan
@@ -39,12 +40,16 @@ def kind_of(spec: SandboxSpec) -> SandboxSpec:
 def sharing(plan: Plan) -> dict[str, SandboxSpec]:
     """The steps that others may share a sandbox with, and the kind they have in common.
 
-    A step whose spec no other step has gets a sandbox of its own; so does one with volumes, whose contents would be
-    stale in a sandbox that lives on.
+    A step whose spec no other step has gets a sandbox of its own; so does one that may write to a volume, since what
+    it wrote would reach nobody before that sandbox ends.
     """
     kinds = {step.name: kind_of(step.sandbox) for step in plan.steps}
     number = Counter(kinds.values())
-    return {name: kind for name, kind in kinds.items() if number[kind] > 1 and not kind.volumes}
+    return {name: kind for name, kind in kinds.items() if number[kind] > 1 and _only_reads(kind)}
+
+
+def _only_reads(kind: SandboxSpec) -> bool:
+    return all(mount.read_only for mount in kind.volumes)
 
 
 class WarmSteps:
@@ -130,12 +135,18 @@ class WarmSteps:
         calls = self._calls
         if calls is None or step.name not in self._warm:
             return await self._runner.start(request) if left is None else left
+        stale = host is not None and bool(step.sandbox.volumes)
         if host is None:
-            kind, patience = kind_of(step.sandbox), step.sandbox.capacity_timeout
-            host = self._inside[step.name] = self._known(left) if left is not None else self._new(kind, patience)
+            host = self._inside[step.name] = self._known(left) if left is not None else self._new(step.sandbox)
         self._stop_counting(host)
         self._start_early()
         sandbox = await asyncio.shield(host.made)
+        if stale and not await _reloaded(calls, sandbox):
+            self._inside[step.name] = None
+            self._end(host)
+            await self._make_room()
+            host = self._inside[step.name] = self._new(step.sandbox)
+            sandbox = await asyncio.shield(host.made)
         limit = None if timeout >= LIFETIME_SECONDS else timeout
         call = Call(request.name, step.name, step_run_id, limit)
         asked = HostCall(host.socket, call, request.environment, request.secret_environment)
@@ -179,7 +190,7 @@ class WarmSteps:
         self._left.set()
         self._left = asyncio.Event()
 
-    def _new(self, kind: SandboxSpec, capacity_timeout: int) -> WarmHost:
+    def _new(self, spec: SandboxSpec) -> WarmHost:
         name = names.host_name()
         socket = names.host_socket(name)
         idle = self._run.plan.warm_idle_timeout + MARGIN_SECONDS
@@ -188,7 +199,7 @@ class WarmSteps:
             *("--snapshot-id", self._run.plan.snapshot_id, "--run-id", self._run.id),
             *("--socket", socket, "--idle-timeout", str(idle)),
         )
-        spec = replace(kind, capacity_timeout=capacity_timeout)
+        spec = replace(kind_of(spec), capacity_timeout=spec.capacity_timeout)
         host = WarmHost(self._runner.start(self._run.host_request(spec, command, name)), socket)
         host.when_ended(lambda: self._lost(host))
         return host
@@ -217,7 +228,7 @@ class WarmSteps:
         if self._coming_back:
             return
         for kind in self._pool.wanted(also):
-            host = self._new(kind, kind.capacity_timeout)
+            host = self._new(kind)
             self._pool.add(kind, host)
             self._count(host)
 
@@ -245,6 +256,16 @@ class WarmSteps:
         self._ending.discard(task)
         self._pool.ended()
         self._wake()
+
+
+async def _reloaded(calls: CallsHosts, sandbox: Sandbox) -> bool:
+    """Whether a sandbox shows what its volumes have now."""
+    try:
+        await calls.reload_volumes(sandbox)
+    except RunnerError as error:
+        _logger.warning("A step gets a new sandbox: %s", error)
+        return False
+    return True
 
 
 async def _itself(sandbox: Sandbox) -> Sandbox:

@@ -45,6 +45,8 @@ class Server:
     url: str
     health: str
     log: Path
+    well: int = 200
+    """The status with which it answers ``health``."""
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     def start(self) -> Server:
@@ -76,7 +78,7 @@ class Server:
                 if self.process.poll() is not None:
                     raise RuntimeError(f"{self.name} ended at once:\n{self.log.read_text()[-3000:]}")
                 try:
-                    if client.get(self.url + self.health).status_code == 200:
+                    if client.get(self.url + self.health).status_code == self.well:
                         return self
                 except httpx.TransportError:
                     pass

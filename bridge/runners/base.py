@@ -227,3 +227,10 @@ class CallsHosts(Protocol):
         Waits while the host isn't there yet and its sandbox runs. Leaving it early leaves the step running. Raises
         ``RunnerUnavailable`` where the host can't be reached, or the connection breaks: the step may well be fine.
         """
+
+    async def reload_volumes(self, sandbox: Sandbox) -> None:
+        """Show a running sandbox what others have written to its volumes since they were mounted or reloaded.
+
+        Raises ``SandboxRefused`` where that can't be done, as while a file on one of them is open, and
+        ``RunnerUnavailable``.
+        """

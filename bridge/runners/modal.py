@@ -102,7 +102,7 @@ class ModalRunner:
         for spec in specs:
             network_of(spec)
         secrets = {(spec.modal_environment, name) for spec in specs for name in spec.secrets}
-        volumes = {(spec.modal_environment, name) for spec in specs for _, name in spec.volumes}
+        volumes = {(spec.modal_environment, name) for spec in specs for name in (mount.name for mount in spec.volumes)}
         for environment, name in sorted(secrets, key=str):
             await self._objects.secret(environment, name)
         for environment, name in sorted(volumes, key=str):
@@ -136,6 +136,14 @@ class ModalRunner:
         """Ask the step host in a sandbox; see :class:`bridge.runners.base.CallsHosts`."""
         assert isinstance(sandbox, ModalSandbox)
         return talk(sandbox.handle, call)
+
+    async def reload_volumes(self, sandbox: Sandbox) -> None:
+        """Show a sandbox what others have written; see :class:`bridge.runners.base.CallsHosts`."""
+        assert isinstance(sandbox, ModalSandbox)
+        try:
+            await sandbox.handle.reload_volumes.aio()
+        except SDK_ERRORS as error:
+            raise translated(error, f"The volumes of sandbox {sandbox.id} can't be reloaded") from error
 
     async def find(self, app: str, name: str, modal_environment: str | None = None) -> ModalSandbox | None:
         """Return the running sandbox of that name, or None. Raises ``RunnerUnavailable``."""

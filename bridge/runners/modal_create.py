@@ -326,7 +326,7 @@ class Creator:
         image, secrets, volumes = await asyncio.gather(
             self._objects.image(spec.modal_environment, app, spec.image),
             asyncio.gather(*(self._objects.secret(spec.modal_environment, name) for name in spec.secrets)),
-            asyncio.gather(*(self._objects.volume(spec.modal_environment, name) for _, name in spec.volumes)),
+            asyncio.gather(*(self._objects.volume(spec.modal_environment, mount.name) for mount in spec.volumes)),
         )
         if request.secret_environment:
             own: Mapping[str, str] = request.secret_environment
@@ -344,7 +344,10 @@ class Creator:
             region=list(spec.region) or None,
             cpu=spec.resources.cpu,
             memory=spec.resources.memory,
-            volumes={path: volume for (path, _), volume in zip(spec.volumes, volumes, strict=True)},
+            volumes={
+                mount.path: volume.with_mount_options(read_only=True) if mount.read_only else volume
+                for mount, volume in zip(spec.volumes, volumes, strict=True)
+            },
             **network_of(spec),
         )
 

@@ -262,6 +262,9 @@ class ProcessRunner:
         async for data in talk(sandbox.folder.work, call.socket, call.call.line(variables), sandbox.wait):
             yield data
 
+    async def reload_volumes(self, sandbox: Sandbox) -> None:
+        """Nothing to do: a local process has no volumes (:meth:`ignored`)."""
+
     async def find(self, app: str, name: str, modal_environment: str | None = None) -> ProcessSandbox | None:
         """Return the running sandbox of that name, whoever started it. There are no environments."""
         with self._state.locked():

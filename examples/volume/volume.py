@@ -1,8 +1,8 @@
 """GPU training from a shared volume: data that is too big for artifacts is fetched once, and read by every trainer.
 
-`modal volume create datasets`, then `python volume.py` on a stack for Modal. Steps with a volume have
-a sandbox of their own: a volume is mounted as it was when its sandbox started, so what `fetch` wrote is there for
-`train`.
+`modal volume create datasets`, then `python volume.py` on a stack for Modal. What `fetch` wrote is there for `train`: a
+step that may write to a volume has a sandbox of its own, and steps that only read (`:ro`) share theirs, where the volume
+is reloaded before each.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from zenml import pipeline, step
 from bridge import ModalPrefectOrchestratorSettings
 
 SHARED = {"/data": "datasets"}
+READ_ONLY = {"/data": "datasets:ro"}
 
 
 @step(settings={"orchestrator": ModalPrefectOrchestratorSettings(volumes=SHARED)})
@@ -30,7 +31,7 @@ def fetch(folder: str) -> Annotated[str, "file"]:
     return str(file)
 
 
-@step(settings={"orchestrator": ModalPrefectOrchestratorSettings(volumes=SHARED, gpu=["L4", "T4"], timeout=3600)})
+@step(settings={"orchestrator": ModalPrefectOrchestratorSettings(volumes=READ_ONLY, gpu=["L4", "T4"], timeout=3600)})
 def train(file: str, width: int) -> Annotated[float, "accuracy"]:
     """Train one model on the data of the volume."""
     data = np.load(file)

@@ -22,7 +22,7 @@ IMAGES = {
     PRIVATE_IMAGE: LoopbackImage(SANDBOX_PYTHON, credentials=CREDENTIALS),
 }
 SECRETS = {"named": {"NAMED_SECRET": "from modal"}}
-VOLUMES = ("data",)
+VOLUMES = ("data", "models")
 ENVIRONMENTS = ("main", "staging")
 SPEC = SandboxSpec(image=IMAGE, timeout=120, capacity_timeout=30)
 TOO_OLD_FOR_V2 = tuple(map(int, modal.__version__.split(".")[:2])) < (1, 6)

@@ -23,7 +23,7 @@ from grpclib import Status
 from bridge import names
 from bridge.errors import CapacityUnavailable, CredentialsRefused, RunnerUnavailable, SandboxRefused
 from bridge.outcome import End
-from bridge.plan import Gpu, Resources, SandboxSpec
+from bridge.plan import Gpu, Resources, SandboxSpec, VolumeMount
 from bridge.prices import NoPrices, Prices
 from bridge.runners.base import OutputLine, Runner, SandboxRequest
 from bridge.runners.modal import ModalRunner
@@ -121,6 +121,39 @@ async def test_prices(cloud: LoopbackModal, runner: ModalRunner) -> None:
         await runner.prices()
 
 
+READS_WHEN_ASKED = """
+import os, pathlib, sys
+folder = pathlib.Path(os.environ["MODAL_LOOPBACK_VOLUMES"].partition("=")[2])
+for line in sys.stdin:
+    if line == "close\\n":
+        held.close()
+    names = sorted(path.name for path in folder.iterdir())
+    held = open(folder / names[0]) if line == "open\\n" else None
+    print(names, flush=True)
+"""
+
+
+async def test_volumes_are_reloaded(cloud: LoopbackModal, runner: ModalRunner, backend: str) -> None:
+    """What others wrote is seen once it is asked for, which can't be while a file there is open."""
+    (cloud.volume("models") / "old").write_text("x")
+    spec = replace(SPEC, volumes=(VolumeMount("/models", "models", read_only=True),))
+    sandbox = await runner.start(request("python", "-u", "-c", READS_WHEN_ASKED, spec=spec))
+    lines = sandbox.output()
+
+    async def ask(what: str) -> str:
+        sandbox.handle.stdin.write(f"{what}\n")
+        await sandbox.handle.stdin.drain.aio()
+        return (await anext(lines)).text
+
+    assert await ask("open") == "['old']"
+    (cloud.volume("models") / "new").write_text("x")
+    with pytest.raises((SandboxRefused, RunnerUnavailable), match="can't be reloaded: .*open files"):
+        await runner.reload_volumes(sandbox)
+    assert await ask("close") == "['old']"
+    await runner.reload_volumes(sandbox)
+    assert await ask("look") == "['new', 'old']"
+
+
 async def test_everything_in_the_spec_arrives(cloud: LoopbackModal, runner: ModalRunner, backend: str) -> None:
     spec = SandboxSpec(
         image=IMAGE,
@@ -130,7 +163,7 @@ async def test_everything_in_the_spec_arrives(cloud: LoopbackModal, runner: Moda
         region=("us-east", "eu"),
         modal_environment="staging",
         secrets=("named",),
-        volumes=(("/mnt/data", "data"),),
+        volumes=(VolumeMount("/mnt/data", "data"), VolumeMount("/mnt/read", "models", read_only=True)),
         tags=(("team", "vision"),),
     )
     asked = request(spec=spec, environment={"PLAIN": "p"}, secret_environment={"TOKEN": "t0ken"})
@@ -139,7 +172,7 @@ async def test_everything_in_the_spec_arrives(cloud: LoopbackModal, runner: Moda
     assert (record.cpu_milli, record.memory_mib) == (1500, 2048)
     assert (record.timeout, record.idle_timeout) == (77, 0)
     assert (record.cloud, record.region, record.modal_environment) == ("aws", ("us-east", "eu"), "staging")
-    assert record.volumes == {"/mnt/data": "data"}
+    assert record.volumes == {"/mnt/data": "data", "/mnt/read": "models, read-only"}
     assert record.named_secrets == ("named",)
     assert record.tags == {"team": "vision", names.TAG_RUN_ID: "run", names.TAG_SANDBOX: "box"}
     assert record.environment == {"NAMED_SECRET": "from modal", "TOKEN": "t0ken", "PLAIN": "p"}
@@ -183,7 +216,7 @@ async def test_a_secret_is_nowhere_but_in_a_secret(cloud: LoopbackModal, runner:
 
 async def test_one_lookup_and_one_build_a_run(cloud: LoopbackModal, backend: str) -> None:
     async with runner_for(cloud) as runner:
-        spec = replace(SPEC, secrets=("named",), volumes=(("/mnt/data", "data"),))
+        spec = replace(SPEC, secrets=("named",), volumes=(VolumeMount("/mnt/data", "data"),))
         await asyncio.gather(*(runner.start(request("true", name=f"box-{n}", spec=spec)) for n in range(10)))
     stats = cloud.stats()
     assert stats.created == 10
@@ -271,7 +304,7 @@ def test_half_a_token_pair() -> None:
         (replace(SPEC, image=None), "no image"),
         (replace(SPEC, image="registry.example.com/nothing"), "manifest unknown"),
         (replace(SPEC, secrets=("missing",)), "secret 'missing'.*modal secret create"),
-        (replace(SPEC, volumes=(("/v", "missing"),)), "volume 'missing'.*modal volume create"),
+        (replace(SPEC, volumes=(VolumeMount("/v", "missing"),)), "volume 'missing'.*modal volume create"),
         (replace(SPEC, modal_environment="nowhere"), "nowhere"),
         (replace(SPEC, timeout=90_000), "timeout"),
         (replace(SPEC, cloud="nimbus"), "nimbus"),

@@ -19,7 +19,7 @@ import bridge
 from bridge import names
 from bridge.errors import RunnerUnavailable, SandboxRefused
 from bridge.outcome import End
-from bridge.plan import Gpu, Resources, SandboxSpec
+from bridge.plan import Gpu, Resources, SandboxSpec, VolumeMount
 from bridge.runners import supervisor
 from bridge.runners.base import SandboxRequest
 from bridge.runners.contract import FOR_EVER, GRANDCHILD, Lab, lines, process_exists, show, texts, write
@@ -471,7 +471,7 @@ def test_ignored_settings_are_named(tmp_path: Path) -> None:
         region=("eu",),
         modal_environment="main",
         secrets=("s",),
-        volumes=(("/v", "v"),),
+        volumes=(VolumeMount("/v", "v"),),
         block_network=True,
         outbound_cidrs=("10.0.0.0/8",),
         outbound_domains=("x.org",),

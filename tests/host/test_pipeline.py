@@ -1,6 +1,6 @@
 """The whole pipeline in one sandbox: a real store, real processes.
 
-A host takes seconds to start, so those that nobody disturbs run beforehand, three at a time.
+A host takes seconds to start, so tests that disturb nobody share one.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,22 +45,14 @@ class Finished:
 
 @pytest.fixture(scope="module")
 def finished(zen: Zen, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Finished]:
-    jobs = {}
-    for name, (pipeline, options, arguments, _) in SCENARIOS.items():
-        folder = tmp_path_factory.mktemp("scenario")
-        jobs[name] = zen.submit(pipeline, folder, options=options, **arguments)
-    pool = ThreadPoolExecutor(3)
-    runs: dict[str, Future[tuple[int, str]]] = {
-        name: pool.submit(job.pipeline, *SCENARIOS[name][3]) for name, job in jobs.items()
-    }
-
-    def get(name: str) -> Finished:
-        job = jobs[name]
-        code, output = runs[name].result(timeout=300)
-        print(output)
+    @cache
+    def run(name: str) -> Finished:
+        pipeline, options, arguments, of_host = SCENARIOS[name]
+        job = zen.submit(pipeline, tmp_path_factory.mktemp("scenario"), options=options, **arguments)
+        code, output = job.pipeline(*of_host)
         return Finished(job, code, output, job.statuses(), job.read()["steps"])
 
-    return get
+    return run
 
 
 def most_at_once(job: Job, steps: list[str]) -> int:
@@ -96,6 +88,7 @@ def test_max_parallelism_is_kept_and_used(finished) -> None:
     assert most_at_once(ran.job, [f"wide_{number}" for number in range(5)]) == 2
 
 
+@pytest.mark.slow  # test_admission.py has the rule
 def test_steps_that_the_sandbox_can_t_hold_together_never_overlap(finished) -> None:
     ran = finished("one cpu")
     assert ran.code == 0
@@ -110,6 +103,7 @@ def test_each_step_sees_the_gpus_that_it_holds(finished) -> None:
     assert seen["cpu_only"] == ""
 
 
+@pytest.mark.slow  # tests/integration/test_runs.py has it too
 def test_fail_fast_stops_what_runs(finished) -> None:
     ran = finished("fail fast")
     assert ran.code == 1
@@ -124,6 +118,7 @@ def test_stop_on_failure_lets_what_runs_end(finished) -> None:
     assert ran.statuses == ("failed", {"bad": ["failed"], "beside": ["completed"]})
 
 
+@pytest.mark.slow  # tests/integration/test_runs.py has it too
 def test_continue_on_failure_runs_what_can_run(finished) -> None:
     ran = finished("continue on failure")
     assert ran.code == 1

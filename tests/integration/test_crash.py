@@ -151,6 +151,7 @@ def test_what_became_of_sandboxes_meanwhile(lab: Lab, tmp_path: Path, mode: str,
     assert lab.modal.stats().alive == 0
 
 
+@slow
 def test_before_the_first_sandbox(lab: Lab, tmp_path: Path) -> None:
     """Killed as soon as the flow run runs; then while its first sandbox is being made."""
     with Lives(lab, tmp_path) as lives:
@@ -209,7 +210,8 @@ def test_what_is_not_resumed(lab: Lab, tmp_path: Path) -> None:
         go_on(uuid4())
 
 
-@pytest.mark.parametrize("where", ["prefect", pytest.param("zenml", marks=slow), pytest.param("is over", marks=slow)])
+@slow
+@pytest.mark.parametrize("where", ["prefect", "zenml", "is over"])
 def test_a_flow_that_died_before_it_had_stopped_its_run(lab: Lab, tmp_path: Path, where: str) -> None:
     from zenml.utils import run_utils
 

@@ -162,6 +162,7 @@ def worker(lab: Lab, installed: Path, tmp_path: Path) -> Iterator[subprocess.Pop
 
 
 def test_a_worker_runs_a_snapshot(lab: Lab, worker: subprocess.Popen[bytes], installed: Path, tmp_path: Path) -> None:
+    import dynamics
     import shapes
     from zenml.client import Client
     from zenml.config import DockerSettings
@@ -202,11 +203,13 @@ def test_a_worker_runs_a_snapshot(lab: Lab, worker: subprocess.Popen[bytes], ins
     assert set(ran.steps) == {"one", "left", "right", "bottom"}
     assert ran.flow_run.name == ran.run.name
     assert f"zenml_run_id:{ran.run.id}" in ran.flow_run.tags
-    # The same worker for a pipeline that is submitted through its pool.
-    submitted = lab.run(shapes.chain, lab.stack("modal", work_pool="zenml"), length=1)
+    # The same worker for a dynamic pipeline, whose code it can't have, submitted through its pool.
+    submitted = lab.run(dynamics.inner, lab.stack("modal", work_pool="zenml"), value=1)
     assert submitted.error is None
     assert (submitted.status, submitted.flow_run.state.name) == ("completed", "Completed")
     assert submitted.flow_run.work_pool_name == "zenml"
+    assert submitted.run.outputs["inner"].load() == 2
+    assert set(submitted.states) == {"inner", "apart"}
     assert worker.poll() is None
 
 

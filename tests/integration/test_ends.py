@@ -108,15 +108,8 @@ def test_infrastructure_retries_are_used_up(lab: Lab, shapes) -> None:
     assert lab.sandboxes_by_step(ran) == {"one": 2}
 
 
-@pytest.mark.parametrize(
-    ("end", "version", "run_count"),
-    [
-        pytest.param("evict", 1, 2, marks=pytest.mark.slow),
-        ("oom", 2, 2),
-        pytest.param("lose", 1, 2, marks=pytest.mark.slow),
-    ],
-    ids=["evict", "oom", "lose"],
-)
+@pytest.mark.slow  # `make test` has it in tests/chaos, where a whole pipeline's sandbox is lost
+@pytest.mark.parametrize(("end", "version", "run_count"), [("evict", 1, 2), ("oom", 2, 2), ("lose", 1, 2)])
 def test_what_an_end_costs_in_pipeline_mode(lab: Lab, shapes, tmp_path, end: str, version: int, run_count: int) -> None:
     """The sandbox dies under a step: another one takes what is done as done and goes on."""
     striker = threading.Thread(target=strike, args=(lab, tmp_path, end))
@@ -130,6 +123,7 @@ def test_what_an_end_costs_in_pipeline_mode(lab: Lab, shapes, tmp_path, end: str
     assert len(lab.sandboxes(ran)) == 2
 
 
+@pytest.mark.slow
 def test_a_sandbox_that_dies_under_a_step_without_retries(lab: Lab, shapes, tmp_path) -> None:
     """In `pipeline` mode under CONTINUE_ON_FAILURE: that step has failed, the others go on in another sandbox."""
     striker = threading.Thread(target=strike, args=(lab, tmp_path, "oom"))

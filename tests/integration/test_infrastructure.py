@@ -123,6 +123,7 @@ def test_modals_control_plane_is_away(lab: Lab, tmp_path: Path, how: str, mode: 
         assert {row["lost sandboxes"] for row in table(ran).values()} == {""}
 
 
+@pytest.mark.slow
 def test_a_token_that_is_revoked_in_the_middle_is_not_infrastructure(lab: Lab, tmp_path: Path) -> None:
     """The step that runs goes on as far as it can; the next one fails at once, and nothing is tried again."""
     import stoppable

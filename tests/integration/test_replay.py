@@ -8,6 +8,7 @@ from bridge.errors import how_to_replay
 from tests.integration.lab import Lab, Ran
 
 
+@pytest.mark.slow
 def test_what_is_left_of_a_failed_run_runs_in_a_new_one(lab: Lab, tmp_path: Path) -> None:
     import shapes
 

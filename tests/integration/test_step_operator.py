@@ -186,7 +186,8 @@ def test_steps_of_a_local_pipeline(
     assert train.id in logged(step_run, "prepare_step")
 
 
-@pytest.mark.parametrize("mode", ["per_step", pytest.param("pipeline", marks=pytest.mark.slow)])
+@pytest.mark.slow  # `make test` has our orchestrator with our operator as processes, and our operator through the SDK
+@pytest.mark.parametrize("mode", ["per_step", "pipeline"])
 def test_steps_of_our_orchestrator(here: Lab, modal: LoopbackModal, operators: Operators, operated, mode: str) -> None:
     """A GPU for all is for the step that runs here and the one on our operator, not for those that wait for them."""
     ours, foreign = operators.operator("modal"), operators.foreign()

@@ -48,6 +48,7 @@ def test_cancelled_in_prefect(lab: Lab, stoppable, tmp_path: Path, place: str, m
         assert set(ran.states.values()) == {"Cancelled"}
 
 
+@pytest.mark.slow
 def test_cancelled_while_a_retry_waits_for_its_place(lab: Lab, stoppable, tmp_path: Path) -> None:
     """Its attempt has begun for Prefect and not for ZenML, which would wait for it for ever."""
     under = Under(lab, tmp_path).start(stoppable.in_line, "process", {**PER_STEP, "max_parallelism": 1})
@@ -118,6 +119,7 @@ def test_stopped_gracefully_in_zenml(lab: Lab, stoppable, tmp_path: Path) -> Non
     assert "stopped in ZenML" in ran.flow_run.state.message
 
 
+@pytest.mark.slow  # test_status.py stops one by force through a worker
 def test_stopped_by_force_in_zenml(lab: Lab, stoppable, tmp_path: Path) -> None:
     from zenml.utils import run_utils
 

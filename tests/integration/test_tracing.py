@@ -105,6 +105,7 @@ def trace(folder: Path, **stacks: str) -> str:
     return said.stdout + said.stderr
 
 
+@pytest.mark.slow
 def test_a_run_is_one_trace(lab: Lab, tmp_path: Path) -> None:
     pool = f"pool-{uuid4().hex[:6]}"
     make_pool(pool)  # nobody works there: what counts is what a worker would be given

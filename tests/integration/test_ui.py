@@ -74,7 +74,8 @@ def test_the_table_the_progress_and_the_links(lab: Lab, diamond: Ran) -> None:
     assert (f"Cost so far: ${cost}" in found["markdown"].data) is TELLS_COSTS
 
 
-@pytest.mark.parametrize("mode", ["per_step", pytest.param("pipeline", marks=pytest.mark.slow)])
+@pytest.mark.slow  # what it has at the end, the test above says
+@pytest.mark.parametrize("mode", ["per_step", "pipeline"])
 def test_the_table_follows_the_run(lab: Lab, tmp_path: Path, mode: str) -> None:
     import stoppable
 

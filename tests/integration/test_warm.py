@@ -23,9 +23,10 @@ def sandboxes_of(ran: Ran, *steps: str) -> list[str]:
 
 @pytest.mark.at("modal-v2")
 def test_a_chain_takes_one_sandbox(lab: Lab, shapes, place: str) -> None:
-    ran = lab.run(shapes.chain, lab.stack(place), settings=PER_STEP, length=4)
+    """The benchmark's chain, at its full length."""
+    ran = lab.run(shapes.chain, lab.stack(place), settings=PER_STEP, length=20)
     assert (ran.status, ran.flow_run.state.name) == ("completed", "Completed")
-    steps = ["one", "add_1", "add_2", "add_3"]
+    steps = ["one", *(f"add_{number}" for number in range(1, 20))]
     assert len(set(sandboxes_of(ran, *steps))) == 1
     assert len({ran.traces(step)[0]["pid"] for step in steps}) == len(steps)
     assert [ran.run.steps[step].run_metadata["prefect_task_run_id"] for step in steps] == [
@@ -45,6 +46,7 @@ def test_without_warm_each_step_has_a_sandbox_of_its_own(lab: Lab, shapes, place
         assert lab.sandboxes_by_step(ran) == {"one": 1, "add_1": 1}
 
 
+@pytest.mark.slow  # tests/unit/test_pool.py has who makes way for whom
 def test_what_a_step_asks_for_besides_gets_it_a_sandbox_of_its_own(lab: Lab, shapes) -> None:
     """Three steps that share, one that doesn't; and what the three leave idle is ended while the last one runs."""
     ran = lab.run(shapes.mixed, lab.stack("modal"), settings={**PER_STEP, "max_parallelism": 1})

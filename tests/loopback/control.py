@@ -315,6 +315,7 @@ class Control(Objects):
         for mount in definition.volume_mounts:
             if mount.volume_id not in world.volumes:
                 raise GRPCError(Status.NOT_FOUND, f"Volume {mount.volume_id} not found")
+        rules.check_volumes([mount.volume_id for mount in definition.volume_mounts])
         if definition.name and world.named(app, definition.name) is not None:
             # modal.com/docs/guide/sandboxes, "Named Sandboxes": unique among an app's running ones.
             raise GRPCError(Status.ALREADY_EXISTS, f"Sandbox with name {definition.name!r} already exists")
@@ -482,6 +483,12 @@ class Control(Objects):
         process = await self.world.sandbox(request.sandbox_id).running()
         process.write(request.input, request.eof)
         return api_pb2.SandboxStdinWriteResponse()
+
+    async def ContainerReloadVolumes(
+        self, request: api_pb2.ContainerReloadVolumesRequest, metadata: Metadata
+    ) -> api_pb2.ContainerReloadVolumesResponse:
+        self.world.by_task(request.task_id).reload_volumes()
+        return api_pb2.ContainerReloadVolumesResponse()
 
     async def TaskGetCommandRouterAccess(
         self, request: api_pb2.TaskGetCommandRouterAccessRequest, metadata: Metadata

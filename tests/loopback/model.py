@@ -50,6 +50,7 @@ class SandboxRecord:
     cloud: str
     modal_environment: str
     volumes: Mapping[str, str]
+    """Names by mount path, with ``, read-only`` behind them where they are."""
     network: str
     """``open``, ``blocked`` or ``allowlist``."""
     allowed_cidrs: tuple[str, ...]

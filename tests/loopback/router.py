@@ -121,6 +121,10 @@ class Router:
             return proto.TaskExecPollResponse()
         return proto.TaskExecPollResponse(**_exit_status(execution.code))
 
+    async def TaskReloadVolumes(self, request: Any, metadata: Metadata) -> Any:  # which SDK 1.4.3 doesn't know
+        self._running(request.task_id).reload_volumes()
+        return proto.TaskReloadVolumesResponse()
+
     async def SandboxWaitUntilReady(self, request: Any, metadata: Metadata) -> Any:
         self._running(request.task_id)
         return proto.SandboxWaitUntilReadyTcrResponse()

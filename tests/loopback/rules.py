@@ -7,7 +7,7 @@ it is caught; where only the documentation says so, the page is named.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from grpclib import GRPCError, Status
 from modal_proto import api_pb2
@@ -39,6 +39,11 @@ def check_tags(tags: Mapping[str, str]) -> None:
     for key, value in tags.items():
         if not _TAG.match(key) or not _TAG.match(value):
             raise invalid(f"Invalid tag: {key!r}: {value!r}")
+
+
+def check_volumes(volume_ids: Sequence[str]) -> None:
+    if len(set(volume_ids)) < len(volume_ids):  # modal/_utils/mount_utils.py: validate_volumes
+        raise invalid("The same Volume cannot be mounted in multiple locations")
 
 
 def check_definition(definition: api_pb2.Sandbox) -> None:

@@ -202,6 +202,19 @@ class LoopbackSandbox:
         arguments = [program, *(image.local(argument) for argument in argv[1:])]
         return await RealProcess.start(arguments, environment, self.placement.folder / "work", stdout, stderr)
 
+    def reload_volumes(self) -> None:
+        """Show what others have written. Raises FAILED_PRECONDITION while a file there is open."""
+        root = psutil.Process(self.process.pid) if self.process is not None else None
+        processes = [root, *root.children(recursive=True)] if root is not None else []
+        opened = [Path(file.path) for process in processes for file in process.open_files()]
+        for volume in self.placement.volumes:
+            busy = [path for path in opened if path.is_relative_to(volume.place)]
+            if busy:
+                raise GRPCError(
+                    Status.FAILED_PRECONDITION, f"there are open files preventing the operation: {busy[0].name}"
+                )
+            volume.reload()
+
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send a signal to its entrypoint, as somebody inside would."""
         if self.process is not None:

@@ -136,8 +136,9 @@ class World:
         task_id = new_id("ta", 22) if backend == 1 else new_id("ta", 25) + "V"
         folder = make_folder(self.folder / "sandboxes" / sandbox_id, image)
         mounts = {mount.mount_path: self.volumes[mount.volume_id] for mount in definition.volume_mounts}
+        read_only = {mount.mount_path for mount in definition.volume_mounts if mount.read_only}
         mounted = {
-            path: MountedVolume(volume.folder, folder / "volumes" / str(number))
+            path: MountedVolume(volume.folder, folder / "volumes" / str(number), path in read_only)
             for number, (path, volume) in enumerate(mounts.items())
         }
         placement = Placement(
@@ -147,7 +148,9 @@ class World:
             environment=environment,
             named_secrets=named_secrets,
             volumes=tuple(mounted.values()),
-            volume_names={path: volume.name for path, volume in mounts.items()},
+            volume_names={
+                path: f"{volume.name}{', read-only' if path in read_only else ''}" for path, volume in mounts.items()
+            },
             folder=folder,
             base_environment={
                 **base_environment(sandbox_id, task_id, image, folder, self.marker),

@@ -80,6 +80,8 @@ SETTINGS = [
     _setting("volume path not plain", "volumes", {"/a/../b": "v"}, "Write '/b'"),
     _setting("volume path twice", "volumes", {"/data": "a", "/data/": "b"}, "a path of its own"),
     _setting("volume without a name", "volumes", {"/data": ""}, "name of a Modal Volume"),
+    _setting("one volume twice", "volumes", {"/a": "v", "/b": "v:ro"}, "Mount it once"),
+    _setting("volume mounted in an unknown way", "volumes", {"/data": "a:rw"}, "name of a Modal Volume"),
     _setting("volumes a list", "volumes", ["/data"], "to a mapping"),
     _setting("block_network a word", "block_network", "mostly", "True or False"),
     _setting("block_network of a Python step", "block_network", True, "Name what it may reach"),

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from decimal import Decimal
 
-from bridge.plan import FailureMode, Gpu, Mode, Plan, Resources, RetryPolicy, SandboxSpec, StepPlan
+from bridge.plan import FailureMode, Gpu, Mode, Plan, Resources, RetryPolicy, SandboxSpec, StepPlan, VolumeMount
 from bridge.preview import as_text, describe, stages
 from bridge.prices import NoPrices, Prices, an_hour
 
 IMAGE = "registry.example.com/ml:1"
 SMALL = SandboxSpec(image=IMAGE, resources=Resources(2.0, 4096), region=("us-east",), secrets=("hf",))
-LARGE = replace(SMALL, resources=Resources(gpu=Gpu(("H100", "A100"), 2)), volumes=(("/data", "datasets"),))
+LARGE = replace(SMALL, resources=Resources(gpu=Gpu(("H100", "A100"), 2)), volumes=(VolumeMount("/data", "datasets"),))
 NARROW = replace(LARGE, outbound_cidrs=("10.0.0.0/8",), outbound_domains=("x.org",))
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from zenml.config.retry_config import StepRetryConfig
 
-from bridge.plan import FailureMode, Gpu, Mode, Plan, Resources, RetryPolicy
+from bridge.plan import FailureMode, Gpu, Mode, Plan, Resources, RetryPolicy, VolumeMount
 from bridge.translate import LONGEST_DELAY, Translation, ordered, retry_delays, translate
 from tests.bench.translate import chain, seconds
 from tests.unit.snapshots import NAME, SNAPSHOT_ID, StepInput, snapshot
@@ -109,7 +109,7 @@ def test_mappings_merge_and_lists_replace() -> None:
     )
     sandbox = result.steps[0].sandbox
     assert sandbox.tags == (("a", "component"), ("b", "step"), ("c", "pipeline"))
-    assert sandbox.volumes == (("/c", "c"), ("/s", "s"))
+    assert sandbox.volumes == (VolumeMount("/c", "c"), VolumeMount("/s", "s"))
     assert sandbox.secrets == ("step",)
 
 
@@ -123,7 +123,7 @@ def test_every_setting_of_a_step_arrives() -> None:
         "infrastructure_retries": 7,
         "capacity_timeout": 9,
         "secrets": ["hf"],
-        "volumes": {"/d": "data"},
+        "volumes": {"/d": "data:ro"},
         "outbound_cidr_allowlist": ["10.0.0.0/8"],
         "outbound_domain_allowlist": ["*.example.com"],
         "tags": {"a": "b"},
@@ -136,7 +136,7 @@ def test_every_setting_of_a_step_arrives() -> None:
     assert sandbox.resources.gpu == Gpu(("T4",), 1)
     assert (sandbox.cloud, sandbox.region, sandbox.modal_environment) == ("aws", ("eu", "us-east"), "dev")
     assert (sandbox.timeout, sandbox.capacity_timeout) == (5, 9)
-    assert (sandbox.secrets, sandbox.volumes, sandbox.tags) == (("hf",), (("/d", "data"),), (("a", "b"),))
+    assert (sandbox.secrets, sandbox.volumes, sandbox.tags) == (("hf",), (VolumeMount("/d", "data", read_only=True),), (("a", "b"),))
     assert (sandbox.outbound_cidrs, sandbox.outbound_domains) == (("10.0.0.0/8",), ("*.example.com",))
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 from shapes import trace
@@ -34,3 +36,23 @@ def read(folder: str, left: str, right: str) -> list[str]:
 def cached(folder: str) -> None:
     """Two at the same time put something into the volume, a third reads both."""
     read(folder, download(folder, "left", id="left"), download(folder, "right", id="right"))
+
+
+@step(enable_cache=False)
+def look(folder: str, name: str, hold: bool = False) -> list[str]:
+    """Reads what is in the cache; with ``hold`` it leaves something behind that has a file there open."""
+    trace(folder, "begin")
+    if hold:
+        code = "import os, sys, time; os.setsid(); file = open(sys.argv[1]); print('open', flush=True); time.sleep(600)"
+        argv = [sys.executable, "-c", code, str(mounted("/cache") / name)]
+        left = subprocess.Popen(argv, stdout=subprocess.PIPE, start_new_session=True)
+        assert left.stdout is not None
+        left.stdout.readline()
+    return sorted(path.read_text() for path in mounted("/cache").iterdir())
+
+
+@pipeline
+def read_again(folder: str, hold: bool = False) -> None:
+    """Two look into the volume, the second after somebody has added to it."""
+    look(folder, download(folder, "one", id="one"), hold)
+    look(folder, download(folder, "two", id="two", after="look"), id="look_again")
