@@ -82,14 +82,11 @@ class ImageBuilds:
         key = (environment, definition)
         if key not in self._built:
             logger.info("Modal builds the image of %s:\n%s", where, definition)
-            private = _is_of_registry(definition.parent, stack)
 
             async def build_it(runner: Runner) -> str:
                 if not isinstance(runner, BuildsImages):
                     raise RunNotPossible(f"The runner `{runner.kind}` builds no images.")
-                return await runner.build_image(
-                    app, definition, environment, private, lambda text: logger.info("%s", text)
-                )
+                return await runner.build_image(app, definition, environment, lambda text: logger.info("%s", text))
 
             self._built[key] = ask(build_it)
             logger.info("The image of %s is %s.", where, names.built_image(self._built[key]))
@@ -99,13 +96,6 @@ class ImageBuilds:
         if warning not in self._said:
             self._said.add(warning)
             logger.warning("%s", warning)
-
-
-def _is_of_registry(parent: str, stack: Stack) -> bool:
-    registry = stack.container_registry
-    return (
-        registry is not None and bool(registry.config.uri) and parent.startswith(registry.config.uri.rstrip("/") + "/")
-    )
 
 
 def _finished(build: BuildConfiguration, image: str) -> BuildConfiguration:

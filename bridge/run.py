@@ -20,6 +20,7 @@ from bridge.errors import BridgeError, RunIsOver, RunNotPossible, how_to_replay
 from bridge.plan import Plan, SandboxSpec, StepPlan
 from bridge.run_status import end_run
 from bridge.runners.base import Runner, SandboxRequest
+from bridge.runners.registry import RegistryCredentials
 from bridge.settings import RunnerConfig
 from bridge.versions import check_zenml
 
@@ -259,9 +260,11 @@ def give_up(run_id: UUID | None, flow_run_id: str, error: BridgeError) -> None:
         end_run(run, failures={"": str(error)}, stopped=False)
 
 
-def registry_credentials(stack: Stack) -> tuple[str, str] | None:
-    """The user name and password of the stack's container registry, if it needs them."""
-    return stack.container_registry.credentials if stack.container_registry else None
+def registry_credentials(stack: Stack) -> RegistryCredentials | None:
+    """The user and password of the stack's container registry, if it needs them."""
+    registry = stack.container_registry
+    pair = registry.credentials if registry else None
+    return RegistryCredentials(registry.config.uri, *pair) if registry and pair else None
 
 
 def runner_of(

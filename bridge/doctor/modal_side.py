@@ -12,6 +12,7 @@ from bridge.errors import CredentialsRefused, RunnerUnavailable, SandboxRefused
 from bridge.flow import on_own_loop
 from bridge.runners import create
 from bridge.runners.base import Runner
+from bridge.runners.registry import RegistryCredentials
 from bridge.settings import ModalPrefectOrchestratorConfig, ModalPrefectStepOperatorConfig
 
 OUTAGE_SECONDS = 5.0
@@ -58,7 +59,7 @@ def modal_environment(config: object) -> str | None:
     return config.modal_environment
 
 
-def runner_of(patient: Patient, registry: tuple[str, str] | None) -> Runner:
+def runner_of(patient: Patient, registry: RegistryCredentials | None) -> Runner:
     """The runner of the patient's component, with little patience; ``registry`` is who pulls its images."""
     config = patient.config
     return create(

@@ -15,10 +15,10 @@ import httpx
 from bridge.doctor.finding import Finding, Grade
 from bridge.doctor.patient import Patient
 from bridge.run import registry_credentials
+from bridge.runners.registry import DOCKER_HUB
 
 _SECONDS = 10.0
 _PARAMETER = re.compile(r'(\w+)="([^"]*)"')
-_DOCKER_HUB = {"docker.io", "index.docker.io", "registry.hub.docker.com"}
 
 
 def registry(patient: Patient) -> Iterator[Finding]:
@@ -32,13 +32,14 @@ def registry(patient: Patient) -> Iterator[Finding]:
     if found is None:
         return  # Modal builds the images, or the stack's own check says that they come from nowhere
     try:
-        pair = registry_credentials(patient.stack)
+        credentials = registry_credentials(patient.stack)
     except Exception as error:
         # A service connector or a secret store may raise anything of its own.
         what = f"the credentials of `{found.name}` can't be read ({type(error).__name__}: {error})"
         yield Finding(check, Grade.PROBLEM, what, f"zenml container-registry describe {found.name}")
         return
     uri = found.config.uri
+    pair = (credentials.user, credentials.password) if credentials else None
     try:
         status = log_in(uri, pair)
     except httpx.HTTPError as error:
@@ -88,7 +89,7 @@ def log_in(uri: str, pair: tuple[str, str] | None) -> int:
 def base_url(uri: str) -> str:
     """The address of the registry of an image prefix. Like Docker, it speaks HTTP to this machine alone."""
     host = uri.removeprefix("https://").removeprefix("http://").partition("/")[0]
-    if host in _DOCKER_HUB:
+    if host in DOCKER_HUB:
         return "https://registry-1.docker.io"
     name = host.rpartition(":")[0] or host
     return f"{'http' if name == 'localhost' or _is_loopback(name) else 'https'}://{host}"

@@ -86,7 +86,7 @@ def round_trip(patient: Patient) -> Iterator[Finding]:
     except RunnerError as error:
         # The end of a build's log may follow: the first line says it.
         what = str(error).splitlines()[0].rstrip(".")
-        fix = "Name an image that exists with --image; Modal pulls it with the registry's credentials"
+        fix = "Name an image that exists with --image; one of the stack's registry is pulled with its credentials"
         yield Finding(_CHECK, Grade.PROBLEM, what, fix)
         return
     yield from _judge(seen, image, address, needed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from bridge.runners.base import Runner
+from bridge.runners.registry import RegistryCredentials
 
 OUTAGE_SECONDS = 120.0
 """How long Modal may be unreachable before a runner says so; the SDK itself gives up after 0.7 s."""
@@ -15,7 +16,7 @@ def create(
     *,
     token_id: str | None = None,
     token_secret: str | None = None,
-    registry_credentials: tuple[str, str] | None = None,
+    registry_credentials: RegistryCredentials | None = None,
     create_rate: float = 4.0,
     outage: float = OUTAGE_SECONDS,
 ) -> Runner:
@@ -25,7 +26,7 @@ def create(
         kind: The orchestrator's ``runner``.
         token_id: Modal token; without the pair Modal's own configuration is used.
         token_secret: Modal token.
-        registry_credentials: User name and password of the container registry.
+        registry_credentials: User and password of a container registry, for the images that come from there.
         create_rate: Most sandboxes created per second.
         outage: Seconds that Modal may be away before the runner says so.
     """

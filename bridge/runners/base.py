@@ -161,13 +161,11 @@ class BuildsImages(Protocol):
         app: str,
         definition: ImageDefinition,
         modal_environment: str | None,
-        private: bool,
         say: Callable[[str], None],
     ) -> str:
         """Build an image, as far as it isn't there already, and return its id. Call it inside ``async with runner:``.
 
-        ``private`` says whether its parent comes from the registry that the runner has credentials of; ``say`` is told
-        of each layer. Raises ``ImageNotBuilt``, ``SandboxRefused`` (with ``CredentialsRefused``),
+        ``say`` is told of each layer. Raises ``ImageNotBuilt``, ``SandboxRefused`` (with ``CredentialsRefused``),
         ``RunnerUnavailable``.
         """
 

@@ -29,6 +29,7 @@ from bridge.runners.modal_objects import HOST_PROGRAM, ModalObjects
 from bridge.runners.modal_prices import prices_of
 from bridge.runners.modal_sandbox import ModalSandbox
 from bridge.runners.rate import RateLimit
+from bridge.runners.registry import RegistryCredentials
 
 if TYPE_CHECKING:
     from bridge.image_definition import ImageDefinition
@@ -44,7 +45,7 @@ class ModalRunner:
         token_id: With ``token_secret``, the credentials; without, Modal's own configuration
             (``MODAL_TOKEN_ID`` and ``MODAL_TOKEN_SECRET``, a profile of ``~/.modal.toml``).
         token_secret: See ``token_id``.
-        registry_credentials: User and password of the registry that the images come from.
+        registry_credentials: User and password of a registry, for the images that come from there.
         create_rate: Most sandboxes created per second.
         outage: Seconds of Modal being away that connecting, creating and waiting survive.
     """
@@ -54,7 +55,7 @@ class ModalRunner:
         *,
         token_id: str | None = None,
         token_secret: str | None = None,
-        registry_credentials: tuple[str, str] | None = None,
+        registry_credentials: RegistryCredentials | None = None,
         create_rate: float = 4.0,
         outage: float = OUTAGE_SECONDS,
     ) -> None:
@@ -116,12 +117,11 @@ class ModalRunner:
         app: str,
         definition: ImageDefinition,
         modal_environment: str | None,
-        private: bool,
         say: Callable[[str], None],
     ) -> str:
         """Build an image and return its id; see :class:`bridge.runners.base.BuildsImages`."""
         builder = ImageBuilder(self._clients, self._objects, self._outage)
-        return await builder.build(app, definition, modal_environment, private, say)
+        return await builder.build(app, definition, modal_environment, say)
 
     async def start(self, request: SandboxRequest) -> ModalSandbox:
         """Make a sandbox, or find the running one of that name; see :class:`bridge.runners.base.Runner`."""

@@ -32,13 +32,11 @@ class ImageBuilder:
         self._objects = objects
         self._outage = outage
 
-    async def build(
-        self, app_name: str, definition: ImageDefinition, environment: str | None, private: bool, say: Say
-    ) -> str:
+    async def build(self, app_name: str, definition: ImageDefinition, environment: str | None, say: Say) -> str:
         """Build it and return its id; see :class:`bridge.runners.base.BuildsImages`."""
         app = await self._objects.app(environment, app_name)
         secrets = [await self._objects.secret(environment, name) for name in definition.build_secrets]
-        credentials = self._objects.registry_secret() if private else None
+        credentials = self._objects.registry_secret(definition.parent)
         with tempfile.TemporaryDirectory(prefix="zenml-modal-prefect-image-") as folder:
             image, what = _base(definition, credentials, secrets, Path(folder))
             total = 1 + len(definition.layers)

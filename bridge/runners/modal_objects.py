@@ -19,6 +19,7 @@ from bridge.errors import RunnerUnavailable, SandboxRefused
 from bridge.runners import OUTAGE_SECONDS
 from bridge.runners.modal_clients import Clients
 from bridge.runners.modal_errors import SDK_ERRORS, is_away, ride_out, translated
+from bridge.runners.registry import RegistryCredentials
 
 PACKAGE_PATH = "/opt/zenml-modal-prefect/bridge"
 """Where a sandbox finds the ``bridge`` of the process that made it."""
@@ -66,7 +67,7 @@ class ModalObjects:
     """
 
     def __init__(
-        self, clients: Clients, registry_credentials: tuple[str, str] | None, outage: float = OUTAGE_SECONDS
+        self, clients: Clients, registry_credentials: RegistryCredentials | None, outage: float = OUTAGE_SECONDS
     ) -> None:
         self._clients = clients
         self._outage = outage
@@ -121,12 +122,12 @@ class ModalObjects:
         """Return an image of a registry, or one that Modal built, with this process's ``bridge`` in it, built."""
         return await self._images.get((environment, reference), lambda: self._build(app, reference))
 
-    def registry_secret(self) -> modal.Secret | None:
-        """The credentials of the stack's container registry for a build, if it has some."""
-        if self._registry_credentials is None:
+    def registry_secret(self, image: str) -> modal.Secret | None:
+        """What a build needs to pull an image of the registry whose credentials were given; None for another."""
+        found = self._registry_credentials
+        if found is None or not found.are_for(image):
             return None
-        user, password = self._registry_credentials
-        return modal.Secret.from_dict({"REGISTRY_USERNAME": user, "REGISTRY_PASSWORD": password})
+        return modal.Secret.from_dict({"REGISTRY_USERNAME": found.user, "REGISTRY_PASSWORD": found.password})
 
     async def _build(self, app: modal.App, reference: str) -> modal.Image:
         built = names.built_image_id(reference)
@@ -136,7 +137,7 @@ class ModalObjects:
                 package = Path(folder) / "bridge"
                 await asyncio.to_thread(shutil.copytree, Path(bridge.__file__).parent, package, ignore=_IGNORED)
                 if built is None:
-                    image = modal.Image.from_registry(reference, secret=self.registry_secret())
+                    image = modal.Image.from_registry(reference, secret=self.registry_secret(reference))
                 else:
                     image = modal.Image.from_id(built, client=self._clients.main)
                 image = image.add_local_dir(package, PACKAGE_PATH, copy=True)

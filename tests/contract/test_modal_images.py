@@ -15,6 +15,7 @@ from bridge.image_definition import Code, Dockerfile, ImageDefinition, Layer
 from bridge.plan import SandboxSpec
 from bridge.runners.base import SandboxRequest
 from bridge.runners.modal import ModalRunner
+from bridge.runners.registry import RegistryCredentials
 from tests.loopback import LoopbackImage, LoopbackModal
 
 PARENT = "registry.example.com/parent:1"
@@ -63,9 +64,9 @@ BASE = ImageDefinition(
 )
 
 
-async def build(definition: ImageDefinition, said: list[str], private: bool = False) -> str:
-    async with ModalRunner(registry_credentials=("me", "hunter2")) as runner:
-        return await runner.build_image(APP, definition, None, private, said.append)
+async def build(definition: ImageDefinition, said: list[str], registry: str = "registry.acme.com") -> str:
+    async with ModalRunner(registry_credentials=RegistryCredentials(registry, "me", "hunter2")) as runner:
+        return await runner.build_image(APP, definition, None, said.append)
 
 
 async def output_of(image: str, script: str) -> list[str]:
@@ -126,7 +127,7 @@ async def test_a_registry_that_fails_for_a_moment_says_nothing_of_the_image(clou
 
 
 async def test_the_registry_s_credentials_go_to_its_own_images_alone(cloud: LoopbackModal) -> None:
-    assert await build(replace(BASE, parent=PRIVATE, layers=()), [], private=True)
+    assert await build(replace(BASE, parent=PRIVATE, layers=()), [], "registry.example.com")
     with pytest.raises(ImageNotBuilt, match="unauthorized"):
         await build(replace(BASE, parent=PRIVATE, layers=()), [])
 

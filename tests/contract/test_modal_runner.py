@@ -29,6 +29,7 @@ from bridge.runners.base import OutputLine, Runner, SandboxRequest
 from bridge.runners.modal import ModalRunner
 from bridge.runners.modal_sandbox import ModalSandbox
 from bridge.runners.rate import RateLimit
+from bridge.runners.registry import RegistryCredentials
 from tests.contract.modal_lab import (
     CREDENTIALS,
     IMAGE,
@@ -48,7 +49,7 @@ def runner_for(
     *,
     create_rate: float = 100,
     outage: float = 120,
-    registry_credentials: tuple[str, str] | None = None,
+    registry_credentials: RegistryCredentials | None = None,
 ) -> ModalRunner:
     token_id, token_secret = cloud.token
     return ModalRunner(
@@ -262,8 +263,19 @@ async def test_private_registry(cloud: LoopbackModal) -> None:
     async with runner_for(cloud) as runner:
         with pytest.raises(SandboxRefused, match="authentication required"):
             await runner.start(request(spec=spec))
-    async with runner_for(cloud, registry_credentials=CREDENTIALS) as runner:
+    its_own = RegistryCredentials("registry.example.com", *CREDENTIALS)
+    async with runner_for(cloud, registry_credentials=its_own) as runner:
         await runner.start(request(spec=spec))
+    assert cloud.stats().calls["SecretGetOrCreate"] == 1, "that of the build"
+
+
+async def test_the_credentials_of_one_registry_are_not_shown_to_another(cloud: LoopbackModal) -> None:
+    others = RegistryCredentials("registry.acme.com", *CREDENTIALS)
+    async with runner_for(cloud, registry_credentials=others) as runner:
+        await runner.start(request("true"))
+        with pytest.raises(SandboxRefused, match="authentication required"):
+            await runner.start(request(name="private", spec=replace(SPEC, image=PRIVATE_IMAGE)))
+    assert "SecretGetOrCreate" not in cloud.stats().calls
 
 
 # Credentials.
