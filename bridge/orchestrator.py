@@ -27,7 +27,7 @@ from bridge.local import local_environment
 from bridge.plan import Plan
 from bridge.run_status import bind_run
 from bridge.settings import ModalPrefectOrchestratorConfig, ModalPrefectOrchestratorSettings
-from bridge.translate import NewSnapshot, Translation, translate
+from bridge.translate import NewSnapshot, Translation, refuse_images, translate
 from bridge.validation import check_stack, modal_builds, refuse_run
 
 if TYPE_CHECKING:
@@ -81,6 +81,8 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
         Called before any image is built, so settings are checked here first. Where Modal builds them, it does so now,
         and ZenML is told of finished ones. Raises ``InvalidSettings``, ``ImageNotBuilt``, ``RunnerError``.
         """
+        if not (snapshot.is_dynamic or snapshot.step_configurations) and snapshot.pipeline_configuration.steps_to_skip:
+            return []  # a replay that skips all steps
         translation = self._translate(
             NewSnapshot(snapshot.is_dynamic, snapshot.pipeline_configuration, snapshot.step_configurations), ""
         )
@@ -88,6 +90,7 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
         if self.config.runner == "process":
             return []
         builds = super().get_docker_builds(snapshot)
+        refuse_images(translation.plan, builds)
         stack = Client().active_stack
         if not modal_builds(self.config, stack):
             return builds

@@ -6,8 +6,9 @@ What has no translation is refused by name; what is merely not used is said in `
 from __future__ import annotations
 
 import graphlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from zenml.config.pipeline_configurations import PipelineConfiguration
 from zenml.config.retry_config import StepRetryConfig
@@ -23,6 +24,9 @@ from bridge.plan import FailureMode, Mode, Plan, Resources, RetryPolicy, Sandbox
 from bridge.resources import Asked, asked, of_pipeline, unused_fields, with_gpu
 from bridge.settings import ModalPrefectOrchestratorSettings, SandboxSettings
 
+if TYPE_CHECKING:
+    from zenml.config.build_configuration import BuildConfiguration
+
 PREFECT_MOST_RETRIES = 50
 """Prefect takes at most 50 retry delays (prefect/tasks.py: ``Can not configure more than 50 retry delays``)."""
 PIPELINE_MOST_RETRIES = 1000
@@ -36,6 +40,7 @@ SHARED = ("timeout", "concurrency_limit", *_PLACED)
 _TUNING = ("tags", "infrastructure_retries", "capacity_timeout", "stream_logs")
 """The same, but a step loses nothing it relies on if the pipeline's value holds."""
 MODAL_ONLY = ("gpu", *_PLACED)
+_SAME_IMAGE = "Give the steps the same DockerSettings, or run them with execution_mode='per_step'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +102,7 @@ def translate(
     reader = _Reader(snapshot, layers, mode, images, is_local=is_local)
     reader.check_network(layers.pipeline, "the pipeline")
     steps = snapshot.step_configurations
-    order = ordered({name: step.spec.upstream_steps for name, step in steps.items()}, configuration.name)
+    order = ordered({name: reader.upstream(step) for name, step in steps.items()}, configuration.name)
     read = [reader.read(name, steps[name]) for name in order]
     own = reader.asked("the pipeline", configuration.settings.get("resources"))
     plan, warnings = _planned(snapshot, stack_name, layers.pipeline, own, read)
@@ -222,8 +227,11 @@ class _Reader:
         *,
         is_local: bool,
     ) -> None:
+        configuration = snapshot.pipeline_configuration
         self._snapshot_id = str(snapshot.id)
-        self._cache = snapshot.pipeline_configuration.enable_cache
+        self._cache = configuration.enable_cache
+        # Those that a replay skips ZenML takes out of a snapshot for its build, but leaves their names in others.
+        self._left_out = configuration.steps_to_skip - snapshot.step_configurations.keys()
         self._layers = layers
         self._most_retries = PREFECT_MOST_RETRIES if mode is Mode.PER_STEP else PIPELINE_MOST_RETRIES
         self._mode = mode
@@ -262,7 +270,7 @@ class _Reader:
             resources = with_gpu(wanted, texts(values["gpu"]), f"step {name}")
         plan = StepPlan(
             name=name,
-            upstream=tuple(dict.fromkeys(step.spec.upstream_steps)),
+            upstream=self.upstream(step),
             command=("step", "--snapshot-id", self._snapshot_id, "--step", name),
             sandbox=self._spec(settings, resources, self._image(name)),
             retry=self._retry(name, config.retry),
@@ -273,6 +281,10 @@ class _Reader:
             infrastructure_retries=values["infrastructure_retries"],
         )
         return _Read(plan, own, settings)
+
+    def upstream(self, step: Step) -> tuple[str, ...]:
+        """The steps that a step waits for, each once."""
+        return tuple(dict.fromkeys(name for name in step.spec.upstream_steps if name not in self._left_out))
 
     def check_network(self, settings: SandboxSettings, where: str) -> None:
         """Refuse what a sandbox can't have; local processes have this machine's network. Raises ``NotTranslatable``."""
@@ -339,7 +351,7 @@ def _planned(
     command: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     if mode is Mode.PIPELINE:
-        image = _one_image(read)
+        image = _one_image(read, configuration.steps_to_skip)
         resources, larger = _shared_resources(own, settings, read)
         warnings = (*_not_shared(read, settings), *larger)
         sandbox = sandbox_spec(settings, resources, image)
@@ -407,17 +419,46 @@ def sandbox_spec(settings: SandboxSettings, resources: Resources, image: str | N
     )
 
 
-def _one_image(read: Sequence[_Read]) -> str | None:
+def _one_image(read: Sequence[_Read], skipped: Collection[str]) -> str | None:
     """The image that all steps have. Raises ``NotTranslatable`` if they have more than one."""
-    examples = {step.plan.sandbox.image: step.plan.name for step in reversed(read)}
+    plans = [step.plan for step in read]
+    # A step operator brings an image of its own; none is built for what a replay skips.
+    in_it = [plan for plan in plans if not plan.step_operator and plan.name not in skipped]
+    if not in_it:
+        return next((plan.sandbox.image for plan in plans if plan.sandbox.image), None)
+    examples = {plan.sandbox.image: plan.name for plan in reversed(in_it)}
     if len(examples) > 1:
         raise NotTranslatable(
             "image",
             {f"step {name}": image for image, name in sorted(examples.items(), key=str)},
             "in pipeline mode all steps share one sandbox, which has one image",
-            "Give the steps the same DockerSettings, or run them with execution_mode='per_step'",
+            _SAME_IMAGE,
         )
     return next(iter(examples))
+
+
+def refuse_images(plan: Plan, builds: Sequence[BuildConfiguration]) -> None:
+    """Raise ``NotTranslatable`` if the one sandbox of `pipeline` mode would need several of these images."""
+    if plan.mode is not Mode.PIPELINE:
+        return
+    settings = {build.step_name: vars(build.settings) for build in builds}  # see `_Reader.read`
+    in_it = [step.name for step in plan.steps if not step.step_operator]
+    for name in in_it[1:]:
+        one, other = (settings[step] if step in settings else settings[None] for step in (in_it[0], name))
+        if differing := _differing(one, other):
+            raise NotTranslatable(
+                f"DockerSettings of step {name}",
+                differing,
+                f"step {in_it[0]} has others, and in pipeline mode all steps share one sandbox, which has one image",
+                _SAME_IMAGE,
+            )
+
+
+def _differing(one: Mapping[str, object], other: Mapping[str, object]) -> list[str]:
+    """The fields in which two ``DockerSettings`` differ, if those make different images."""
+    without_build = one["skip_build"] and other["skip_build"]
+    fields = {"parent_image"} if without_build else one.keys() - {"prevent_build_reuse"}
+    return sorted(field for field in fields if one[field] != other[field])
 
 
 def _not_shared(read: Sequence[_Read], settings: ModalPrefectOrchestratorSettings) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import pytest
 
 from tests import servers
 from tests.integration.lab import IMAGE, STACK_CODE, Lab, Ran
-from tests.integration.refusals import names_all
+from tests.integration.refusals import message_of, names_all, nothing_begins
 from tests.loopback import LoopbackImage
 from tests.wheel import wheel
 
@@ -93,6 +93,19 @@ def test_a_build_that_fails(lab: Lab, wheels: Path) -> None:
     names_all(str(ran.error), "DockerSettings.python_package_installer_args of the pipeline", "build_secrets")
     assert "hunter2" not in str(ran.error)
     assert lab.modal.stats().created == created
+
+
+def test_a_step_with_an_image_of_its_own_in_pipeline_mode(lab: Lab, wheels: Path) -> None:
+    """Its steps share one sandbox: that is said before Modal has built two images, and before there is a run."""
+    import unheard
+    from zenml.config import DockerSettings
+
+    stack = bare_stack(lab)
+    own = {"answer": {"settings": {"docker": DockerSettings(requirements=["six"])}}}
+    with nothing_begins(lab):
+        ran = lab.run(unheard.greeting, stack, docker=docker(wheels), options={"steps": own})
+    assert ran.run is None
+    names_all(message_of(ran), "DockerSettings of step answer=['requirements']", "step greet", "'per_step'")
 
 
 @pytest.mark.slow

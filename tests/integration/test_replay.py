@@ -1,11 +1,13 @@
-"""What a run that has ended says of going on, typed as it says."""
+"""What a run that has ended says of going on, typed as it says; and a replay that skips what it is told to skip."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from bridge.errors import how_to_replay
-from tests.integration.lab import Lab, Ran
+from tests.integration.lab import IMAGE, Lab, Ran
 
 
 @pytest.mark.slow
@@ -23,3 +25,23 @@ def test_what_is_left_of_a_failed_run_runs_in_a_new_one(lab: Lab, tmp_path: Path
     assert again.run.id != ran.run.id
     assert len(again.traces("first")) == 1, "what succeeded isn't run anew"
     assert (len(again.traces("again")), len(again.traces("last"))) == (2, 1)
+
+
+@pytest.mark.slow
+def test_a_replay_skips_what_it_is_told_to_skip(lab: Lab, tmp_path: Path) -> None:
+    """Before it builds images ZenML takes those steps out of the snapshot, of which nothing may be left then."""
+    import shapes
+    from zenml.config import DockerSettings
+
+    stack = lab.stack("modal")
+    ran = lab.run(shapes.chain, stack, into=tmp_path)
+    assert ran.steps == dict.fromkeys(["one", "add_1", "add_2"], "completed")
+    pipeline = shapes.chain.with_options(settings={"docker": DockerSettings(parent_image=IMAGE, skip_build=True)})
+    lab.activate(stack)
+    again = lab.read(Ran(tmp_path), pipeline.replay(pipeline_run=ran.run.id, skip=["one", "add_1"]).id)
+    assert (again.status, again.flow_run.state.name) == ("completed", "Completed")
+    assert again.steps == {"one": "skipped", "add_1": "skipped", "add_2": "completed"}
+    assert [len(again.traces(step)) for step in ("one", "add_1", "add_2")] == [1, 1, 2]
+    nothing = pipeline.replay(pipeline_run=ran.run.id, skip=["one", "add_1", "add_2"])
+    assert {step.status.value for step in nothing.steps.values()} == {"skipped"}
+    assert [len(again.traces(step)) for step in ("one", "add_1", "add_2")] == [1, 1, 2]

@@ -67,6 +67,7 @@ def snapshot(
     execution_mode: str = "continue_on_failure",
     enable_cache: bool | None = None,
     images: Mapping[str, str] | None = None,
+    steps_to_skip: Sequence[str] = (),
     dynamic: bool = False,
 ) -> PipelineSnapshotResponse:
     """Make a snapshot. ``images`` has ZenML's keys: ``orchestrator`` and ``<step>.orchestrator``."""
@@ -77,6 +78,7 @@ def snapshot(
             "retry": retry,
             "execution_mode": execution_mode,
             "enable_cache": enable_cache,
+            "steps_to_skip": set(steps_to_skip),
         }
     )
     return PipelineSnapshotResponse(

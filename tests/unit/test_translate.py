@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from zenml.config import DockerSettings
+from zenml.config.build_configuration import BuildConfiguration
 from zenml.config.retry_config import StepRetryConfig
 
+from bridge.errors import NotTranslatable
 from bridge.plan import FailureMode, Gpu, Mode, Plan, Resources, RetryPolicy, VolumeMount
-from bridge.translate import LONGEST_DELAY, Translation, ordered, retry_delays, translate
+from bridge.translate import LONGEST_DELAY, Translation, ordered, refuse_images, retry_delays, translate
 from tests.bench.translate import chain, seconds
 from tests.unit.snapshots import NAME, SNAPSHOT_ID, StepInput, snapshot
 
@@ -365,6 +369,43 @@ def test_one_image_in_pipeline_mode() -> None:
     assert plan(steps, {}).sandbox.image is None
 
 
+def test_the_image_of_pipeline_mode_is_that_of_the_steps_that_run_in_it() -> None:
+    """A step operator has its own; of a step that a replay skips none is built."""
+    steps = {"a": StepInput(step_operator=True), "b": StepInput(), "c": StepInput()}
+    images = {"a.orchestrator": "r/a", "orchestrator": "r/all"}
+    assert plan(steps, {}, images=images).sandbox.image == "r/all"
+    assert plan({"a": StepInput(step_operator=True)}, {}, images=images).sandbox.image == "r/a"
+    assert plan(steps, {}, images={"c.orchestrator": "r/c"}, steps_to_skip=["b"]).sandbox.image == "r/c"
+
+
+@pytest.mark.parametrize(
+    ("of_pipeline", "of_step", "differing"),
+    [
+        ({"requirements": ["six"]}, {"requirements": ["torch"], "apt_packages": ["git"]}, "['apt_packages', 'requirements']"),
+        ({}, {"parent_image": "r/b", "skip_build": True}, "['parent_image', 'skip_build']"),
+        ({"parent_image": "r/a", "skip_build": True}, {"parent_image": "r/b", "skip_build": True}, "['parent_image']"),
+        ({"parent_image": "r/a", "skip_build": True}, {"parent_image": "r/a", "skip_build": True, "user": "me"}, None),
+        ({}, {"prevent_build_reuse": True}, None),
+    ],
+)
+def test_several_images_in_pipeline_mode_are_refused_before_they_are_built(
+    of_pipeline: dict[str, Any], of_step: dict[str, Any], differing: str | None
+) -> None:
+    key = "orchestrator"
+    builds = [
+        BuildConfiguration(key=key, settings=DockerSettings(**of_pipeline)),
+        BuildConfiguration(key=key, settings=DockerSettings(**of_step), step_name="b"),
+    ]
+    refuse_images(plan({"a": StepInput(), "b": StepInput()}), builds)
+    refuse_images(plan({"a": StepInput(), "b": StepInput(step_operator=True)}, {}), builds)
+    in_one_sandbox = plan({"a": StepInput(), "b": StepInput()}, {})
+    if differing is None:
+        refuse_images(in_one_sandbox, builds)
+    else:
+        with pytest.raises(NotTranslatable, match=f"(?s)DockerSettings of step b={re.escape(differing)}.*step a.*per_step"):
+            refuse_images(in_one_sandbox, builds)
+
+
 def test_images_from_elsewhere() -> None:
     stored = snapshot({"a": StepInput()}, images={"orchestrator": "r/old"}, settings=PER_STEP)
     result = translate(stored, component={}, component_name=NAME, stack_name="s", images={"a": "im-1"})
@@ -438,6 +479,15 @@ def test_upstream_comes_before_downstream() -> None:
 
 def test_an_upstream_step_named_twice_is_one() -> None:
     assert plan({"a": StepInput(), "b": StepInput(upstream=["a", "a"])}).step("b").upstream == ("a",)
+
+
+def test_a_step_that_a_replay_skips_is_waited_for_by_none() -> None:
+    """For its build ZenML takes such steps out of the snapshot, but leaves their names in those after them."""
+    steps = {"b": StepInput(upstream=["a"]), "c": StepInput(upstream=["a", "b"])}
+    result = plan(steps, steps_to_skip=["a"])
+    assert [(step.name, step.upstream) for step in result.steps] == [("b", ()), ("c", ("b",))]
+    whole = plan({"a": StepInput(), **steps}, steps_to_skip=["a"])
+    assert whole.step("c").upstream == ("a", "b")
 
 
 def test_names_may_be_anything() -> None:
