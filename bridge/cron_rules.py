@@ -10,7 +10,7 @@ from cronsim import CronSim, CronSimError
 from bridge.errors import InvalidSettings
 
 _WEEKDAYS = ("SU", "MO", "TU", "WE", "TH", "FR", "SA", "SU")
-_SHORTHANDS = {
+SHORTHANDS = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
     "@monthly": "0 0 1 * *",
@@ -19,6 +19,7 @@ _SHORTHANDS = {
     "@midnight": "0 0 * * *",
     "@hourly": "0 * * * *",
 }
+"""What may stand for a cron expression, and for which."""
 
 
 def rules_of_cron(cron: str, written: str | None = None) -> list[str]:
@@ -28,7 +29,7 @@ def rules_of_cron(cron: str, written: str | None = None) -> list[str]:
     expression as it was ``written``, for one that can't be read or isn't about days of the week and the month.
     """
     try:
-        fields = CronSim(_SHORTHANDS.get(cron.lower(), cron), datetime(2000, 1, 1))
+        fields = CronSim(SHORTHANDS.get(cron.lower(), cron), datetime(2000, 1, 1))
     except CronSimError as error:
         raise InvalidSettings(
             "cron_expression",
@@ -46,7 +47,7 @@ def rules_of_cron(cron: str, written: str | None = None) -> list[str]:
     base = [frequency, *_by("BYMONTH", fields.months, range(1, 13))]
     of_month = _by("BYMONTHDAY", fields.days, range(1, 32))
     of_week = _by_weekday(fields.weekdays, written or cron)
-    either = of_month and of_week and not fields.day_and
+    either = of_month and of_week  # also for `*/2`, where some crons want both: Prefect's is none of them
     chosen = [of_month, of_week] if either else [[*of_month, *of_week]]
     return [";".join([*base, *day, *time]) for day in chosen]
 

@@ -18,7 +18,15 @@ PARAMETER = "snapshot_id"
 
 def snapshot_of(schedule_id: UUID) -> UUID | None:
     """Return the newest snapshot of a ZenML schedule; None if ZenML has none any more."""
-    found = Client().list_snapshots(schedule_id=schedule_id, named_only=False, sort_by="desc:created", size=1)
+    client = Client()
+    try:
+        schedule = client.zen_store.get_schedule(schedule_id, hydrate=False)
+    except KeyError:
+        return None
+    # In its own project, which needn't be the one that is active on a worker.
+    found = client.list_snapshots(
+        project=schedule.project_id, schedule_id=schedule_id, named_only=False, sort_by="desc:created", size=1
+    )
     return found.items[0].id if found.items else None
 
 

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from bridge.cron_rules import rules_of_cron
+from bridge.cron_rules import SHORTHANDS, rules_of_cron
 from bridge.errors import InvalidSettings
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 SOONEST = timedelta(seconds=15)
 """Prefect's scheduler must have seen a moment before it comes, or it is missed; it looks every 5 s at new schedules."""
 _TIME_ZONE = "CRON_TZ="
+_FIVE_FIELDS = "Write five fields, as in `0 9 * * 1-5`"
 
 
 class ZenMLSchedule(Protocol):
@@ -89,6 +90,9 @@ def _cron(expression: str, times: _Times, now: datetime) -> PrefectSchedule:
     from prefect.client.schemas.schedules import CronSchedule
 
     cron, zone = _cron_and_zone(expression)
+    if len(cron.split()) != 5 and cron.lower() not in SHORTHANDS:
+        # A sixth is a second: to Prefect if it comes last, to others if it comes first.
+        raise InvalidSettings("cron_expression", expression, "it hasn't five fields", _FIVE_FIELDS)
     try:
         # Also where it becomes a rule: what Prefect doesn't take as cron is refused alike with and without an end.
         plain = CronSchedule(cron=cron, timezone=zone.key)
@@ -97,7 +101,7 @@ def _cron(expression: str, times: _Times, now: datetime) -> PrefectSchedule:
             "cron_expression",
             expression,
             f"Prefect doesn't take it ({_reason(error)})",
-            "Write five fields, as in `0 9 * * 1-5`",
+            _FIVE_FIELDS,
         ) from error
     if times.end is None and (times.start is None or times.start <= now):
         return plain

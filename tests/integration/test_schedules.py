@@ -156,6 +156,26 @@ def test_a_second_schedule_and_a_run_by_hand_leave_the_first(lab: Lab, idle_pool
     assert "UNTIL=20990101T000000" in in_prefect(second).schedule.rrule
 
 
+def test_a_schedule_of_a_project_that_is_not_the_active_one(lab: Lab, idle_pool: str) -> None:
+    """As on a worker, which runs the schedules of all projects."""
+    from zenml.client import Client
+
+    from bridge.scheduled import snapshot_of
+
+    client, name = Client(), f"project-{uuid4().hex[:6]}"
+    active, other = client.active_project, client.create_project(name, "")
+    client.set_active_project(other.id)
+    try:
+        schedule, error = schedule_it(lab, idle_pool, cron_expression="0 6 * * *")
+        [snapshot] = client.list_snapshots(schedule_id=schedule.id, named_only=False).items
+    finally:
+        client.set_active_project(active.id)
+    assert error is None
+    assert snapshot_of(schedule.id) == snapshot.id
+    client.delete_schedule(schedule.id)
+    assert snapshot_of(uuid4()) is None
+
+
 def test_a_schedule_that_was_deleted_in_prefect(lab: Lab, idle_pool: str) -> None:
     from zenml.client import Client
 

@@ -53,6 +53,9 @@ CRONS = [
     "0 9 L * *",
     "15 3 1,15 * *",
     "15 3 1,15 * 5",
+    "0 9 */2 * 1",
+    "0 9 1 * */2",
+    "0 9 * * 1/2",
     "0 0 * 1-6/2 *",
     "0 0 1 JAN *",
     "5 4 * * SUN",
@@ -132,6 +135,8 @@ async def test_a_single_start_that_is_too_near_for_the_scheduler_is_put_off() ->
     [
         (Given("0 9 * * *", catchup=True), "catchup=True", "Take catchup=True off"),
         (Given("0 9 * *"), "cron_expression='0 9 * *'", "five fields"),
+        (Given("0 0 9 * * *"), "cron_expression='0 0 9 * * *'", "five fields"),
+        (Given("CRON_TZ=Europe/Berlin 0 9 * * * 0 2030"), "0 9 * * * 0 2030'", "five fields"),
         (Given("61 9 * * *"), "cron_expression='61 9 * * *'", "five fields"),
         (Given("CRON_TZ=Mars/Crater 0 9 * * *"), "cron_expression='CRON_TZ=Mars/Crater", "Europe/Berlin"),
         (Given("0 9 * * *", end_time=datetime(2026, 3, 1)), "end_time=", "later end"),
