@@ -38,7 +38,7 @@ def create_schedule(
     deployment_id: UUID,
     snapshot: PipelineSnapshotResponse,
     *,
-    work_queue: str | None,
+    work_queue: str,
     job_variables: Mapping[str, JsonValue],
 ) -> None:
     """Schedule runs of a snapshot that has a ZenML schedule. Either the Prefect schedule is there afterwards, or an

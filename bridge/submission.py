@@ -30,7 +30,7 @@ from bridge.settings import ModalPrefectOrchestratorConfig, ModalPrefectOrchestr
 from bridge.terminal import show_run
 from bridge.upstream_prefect import run_existing_flow_run
 from bridge.waiting import raise_for
-from bridge.work_pool import check_pool, nobody_works
+from bridge.work_pool import check_pool, default_queue, nobody_works
 
 T = TypeVar("T")
 
@@ -125,7 +125,8 @@ def submit_to_pool(
             name=names.prefect_name(run.name),
             tags=_tags(run, plan),
             idempotency_key=str(run.id),
-            work_queue_name=pool.settings.work_queue,
+            # Where none is sent Prefect takes that of the deployment, which its schedules have set.
+            work_queue_name=pool.settings.work_queue or default_queue(client, work_pool),
             job_variables=pool.with_variables(tracing.environment()),
         )
         if not pool.settings.synchronous:  # who waits is told while waiting
@@ -146,7 +147,7 @@ def submit_schedule(pool: Pool, snapshot: PipelineSnapshotResponse, plan: Plan) 
             client,
             deployment_id,
             snapshot,
-            work_queue=pool.settings.work_queue,
+            work_queue=pool.settings.work_queue or default_queue(client, work_pool),
             job_variables=pool.job_variables,
         )
     return deployment_id, url_for("deployment", obj_id=deployment_id)

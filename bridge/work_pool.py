@@ -41,6 +41,12 @@ def check_pool(client: SyncPrefectClient, config: ModalPrefectOrchestratorConfig
     return name
 
 
+def default_queue(client: SyncPrefectClient, pool: str) -> str:
+    """Return the name of the pool's own queue, for runs whose settings name none."""
+    found = client.read_work_pool(names.url_segment(pool))
+    return client.read_work_queue(found.default_queue_id).name
+
+
 def check_process_pool(client: SyncPrefectClient, name: str) -> None:
     """Raise ``InvalidSettings`` unless there is such a pool and its runs are processes of its workers."""
     try:

@@ -176,6 +176,28 @@ def test_a_schedule_of_a_project_that_is_not_the_active_one(lab: Lab, idle_pool:
     assert snapshot_of(uuid4()) is None
 
 
+def test_the_queue_of_a_schedule_is_not_that_of_other_runs(lab: Lab, idle_pool: str) -> None:
+    import shapes
+
+    first, _ = schedule_it(lab, idle_pool, settings={"work_queue": "nightly"}, cron_expression="0 1 * * *")
+    assert queue_of_deployment(first) == "nightly"
+    stack = lab.stack("process", work_pool=idle_pool)
+    ran = lab.run(shapes.chain, stack, settings={"synchronous": False}, begun=False, length=1)
+    assert ran.error is None
+    assert (str(ran.flow_run.deployment_id), ran.flow_run.work_queue_name) == (deployment_of(first), "default")
+    second, _ = schedule_it(lab, idle_pool, cron_expression="0 2 * * *")
+    assert (deployment_of(second), queue_of_deployment(second)) == (deployment_of(first), "default")
+
+
+def deployment_of(zenml_schedule: Any) -> str:
+    return str(zenml_schedule.run_metadata["prefect_deployment_id"])
+
+
+def queue_of_deployment(zenml_schedule: Any) -> str:
+    with client() as api:
+        return str(api.read_deployment(UUID(deployment_of(zenml_schedule))).work_queue_name)
+
+
 def test_a_schedule_that_was_deleted_in_prefect(lab: Lab, idle_pool: str) -> None:
     from zenml.client import Client
 
