@@ -81,6 +81,13 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
         Called before any image is built, so settings are checked here first. Where Modal builds them, it does so now,
         and ZenML is told of finished ones. Raises ``InvalidSettings``, ``ImageNotBuilt``, ``RunnerError``.
         """
+        try:
+            return self._builds(snapshot)
+        except BridgeError:
+            self._warn_of_schedule(snapshot.pipeline_configuration.name)
+            raise
+
+    def _builds(self, snapshot: PipelineSnapshotBase) -> list[BuildConfiguration]:
         if not (snapshot.is_dynamic or snapshot.step_configurations) and snapshot.pipeline_configuration.steps_to_skip:
             return []  # a replay that skips all steps
         translation = self._translate(
@@ -96,6 +103,18 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
             return builds
         imports.result()
         return self._built(builds, stack, translation)
+
+    def _warn_of_schedule(self, pipeline: str) -> None:
+        # ZenML makes a schedule before it asks for builds, and doesn't say here that it did.
+        from bridge.scheduled import runs_nothing
+
+        if (schedule := runs_nothing(pipeline, self.id)) is not None:
+            logger.warning(
+                "ZenML has the schedule `%s` of this pipeline, which runs nothing: it has no snapshot. Delete it before "
+                "you try again: zenml pipeline schedule delete %s",
+                schedule.name,
+                schedule.id,
+            )
 
     def _built(
         self, builds: list[BuildConfiguration], stack: Stack, translation: Translation

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from prefect.client.schemas.objects import FlowRun
 from zenml.client import Client
+from zenml.models import ScheduleResponse
 
 from bridge.errors import InvalidSettings
 
@@ -28,6 +29,18 @@ def snapshot_of(schedule_id: UUID) -> UUID | None:
         project=schedule.project_id, schedule_id=schedule_id, named_only=False, sort_by="desc:created", size=1
     )
     return found.items[0].id if found.items else None
+
+
+def runs_nothing(pipeline: str, orchestrator_id: UUID) -> ScheduleResponse | None:
+    """Return the newest ZenML schedule of a pipeline on an orchestrator if there is no snapshot that it could run."""
+    client = Client()
+    pipelines = client.list_pipelines(name=f"equals:{pipeline}", size=1).items
+    if not pipelines:
+        return None
+    schedules = client.list_schedules(
+        pipeline_id=pipelines[0].id, orchestrator_id=orchestrator_id, sort_by="desc:created", size=1
+    ).items
+    return schedules[0] if schedules and snapshot_of(schedules[0].id) is None else None
 
 
 def zenml_schedule(flow_run: FlowRun) -> UUID | None:

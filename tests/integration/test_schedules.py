@@ -28,7 +28,12 @@ def client() -> Any:
 
 
 def schedule_it(
-    lab: Lab, pool: str, into: Path | None = None, settings: dict[str, Any] | None = None, **schedule: Any
+    lab: Lab,
+    pool: str,
+    into: Path | None = None,
+    settings: dict[str, Any] | None = None,
+    steps: dict[str, Any] | None = None,
+    **schedule: Any,
 ) -> tuple[Any, BaseException | None]:
     """Run a pipeline with a schedule; return ZenML's schedule, if it kept one."""
     import shapes
@@ -40,7 +45,7 @@ def schedule_it(
         shapes.chain,
         lab.stack("process", work_pool=pool),
         settings={"execution_mode": "pipeline", **(settings or {})},
-        options={"schedule": Schedule(name=name, **schedule)},
+        options={"schedule": Schedule(name=name, **schedule), "steps": steps or {}},
         into=into,
         begun=False,
         length=1,
@@ -225,6 +230,23 @@ def test_a_refused_schedule_leaves_nothing(
     kept, error = schedule_it(lab, idle_pool, **schedule)
     assert kept is None
     assert all(fragment in str(error) for fragment in says), error
+    assert all_slugs(lab) <= zenml_ids()
+
+
+def test_a_schedule_of_refused_settings_is_named(lab: Lab, idle_pool: str, caplog: pytest.LogCaptureFixture) -> None:
+    """ZenML makes it before it asks anybody about settings, and keeps it."""
+    from zenml.client import Client
+
+    gpu = {"one": {"settings": {"resources": {"gpu_count": 1}}}}
+    with caplog.at_level("WARNING", "bridge.orchestrator"):
+        kept, error = schedule_it(lab, idle_pool, steps=gpu, cron_expression="0 9 * * *")
+    assert "gpu_count of step one" in str(error)
+    assert f"schedule `{kept.name}`" in caplog.text
+    assert f"zenml pipeline schedule delete {kept.id}" in caplog.text
+    Client().delete_schedule(kept.id)
+    caplog.clear()
+    assert schedule_it(lab, idle_pool, cron_expression="0 9 * * *")[1] is None
+    assert "schedule delete" not in caplog.text
     assert all_slugs(lab) <= zenml_ids()
 
 
