@@ -25,10 +25,20 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
 _APT_PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+\-:=~_*/]*")
 _CREDENTIALS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<who>[^\s/@'\"]+)@")
-_FROM_ENVIRONMENT = re.compile(r"\$(\{\w+\}|\w+)")
+_IN_A_COMMAND = re.compile(r"\$(\{\w+\}|\w+)")
+"""How a shell finds a variable."""
+_IN_REQUIREMENTS = re.compile(r"\$\{[A-Z0-9_]+\}")
+"""How pip and uv find one in a requirements file."""
+_IN_AN_ARGUMENT = re.compile(rf"\$\{{{_VARIABLE.pattern}\}}")
+"""How one is written in an argument of the installer."""
+_SPECIAL = re.compile(rf'[\\"`]|\$(?!\{{{_VARIABLE.pattern}\}})')
+"""What else means something between double quotes."""
 _FILES_FROM = re.compile(r"^\s*ADD\s+(?!(--\S+\s+)*https?://)", re.IGNORECASE)
 _MOUNT = re.compile(r"^\s*RUN\s+(--\S+\s+)*--mount=", re.IGNORECASE)
 _COPY_OF_FILES = re.compile(r"^\s*COPY\s+(?!.*--from=)", re.IGNORECASE)
+
+_FOR_STEPS = "Give it to the steps: ZenML's or Modal's `secrets`; for the build alone, `build_secrets`"
+_FOR_THE_BUILD = "Put it into a Modal Secret, name that in the component's `build_secrets`, and write ${NAME}"
 
 _UNUSED = {
     "image_tag": "Modal gives images ids, not tags",
@@ -211,7 +221,7 @@ class _Translator:
             if name == "python" and value == "":
                 words.append('--python "$(command -v python)"')
             else:
-                words.append(shlex.quote(f"--{name}" if value is None else f"--{name}={value}"))
+                words.append(_quoted(f"--{name}" if value is None else f"--{name}={value}"))
         return " ".join(words)
 
     def _rest(self) -> Iterator[Layer]:
@@ -292,42 +302,46 @@ class _Translator:
                 self.warnings.append(f"DockerSettings.{name} of {self.where}: not used, {why}.")
 
     def _refuse_secrets(self) -> None:
-        for name, texts in self._texts():
+        for name, texts, variable in self._texts():
             for text in texts:
                 if "{{" in text and is_secret_reference(text.strip()):
-                    raise self._wrong(
-                        name,
-                        text,
-                        "a secret would be readable in the image's layers",
-                        "Give it to the steps: ZenML's or Modal's `secrets`; for the build alone, `build_secrets`",
-                    )
-                if found := _password_in(text):
-                    raise self._wrong(
-                        name,
-                        found,
-                        "a password would be readable in the image's layers",
-                        "Put it into a Modal Secret, name that in the component's `build_secrets`, and write ${NAME}",
-                    )
+                    raise self._wrong(name, text, "a secret would be readable in the image's layers", _FOR_STEPS)
+                if found := _password_in(text, variable):
+                    problem, fix = "a password would be readable in the image's layers", _FOR_THE_BUILD
+                    if variable is None:
+                        problem, fix = f"{problem}, and nothing puts variables in here", _FOR_STEPS
+                    raise self._wrong(name, found, problem, fix)
 
-    def _texts(self) -> Iterator[tuple[str, Iterable[str]]]:
+    def _texts(self) -> Iterator[tuple[str, Iterable[str], re.Pattern[str] | None]]:
+        """What a user writes, where, and how variables are written there; None where nobody would put them in."""
         for name in ("environment", "runtime_environment", "python_package_installer_args"):
             values: dict[str, object] = dict(getattr(self.settings, name))
-            yield name, [str(value) for value in values.values()]
+            yield name, [str(value) for value in values.values()], _IN_AN_ARGUMENT if name.endswith("_args") else None
         for name in ("build_config", "parent_image_build_config"):
             config = getattr(self.settings, name)
             if config is not None and config.build_options is not None:
                 yield (
                     f"{name}.build_options",
                     [str(value) for value in (config.build_options.build_args or {}).values()],
+                    None,
                 )
-        yield "local_project_install_command", [str(self.values["local_project_install_command"] or "")]
+        yield "local_project_install_command", [str(self.values["local_project_install_command"] or "")], _IN_A_COMMAND
         for file, text in self.facts.requirements:
-            yield f"requirements ({file})", text.splitlines()
+            yield f"requirements ({file})", text.splitlines(), _IN_REQUIREMENTS
         if self.facts.dockerfile:
-            yield f"dockerfile ({self.facts.dockerfile.path})", self.facts.dockerfile.text.splitlines()
+            lines = self.facts.dockerfile.text.splitlines()
+            yield f"dockerfile ({self.facts.dockerfile.path})", lines, _IN_A_COMMAND
 
     def _wrong(self, name: str, value: object, problem: str, fix: str) -> InvalidSettings:
         return InvalidSettings(f"DockerSettings.{name} of {self.where}", value, problem, fix)
+
+
+def _quoted(word: str) -> str:
+    """A word of a command in which the shell puts in variables written as ``${NAME}``, and changes nothing else."""
+    if not _IN_AN_ARGUMENT.search(word):
+        return shlex.quote(word)
+    escaped = _SPECIAL.sub(r"\\\g<0>", word)
+    return f'"{escaped}"'
 
 
 def _with_arguments(layer: Layer, arguments: Mapping[str, str]) -> Layer:
@@ -337,12 +351,12 @@ def _with_arguments(layer: Layer, arguments: Mapping[str, str]) -> Layer:
     return replace(layer, commands=(*(f"ARG {name}" for name in sorted(arguments)), *layer.commands))
 
 
-def _password_in(text: str) -> str | None:
-    """The URL in a text that has a password, with the password taken out."""
+def _password_in(text: str, variable: re.Pattern[str] | None) -> str | None:
+    """The URL in a text that has a password, with the password taken out; not if that is a ``variable``."""
     for found in _CREDENTIALS.finditer(text):
         user, colon, password = found["who"].partition(":")
         secret = password if colon else user
-        if not secret or _FROM_ENVIRONMENT.fullmatch(secret) or (not colon and "ssh" in found["scheme"]):
+        if not secret or (variable and variable.fullmatch(secret)) or (not colon and "ssh" in found["scheme"]):
             continue
         return f"{found['scheme']}://***@..."
     return None

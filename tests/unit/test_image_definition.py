@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from dataclasses import replace
 from typing import Any
 
@@ -89,11 +90,32 @@ def test_requirements_are_installed_from_files_in_their_order() -> None:
             {"python_package_installer": "pip", "python_package_installer_args": {"platform": "a; rm -r /"}},
             "RUN python -m pip install --no-cache-dir --default-timeout=60 '--platform=a; rm -r /' -r",
         ),
+        (
+            {"python_package_installer": "pip", "python_package_installer_args": {"index-url": "https://me:${TOKEN}@h"}},
+            'RUN python -m pip install --no-cache-dir --default-timeout=60 "--index-url=https://me:${TOKEN}@h" -r',
+        ),
     ],
 )
 def test_installer_and_its_arguments(settings: dict[str, Any], command: str) -> None:
     layer = of(defined(replace(FACTS, requirements=USER), **settings), "-r .zenml_user")
     assert layer.commands[1].startswith(command)
+
+
+@pytest.mark.parametrize(
+    ("written", "seen"),
+    [
+        ("https://${WHO}:${TOKEN}@x.com/simple", "https://me:hunter2@x.com/simple"),
+        (r'"; rm -r / \" `id` $(id) $WHO ${WHO} \${WHO} ${WHO:-x} $$', r'"; rm -r / \" `id` $(id) $WHO me \me ${WHO:-x} $$'),
+        ("it's $WHO `id`", "it's $WHO `id`"),
+    ],
+)
+def test_the_shell_puts_variables_into_an_argument_and_nothing_else(written: str, seen: str) -> None:
+    arguments = {"python": None, "find-links": written}
+    (command,) = of(defined(parent_image="x/y:1", python_package_installer_args=arguments), "import zenml").commands
+    words = command.partition("uv pip install ")[2]
+    shell = ["sh", "-c", f"printf '%s\n' {words}"]
+    printed = subprocess.run(shell, env={"WHO": "me", "TOKEN": "hunter2"}, capture_output=True, text=True, check=True)
+    assert f"--find-links={seen}" in printed.stdout.splitlines()
 
 
 def test_pip_needs_no_uv() -> None:
@@ -264,8 +286,28 @@ def test_no_password_in_a_layer_nor_in_the_message(facts: Facts, settings: dict[
 
 
 @pytest.mark.parametrize(
+    ("facts", "settings", "fix"),
+    [
+        (FACTS, {"environment": {"PIP_INDEX_URL": "https://me:${TOKEN}@x.com"}}, "Give it to the steps"),
+        (FACTS, {"runtime_environment": {"X": "https://${TOKEN}@x.com"}}, "Give it to the steps"),
+        (FACTS, {"build_config": {"build_options": {"build_args": {"X": "https://${TOKEN}@x.com"}}}}, "`build_secrets`"),
+        (FACTS, {"python_package_installer_args": {"index-url": "https://me:$TOKEN@x.com"}}, "write ${NAME}"),
+        (replace(FACTS, requirements=((".zenml_user_requirements", "-i https://me:$TOKEN@x.com"),)), {}, "write ${NAME}"),
+        (replace(FACTS, requirements=((".zenml_user_requirements", "-i https://me:${token}@x.com"),)), {}, "write ${NAME}"),
+    ],
+)
+def test_a_variable_that_would_stay_as_it_is_written(facts: Facts, settings: dict[str, Any], fix: str) -> None:
+    assert fix in refused(facts, **settings)
+
+
+def test_a_variable_in_a_command() -> None:
+    command = "pip install -i https://me:$TOKEN@x.com -e ."
+    assert f"RUN {command}" in commands(defined(local_project_install_command=command))
+
+
+@pytest.mark.parametrize(
     "url",
-    ["https://${WHO}:${TOKEN}@x.com", "https://oauth2:$TOKEN@x.com", "git+ssh://git@x.com/a", "https://x.com/a@1"],
+    ["https://${WHO}:${TOKEN}@x.com", "https://oauth2:${TOKEN}@x.com", "git+ssh://git@x.com/a", "https://x.com/a@1"],
 )
 def test_urls_without_a_password_pass(url: str) -> None:
     assert defined(replace(FACTS, requirements=((".zenml_user_requirements", f"-i {url}"),)))
