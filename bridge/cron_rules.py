@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from datetime import datetime
 
@@ -28,8 +29,11 @@ def rules_of_cron(cron: str, written: str | None = None) -> list[str]:
     Two where cron wants the day of the month *or* the day of the week. Raises ``InvalidSettings``, which shows the
     expression as it was ``written``, for one that can't be read or isn't about days of the week and the month.
     """
+    *others, weekdays = SHORTHANDS.get(cron.lower(), cron).split()
+    # `1/2` ends with Saturday, as in Prefect's cron; the 7 of this one would be Sunday once more.
+    weekdays = re.sub(r"(?<![-\w])(\w+)/", r"\1-6/", weekdays)
     try:
-        fields = CronSim(SHORTHANDS.get(cron.lower(), cron), datetime(2000, 1, 1))
+        fields = CronSim(" ".join([*others, weekdays]), datetime(2000, 1, 1))
     except CronSimError as error:
         raise InvalidSettings(
             "cron_expression",

@@ -110,8 +110,8 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
 
         if (schedule := runs_nothing(pipeline, self.id)) is not None:
             logger.warning(
-                "ZenML has the schedule `%s` of this pipeline, which runs nothing: it has no snapshot. Delete it before "
-                "you try again: zenml pipeline schedule delete %s",
+                "ZenML has the schedule `%s` of this pipeline, which runs nothing: it has no snapshot. Delete it "
+                "before you try again: zenml pipeline schedule delete %s",
                 schedule.name,
                 schedule.id,
             )

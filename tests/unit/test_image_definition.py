@@ -91,7 +91,10 @@ def test_requirements_are_installed_from_files_in_their_order() -> None:
             "RUN python -m pip install --no-cache-dir --default-timeout=60 '--platform=a; rm -r /' -r",
         ),
         (
-            {"python_package_installer": "pip", "python_package_installer_args": {"index-url": "https://me:${TOKEN}@h"}},
+            {
+                "python_package_installer": "pip",
+                "python_package_installer_args": {"index-url": "https://me:${TOKEN}@h"},
+            },
             'RUN python -m pip install --no-cache-dir --default-timeout=60 "--index-url=https://me:${TOKEN}@h" -r',
         ),
     ],
@@ -105,7 +108,10 @@ def test_installer_and_its_arguments(settings: dict[str, Any], command: str) -> 
     ("written", "seen"),
     [
         ("https://${WHO}:${TOKEN}@x.com/simple", "https://me:hunter2@x.com/simple"),
-        (r'"; rm -r / \" `id` $(id) $WHO ${WHO} \${WHO} ${WHO:-x} $$', r'"; rm -r / \" `id` $(id) $WHO me \me ${WHO:-x} $$'),
+        (
+            r'"; rm -r / \" `id` $(id) $WHO ${WHO} \${WHO} ${WHO:-x} $$',
+            r'"; rm -r / \" `id` $(id) $WHO me \me ${WHO:-x} $$',
+        ),
         ("it's $WHO `id`", "it's $WHO `id`"),
     ],
 )
@@ -290,10 +296,22 @@ def test_no_password_in_a_layer_nor_in_the_message(facts: Facts, settings: dict[
     [
         (FACTS, {"environment": {"PIP_INDEX_URL": "https://me:${TOKEN}@x.com"}}, "Give it to the steps"),
         (FACTS, {"runtime_environment": {"X": "https://${TOKEN}@x.com"}}, "Give it to the steps"),
-        (FACTS, {"build_config": {"build_options": {"build_args": {"X": "https://${TOKEN}@x.com"}}}}, "`build_secrets`"),
+        (
+            FACTS,
+            {"build_config": {"build_options": {"build_args": {"X": "https://${TOKEN}@x.com"}}}},
+            "`build_secrets`",
+        ),
         (FACTS, {"python_package_installer_args": {"index-url": "https://me:$TOKEN@x.com"}}, "write ${NAME}"),
-        (replace(FACTS, requirements=((".zenml_user_requirements", "-i https://me:$TOKEN@x.com"),)), {}, "write ${NAME}"),
-        (replace(FACTS, requirements=((".zenml_user_requirements", "-i https://me:${token}@x.com"),)), {}, "write ${NAME}"),
+        (
+            replace(FACTS, requirements=((".zenml_user_requirements", "-i https://me:$TOKEN@x.com"),)),
+            {},
+            "write ${NAME}",
+        ),
+        (
+            replace(FACTS, requirements=((".zenml_user_requirements", "-i https://me:${token}@x.com"),)),
+            {},
+            "write ${NAME}",
+        ),
     ],
 )
 def test_a_variable_that_would_stay_as_it_is_written(facts: Facts, settings: dict[str, Any], fix: str) -> None:

@@ -140,7 +140,11 @@ def test_every_setting_of_a_step_arrives() -> None:
     assert sandbox.resources.gpu == Gpu(("T4",), 1)
     assert (sandbox.cloud, sandbox.region, sandbox.modal_environment) == ("aws", ("eu", "us-east"), "dev")
     assert (sandbox.timeout, sandbox.capacity_timeout) == (5, 9)
-    assert (sandbox.secrets, sandbox.volumes, sandbox.tags) == (("hf",), (VolumeMount("/d", "data", read_only=True),), (("a", "b"),))
+    assert (sandbox.secrets, sandbox.volumes, sandbox.tags) == (
+        ("hf",),
+        (VolumeMount("/d", "data", read_only=True),),
+        (("a", "b"),),
+    )
     assert (sandbox.outbound_cidrs, sandbox.outbound_domains) == (("10.0.0.0/8",), ("*.example.com",))
 
 
@@ -381,7 +385,11 @@ def test_the_image_of_pipeline_mode_is_that_of_the_steps_that_run_in_it() -> Non
 @pytest.mark.parametrize(
     ("of_pipeline", "of_step", "differing"),
     [
-        ({"requirements": ["six"]}, {"requirements": ["torch"], "apt_packages": ["git"]}, "['apt_packages', 'requirements']"),
+        (
+            {"requirements": ["six"]},
+            {"requirements": ["torch"], "apt_packages": ["git"]},
+            "['apt_packages', 'requirements']",
+        ),
         ({}, {"parent_image": "r/b", "skip_build": True}, "['parent_image', 'skip_build']"),
         ({"parent_image": "r/a", "skip_build": True}, {"parent_image": "r/b", "skip_build": True}, "['parent_image']"),
         ({"parent_image": "r/a", "skip_build": True}, {"parent_image": "r/a", "skip_build": True, "user": "me"}, None),
@@ -402,7 +410,9 @@ def test_several_images_in_pipeline_mode_are_refused_before_they_are_built(
     if differing is None:
         refuse_images(in_one_sandbox, builds)
     else:
-        with pytest.raises(NotTranslatable, match=f"(?s)DockerSettings of step b={re.escape(differing)}.*step a.*per_step"):
+        with pytest.raises(
+            NotTranslatable, match=f"(?s)DockerSettings of step b={re.escape(differing)}.*step a.*per_step"
+        ):
             refuse_images(in_one_sandbox, builds)
 
 
