@@ -70,7 +70,8 @@ class DynamicPipeline:
         self._thread = thread
         self._client = client
         self._board = board
-        self._goes_on = goes_on
+        self._left: tuple[int, Begun | None] = (1, None)
+        """The sandbox of the orchestration that is there already, and its number; or the next one's."""
         self._kill = asyncio.Event()
         self._last_sandbox = False
         self._task_run_id = names.task_run_id(run.flow_run_id, None)
@@ -92,9 +93,8 @@ class DynamicPipeline:
 
     async def execute(self) -> None:
         """Run it to its end. Raises a defect, or an outage beyond patience."""
-        number, begun = await self._left() if self._goes_on else (1, None)
         starting = asyncio.ensure_future(self._isolated.keep_starting())
-        orchestrating = asyncio.ensure_future(self._orchestrate(number, begun))
+        orchestrating = asyncio.ensure_future(self._orchestrate(*self._left))
         try:
             await asyncio.wait({starting, orchestrating}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -177,8 +177,11 @@ class DynamicPipeline:
         self.failures[""] = why
         return Failed(message=why)
 
-    async def _left(self) -> tuple[int, Begun | None]:
-        """The sandbox of the orchestration that an earlier process of the flow left, and its number; or the next."""
+    async def look_back(self) -> None:
+        """Find the sandbox of the orchestration that an earlier process of the flow left. Starts and ends nothing.
+
+        Raises ``RunnerUnavailable``, and what Prefect's client raises.
+        """
         said = await read_said(self._client, [self._task_run_id])
         self._shipper.known.update(said.lines)
         keys = [names.sandbox_name(self.run.id, None, number, 1) for number in range(1, MOST_SANDBOXES + 1)]
@@ -187,10 +190,10 @@ class DynamicPipeline:
         alive = {box.name: box for box in running}
         known = [number for number, key in enumerate(keys, 1) if key in said.sandboxes or key in alive]
         if not known:
-            return 1, None
+            return
         number = known[-1]
         where = alive.get(keys[number - 1])
-        return (number + 1, None) if where is None else (number, Begun(number, 1, StepRecord(), where))
+        self._left = (number + 1, None) if where is None else (number, Begun(number, 1, StepRecord(), where))
 
     def _end_what_is_left(self) -> None:
         """Give the step runs an end that died with their sandbox."""

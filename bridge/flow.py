@@ -21,7 +21,7 @@ from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import AsyncClientContext, FlowRunContext
 from prefect.logging import get_run_logger
-from prefect.states import Cancelled, Completed, Failed, Paused, Suspended
+from prefect.states import Cancelled, Completed, Crashed, Failed, Paused, Suspended
 from prefect.utilities.urls import url_for
 from zenml.constants import METADATA_ORCHESTRATOR_RUN_ID
 from zenml.enums import ExecutionStatus
@@ -34,7 +34,7 @@ from bridge import names, runners, step_runs, terminal, tracing
 from bridge.artifacts import Showing
 from bridge.board import Board
 from bridge.dynamic import DynamicPipeline
-from bridge.errors import BridgeError, RunIsOver
+from bridge.errors import BridgeError, PrefectUnavailable, RunIsOver
 from bridge.events import StepEvents
 from bridge.eviction import is_eviction
 from bridge.foresight import earlier_durations
@@ -50,7 +50,7 @@ from bridge.ready import Fate
 from bridge.renewal import Renewal
 from bridge.resume import Earlier, end_sandboxes, look_back
 from bridge.run import Run, give_up, layer_of, open_run, runner_of
-from bridge.run_status import begin_stop, end_run
+from bridge.run_status import begin_stop, end_run, status_of
 from bridge.runners.base import Runner
 from bridge.scheduled import PARAMETER, snapshot_for
 from bridge.settings import RunnerConfig
@@ -91,8 +91,14 @@ def zenml_pipeline(snapshot_id: UUID, run_id: UUID | None = None) -> State[None]
         close_task_runs(flow_run.id, UUID(error.run_id), str(error))
         return Cancelled(message=str(error)) if error.stopped else Failed(message=str(error))
     except BridgeError as error:
+        if flow_run.run_count > 1:
+            return left_as_it_is(str(flow_run.id), str(error))
         give_up(run_id, str(flow_run.id), error)
         return Failed(message=str(error))
+    except Exception as error:
+        if flow_run.run_count == 1:
+            raise
+        return left_as_it_is(str(flow_run.id), _defect(error), error)
     introduce(run, flow_run)
     if warning := other_bridge(flow_run.deployment_version):
         get_run_logger().warning("%s", warning)
@@ -189,7 +195,8 @@ async def carry_out(run: Run, runner: Runner, *, life: int = 1) -> State[None]:
 
     ``life`` counts the processes of the flow run, this one included: what earlier ones began is gone on with.
 
-    Cancelled in the middle, it stops the run, ends its sandboxes and returns ``Cancelled``.
+    Cancelled in the middle, it stops the run, ends its sandboxes and returns ``Cancelled``. Where it can't take up what
+    an earlier process began, it ends nothing and returns ``Crashed``.
     """
     stop = Stop()
     work = asyncio.ensure_future(_carry_out(run, runner, stop, life))
@@ -207,8 +214,25 @@ def pages(run: Run) -> dict[str, str | None]:
     return {"Prefect": url_for("flow-run", obj_id=run.flow_run_id), "ZenML": get_run_url(run.run)}
 
 
+def left_as_it_is(flow_run_id: str, why: str, defect: Exception | None = None) -> State[None]:
+    """The state of a flow run that this process couldn't take up, for which reason: it is as the one before left it.
+
+    Not Failed: ZenML would hear of that (:mod:`bridge.status`) and nothing could go on with the run any more.
+    """
+    how = f"The run hasn't ended: when that is mended, `modal-prefect resume {flow_run_id}` goes on with it."
+    message = f"{why.rstrip('.')}. {how}"
+    get_run_logger().error("%s", message, exc_info=defect)
+    return Crashed(message=message)
+
+
+def _defect(error: Exception) -> str:
+    return f"The flow itself failed: {type(error).__name__}: {error}"
+
+
 async def _carry_out(run: Run, runner: Runner, stop: Stop, life: int) -> State[None]:
-    thread = ZenMLThread()
+    thread, taken_up = ZenMLThread(), asyncio.Event()
+    if life == 1:
+        taken_up.set()
     try:
         # One client for the core and all its task runs.
         async with AsyncClientContext.get_or_create() as api, runner:
@@ -223,7 +247,7 @@ async def _carry_out(run: Run, runner: Runner, stop: Stop, life: int) -> State[N
                 WarmSteps(run, runner, most, lambda: thread.call(lambda: earlier_durations(run.run))) as warm,
             ):
                 truth = Truth(thread, lambda steps: step_runs.latest(run.run, steps))
-                parts = _Parts(run, Attempts(run, runner, thread, truth, warm), shipper, thread, watch, board)
+                parts = _Parts(run, Attempts(run, runner, thread, truth, warm), shipper, thread, watch, board, taken_up)
                 if life > 1 and run.run.status is ExecutionStatus.STOPPING:
                     ended = await _finish_the_stop(parts, runner, api.client, stop, "it was stopped in ZenML")
                 elif life > 1 and await watch.cancelled_already():
@@ -242,11 +266,15 @@ async def _carry_out(run: Run, runner: Runner, stop: Stop, life: int) -> State[N
         return await _conclude(run, stop, ended, thread)
     except BridgeError as error:
         message = str(error)
+        if not taken_up.is_set():
+            return left_as_it_is(run.flow_run_id, message)
         await thread.call(lambda: end_run(run.run, failures={"": message}, stopped=stop.requested))
         return Failed(message=message)
     except Exception as error:
         # A defect, or an outage beyond patience: ZenML's run must not stay running for it.
-        message = f"The flow itself failed: {type(error).__name__}: {error}"
+        message = _defect(error)
+        if not taken_up.is_set():
+            return left_as_it_is(run.flow_run_id, message, error)
         await thread.call(lambda: end_run(run.run, failures={"": message}, stopped=False))
         raise
     finally:
@@ -259,6 +287,10 @@ async def _conclude(run: Run, stop: Stop, ended: _Ended, thread: ZenMLThread) ->
         failures[""] = stop.failure
     stopped = (stop.requested and not stop.failure) or (ended.stopped and not failures)
     await thread.call(lambda: end_run(run.run, failures=failures, stopped=stopped))
+    status = await thread.call(lambda: status_of(run.run)) if stopped and stop.reason != CANCELLED else None
+    if status is ExecutionStatus.COMPLETED:
+        get_run_logger().info("Its last step was over before the run could be stopped: %s.", stop.reason)
+        return Completed()
     if stopped:
         # Also after a failure: Prefect takes no other end of a flow run that was cancelled.
         because = f": {stop.reason}" if stop.reason else ""
@@ -291,12 +323,16 @@ class _Parts:
     thread: ZenMLThread
     watch: Watch
     board: Board
+    taken_up: asyncio.Event
+    """Set once this process has in hand what an earlier one left: an error before that ends nothing."""
 
 
 async def _earlier(parts: _Parts, runner: Runner, client: PrefectClient, life: int) -> Earlier:
     run = parts.run
     if life > 1:
-        return await look_back(run, runner, client, parts.thread, parts.shipper)
+        earlier = await look_back(run, runner, client, parts.thread, parts.shipper)
+        parts.taken_up.set()
+        return earlier
     if run.run.original_run:
         steps = [step.name for step in run.plan.steps]
         return Earlier(await parts.thread.call(lambda: step_runs.latest(run.run, steps)))
@@ -316,9 +352,19 @@ async def _finish_the_stop(parts: _Parts, runner: Runner, client: PrefectClient,
             get_run_logger().warning("What its steps said last can't all be read: %s", error)
     await end_sandboxes(parts.run, runner)
     await parts.thread.call(lambda: step_runs.stop_left(parts.run.run))
-    flow_run_id = UUID(parts.run.flow_run_id)
-    await parts.thread.call(lambda: close_task_runs(flow_run_id, parts.run.run.id, "The run was stopped."))
+    await _close_task_runs(parts, client, "The run was stopped.")
     return _Ended({}, True)
+
+
+async def _close_task_runs(parts: _Parts, client: PrefectClient, because: str) -> None:
+    """End the task runs that an earlier process left open and nobody took up."""
+    run_id, flow_run_id = parts.run.run.id, UUID(parts.run.flow_run_id)
+    await until_it_answers(client, flow_run_id)
+    try:
+        await parts.thread.call(lambda: close_task_runs(flow_run_id, run_id, because))
+    except PrefectUnavailable as error:
+        # They are the picture of a run whose end doesn't hang on it.
+        get_run_logger().warning("Task runs may stay open in Prefect: %s", error)
 
 
 async def _end_attempts(parts: _Parts, earlier: Earlier) -> None:
@@ -357,12 +403,13 @@ async def _dynamic(parts: _Parts, runner: Runner, client: PrefectClient, paralle
         parallelism=parallelism,
         goes_on=life > 1,
     )
+    if life > 1:
+        await pipeline.look_back()
+        parts.taken_up.set()
     async with carried_out(parts.watch, drain=pipeline.drain, kill=pipeline.kill):
         await pipeline.execute()
     if life > 1:
-        because = "Nobody worked on it any more."
-        flow_run_id = UUID(run.flow_run_id)
-        await parts.thread.call(lambda: close_task_runs(flow_run_id, run.run.id, because))
+        await _close_task_runs(parts, client, "Nobody worked on it any more.")
     return _Ended(pipeline.failures, pipeline.stopped, pipeline.paused)
 
 

@@ -14,7 +14,7 @@ from uuid import UUID
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import ObjectNotFound
-from prefect.states import Crashed, Scheduled
+from prefect.states import Crashed, Pending, Scheduled
 from zenml.client import Client
 from zenml.enums import ExecutionStatus
 from zenml.models import PipelineRunResponse
@@ -36,6 +36,8 @@ SLACK_SECONDS = 15.0
 """How much later than planned a sign of life may come."""
 FIRST_SIGN_SECONDS = 120.0
 """How long a flow may take from its beginning to its first sign of life; a few seconds is what it takes."""
+CLOCKS_SECONDS = 60.0
+"""By how much the clocks of Prefect's server and of a flow's machine may differ."""
 
 
 @dataclass(frozen=True)
@@ -82,10 +84,11 @@ def _resume(
         if state is not None and not state.is_final():
             message = f"Its process is gone; `modal-prefect resume` found it {state.name}."
             client.set_flow_run_state(dead.flow_run.id, Crashed(message=message), force=True)
-        # Prefect runs nothing that is in a final state.
-        again: State[None] = Scheduled(message="Goes on after a crash.")
+        # Prefect runs nothing that is in a final state, and a worker takes what is Scheduled.
+        by_worker, message = dead.flow_run.deployment_id is not None and not here, "Goes on after a crash."
+        again: State[None] = Scheduled(message=message) if by_worker else Pending(message=message)
         client.set_flow_run_state(dead.flow_run.id, again, force=True)
-        if dead.flow_run.deployment_id is not None and not here:
+        if by_worker:
             say(f"Flow run {dead.flow_run.name} ({dead.flow_run.id}) waits for a worker, which goes on with it.")
             if dead.flow_run.work_pool_name and (warning := nobody_works(client, dead.flow_run.work_pool_name)):
                 say(warning)
@@ -243,17 +246,19 @@ def alive_here(flow_run: FlowRun, sign: str) -> str:
     ``sign`` is the last sign of life (:mod:`bridge.lease`) of the flow run.
     """
     process, life = lease.signer(sign)
-    return process.split("/")[-2] if life == flow_run.run_count and whereabouts.is_there(process) else ""
+    return process.split("/")[-2] if sign and life == flow_run.run_count and whereabouts.is_there(process) else ""
 
 
 def doubt_of_death(flow_run: FlowRun, sign: str, orphan_timeout: float, now: datetime) -> str:
     """Say why a flow run may be worked on by a process elsewhere, and what to do; "" if that is out of the question."""
     state = flow_run.state
-    if state is None or state.is_final():
-        return ""
     process, life = lease.signer(sign)
+    signed = bool(sign) and life == flow_run.run_count
+    # Prefect calls a flow Crashed whose heartbeats it misses: also one that goes on, after an outage of its own.
+    if state is None or (state.is_final() and not (signed and state.is_crashed() and _signed_since(state, sign))):
+        return ""
     # An earlier process of the flow run may have given the last sign, and the present one be about to give its first.
-    if life == flow_run.run_count:
+    if signed:
         if whereabouts.is_there(process) is False:
             return ""
         age, most = lease.age(sign, now) or 0.0, lease.period(orphan_timeout) + SLACK_SECONDS
@@ -266,3 +271,7 @@ def doubt_of_death(flow_run: FlowRun, sign: str, orphan_timeout: float, now: dat
     if age > most:
         return ""
     return f"{seen}. Wait {most - age:.0f} s, or pass --yes if you know that its process is gone"
+
+
+def _signed_since(state: State[None], sign: str) -> bool:
+    return (lease.age(sign, state.timestamp) or 0.0) < -CLOCKS_SECONDS

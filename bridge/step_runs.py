@@ -395,6 +395,11 @@ class CacheLookup:
             return None
         if request.status not in (ExecutionStatus.CACHED, ExecutionStatus.SKIPPED):
             return None
-        published = step_run_utils.publish_cached_step_run(request, pipeline_run=self._run)
+        try:
+            published = step_run_utils.publish_cached_step_run(request, pipeline_run=self._run)
+        except (IllegalOperationError, EntityExistsError) as error:
+            # As of a step that runs: its process is refused as well, and what that means is judged there.
+            _logger.info("ZenML takes no cached step run of %s any more: %s", step, error)
+            return None
         self._factory.record_step_run(published)
         return _REPORTED[published.status]

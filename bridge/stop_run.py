@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Cancelling
+from zenml.client import Client
+from zenml.enums import ExecutionStatus
 from zenml.models import PipelineRunResponse
 
-from bridge import names, step_runs
+from bridge import lease, names, step_runs
 from bridge.flow import make_runner, on_own_loop
+from bridge.left_open import close_flow_run
 from bridge.operated_end import end_operated
 from bridge.prefect_api import prefect_api
 from bridge.run import load_snapshot, load_stack
@@ -21,26 +25,31 @@ from bridge.status import read_flow_run
 if TYPE_CHECKING:
     from bridge.orchestrator import ModalPrefectOrchestrator
 
+_REASON = "It was stopped in ZenML."
+
 
 def stop(run: PipelineRunResponse, orchestrator: ModalPrefectOrchestrator, *, graceful: bool) -> None:
     """Stop a run that ZenML has made STOPPING already.
 
     A flow that is at work sees that by itself and drains; ``graceful`` leaves it at that, else its flow run is
-    cancelled, which it sees as well. Where the flow never began, has died or was deleted, what it left is ended here.
+    cancelled, which it sees as well. Where the flow never began, was deleted or has died, whatever Prefect calls it,
+    what it left is ended here.
 
     Raises ``PrefectUnavailable``; ``RunnerUnavailable`` if sandboxes may be left.
     """
     flow_run = read_flow_run(run)
-    if _at_work(flow_run):
+    if _at_work(flow_run) and not _is_dead(flow_run, run, orchestrator):
         if not graceful:
-            _cancel(flow_run)
+            _cancel(flow_run, at_work=True)
         return
     # From here on a flow that is about to begin is refused by Prefect.
-    _cancel(flow_run)
+    _cancel(flow_run, at_work=False)
     if flow_run is None or flow_run.start_time is not None:
         end_sandboxes(run, orchestrator)
     end_left_steps(run)
     end_run(run, failures={}, stopped=True)
+    if (left := read_flow_run(run)) is not None:
+        close_flow_run(left, run.id, ExecutionStatus.STOPPED, _REASON)
 
 
 def end_left_steps(run: PipelineRunResponse) -> None:
@@ -56,19 +65,32 @@ def _at_work(flow_run: FlowRun | None) -> bool:
     return flow_run.start_time is not None or flow_run.state.is_running()
 
 
-def _cancel(flow_run: FlowRun | None) -> None:
+def _is_dead(flow_run: FlowRun | None, run: PipelineRunResponse, orchestrator: ModalPrefectOrchestrator) -> bool:
+    """Whether the process of a flow run is gone for certain that Prefect still calls Running, or Cancelling."""
+    from bridge.revival import alive_here, doubt_of_death
+
+    if flow_run is None or flow_run.state is None or run.snapshot is None:
+        return False
+    if not (flow_run.state.is_running() or flow_run.state.is_cancelling()):
+        return False
+    sign = lease.last_sign(Client().zen_store.get_run(run.id))
+    orphan_timeout = orchestrator.run_settings(load_snapshot(run.snapshot.id)).orphan_timeout
+    doubt = doubt_of_death(flow_run, sign, orphan_timeout, datetime.now(timezone.utc))
+    return not doubt and not alive_here(flow_run, sign)
+
+
+def _cancel(flow_run: FlowRun | None, *, at_work: bool) -> None:
     if flow_run is None or flow_run.state is None:
         return
     state = flow_run.state
-    if state.is_completed() or state.is_cancelled() or state.is_cancelling() or state.is_failed():
+    if state.is_completed() or state.is_cancelled() or state.is_failed() or (at_work and state.is_cancelling()):
         return
-    reason = "It was stopped in ZenML."
     with prefect_api() as client:
         try:
-            if _at_work(flow_run):
-                client.set_flow_run_state(flow_run.id, Cancelling(message=reason))
+            if at_work:
+                client.set_flow_run_state(flow_run.id, Cancelling(message=_REASON))
             else:
-                client.set_flow_run_state(flow_run.id, Cancelled(message=reason), force=True)
+                client.set_flow_run_state(flow_run.id, Cancelled(message=_REASON), force=True)
         except ObjectNotFound:
             return
 

@@ -16,6 +16,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
 from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Completed, Failed
+from zenml.enums import ExecutionStatus
 
 from bridge import names, step_runs
 from bridge.again import NotAsked, differing
@@ -26,6 +27,7 @@ from bridge.outcome import SUCCESSFUL, Diagnosis, End, Outcome, Reported, Sandbo
 from bridge.plan import FailureMode
 from bridge.resume import Earlier
 from bridge.run import Run
+from bridge.run_status import status_of
 from bridge.step import Attempts, Begun
 from bridge.truth import ZenMLThread
 from bridge.upstream_prefect import report_task_run_state, run_task_after
@@ -173,7 +175,7 @@ class WholePipeline:
                 self._again = True
                 return Failed(message=str(diagnosis))
             await self._settle(records, end)
-            return self._failed(end, await self._records())
+            return await self._failed(end, await self._records())
         orphans = await self._settle(records, end)
         records = await self._records()
         if orphans and end.end is not End.TIMED_OUT:
@@ -184,7 +186,7 @@ class WholePipeline:
         for step, record in records.items():
             if record.reported is Reported.RETRYING:
                 await self._attempts.close_retries(step)
-        return self._failed(end, await self._records())
+        return await self._failed(end, await self._records())
 
     def _can_go_on(self, orphans: list[str], records: dict[str, StepRecord]) -> bool:
         """Whether there is something to do for another sandbox, after this one died under its steps."""
@@ -226,17 +228,24 @@ class WholePipeline:
                     await self._attempts.close_retries(step)
         return orphans
 
-    def _failed(self, end: SandboxEnd, records: dict[str, StepRecord]) -> State[None]:
+    async def _failed(self, end: SandboxEnd, records: dict[str, StepRecord]) -> State[None]:
         for step, record in records.items():
             if record.reported in (Reported.FAILED, Reported.RETRYING):
                 self.failures[step] = str(judge(SandboxEnd(End.EXITED, 1), record).diagnosis)
                 self._board.explain(step, self.failures[step])
-        if not self.failures and any(record.reported is Reported.STOPPED for record in records.values()):
+        if not self.failures and (
+            any(record.reported is Reported.STOPPED for record in records.values()) or await self._run_is_stopping()
+        ):
             self.stopped = True
             return Cancelled(message="The pipeline was stopped.")
         if not self.failures:
             self.failures[self.run.plan.pipeline] = str(judge(end, StepRecord()).diagnosis)
         return Failed(message=summary(self.failures))
+
+    async def _run_is_stopping(self) -> bool:
+        """Whether it was stopped between two steps: then no step run says so, and nobody here may have seen it yet."""
+        status = await self._thread.call(lambda: status_of(self.run.run))
+        return status in (ExecutionStatus.STOPPING, ExecutionStatus.STOPPED)
 
     async def _refused(self, outcome: Outcome) -> State[None]:
         self.failures[self.run.plan.pipeline] = str(outcome.diagnosis)

@@ -107,11 +107,26 @@ def test_many_names_are_read(zen: Zen, tmp_path: Path) -> None:
     assert sorted(found) == sorted(wide[::10])
 
 
-def test_the_cache_answers_without_the_users_code(zen: Zen, tmp_path: Path) -> None:
-    job = zen.submit("cached", tmp_path, value=7)
+@pytest.fixture(scope="module")
+def cached(zen: Zen, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """A run whose steps are in the cache since."""
+    job = zen.submit("cached", tmp_path_factory.mktemp("cached"), value=7)
     assert call(job, "cache_answers", run=job.run, steps=["first"]) == [None]
     assert job.pipeline()[0] == 0
-    again = zen.submit("cached", tmp_path, value=7)
+    return job
+
+
+def test_the_cache_answers_without_the_users_code(cached: Job) -> None:
+    again = cached.zen.submit("cached", cached.folder, value=7)
     answers = call(again, "cache_answers", run=again.run, steps=["first", "second"])
     assert answers == ["cached", "cached"]
     assert again.statuses() == ("completed", {"first": ["cached"], "second": ["cached"]})
+
+
+@pytest.mark.parametrize("status", ["stopping", "failed"])
+def test_the_cache_has_no_answer_for_a_run_that_takes_no_step_any_more(cached: Job, status: str) -> None:
+    """A step that would have to run is refused likewise, in its own process."""
+    late = cached.zen.submit("cached", cached.folder, value=7, options={"execution_mode": "stop_on_failure"})
+    cached.zen.ask("set_run_status", run=late.run, status=status)
+    assert call(late, "cache_answers", run=late.run, steps=["first"]) == [None]
+    assert late.statuses() == ({"stopping": "stopped"}.get(status, status), {})

@@ -19,6 +19,7 @@ from zenml.utils import run_utils
 
 from tests.integration.lab import PROJECT, Lab, Ran, asked, eventually
 from tests.integration.lives import Lives
+from tests.integration.test_outages import gone
 from tests.integration.under import Under, cancel
 
 
@@ -298,6 +299,28 @@ def test_flow_and_sandbox_die(lab: Lab, tmp_path: Path, monkeypatch: pytest.Monk
     assert len(lines) == len(set(lines)) == 80
     assert lab.sandboxes_by_step(ran) == {"": 2, "apart": 1}
     assert lab.modal.stats().alive == 0
+
+
+@pytest.mark.slow
+def test_prefect_is_away_at_the_end_of_one_that_was_resumed(lab: Lab, tmp_path: Path) -> None:
+    """Its open task runs can't be looked for then, on which its end doesn't hang."""
+    with Lives(lab, tmp_path) as lives:
+        lives.begin("dynamic", "process", {})
+        lives.until("apart")
+        lives.until("here")
+        lives.kill()
+        lives.go_on()
+        lives.go("here-1", "apart-1")
+        lives.until("last")
+        lives.until_logged("last 1 before 39")
+        with gone(lab.prefect):
+            lives.go("last-1")
+            over = "dynamic | Finished in state Completed"
+            assert eventually(lambda: over in lives.log, bool, 60), lives.log[-6000:]
+        ran = lives.end()
+    assert (ran.status, ran.flow_run.state.name) == ("completed", "Completed"), lives.log[-6000:]
+    assert ran.states == {"dynamic": "Completed", "apart": "Completed"}
+    assert {step: len(ran.traces(step)) for step in ("apart", "here", "last")} == {"apart": 1, "here": 1, "last": 1}
 
 
 @pytest.mark.slow

@@ -14,6 +14,8 @@ from zenml.client import Client
 
 from bridge import names
 from tests.integration.lab import IMAGE, PROJECT, Lab, Ran, eventually
+from tests.integration.lives import Lives
+from tests.integration.test_outages import gone
 from tests.integration.under import Under, cancel, living
 from tests.integration.workers import Worker, make_pool
 
@@ -130,6 +132,89 @@ def test_stopped_by_force_in_zenml(lab: Lab, stoppable, tmp_path: Path) -> None:
     ran = under.join()
     assert ended(ran) == ("stopped", "Cancelled")
     assert ran.steps == {"hangs": "stopped", "again": "stopped"}
+
+
+@pytest.mark.parametrize(
+    ("mode", "graceful"),
+    [
+        ("per_step", False),
+        pytest.param("per_step", True, marks=pytest.mark.slow),
+        pytest.param("pipeline", False, marks=pytest.mark.slow),
+    ],
+)
+def test_stopped_in_zenml_after_its_flow_was_killed(lab: Lab, tmp_path: Path, mode: str, graceful: bool) -> None:
+    """Nobody has told Prefect, which says Running. One step runs, one waits for its retry."""
+    from zenml.utils import run_utils
+
+    with Lives(lab, tmp_path) as lives:
+        lives.begin("beside", "process", {"execution_mode": mode}, steps=["runs", "waits"], delay=600)
+        lives.until("runs")
+        lives.until("waits")
+        lives.fail("waits-1")
+        lives.go("waits-1")
+        lives.until_zenml({"runs": "running", "waits": "retrying"})
+        lives.kill()
+        run_utils.stop_run(run=Client().get_pipeline_run(lives.under.run_id), graceful=graceful)
+    assert lives.under.all_dead()
+    ran = lives.under.join()
+    assert ended(ran) == ("stopped", "Cancelled")
+    assert ran.steps == {"runs": "stopped", "waits": "stopped"}
+    task_runs = ("runs", "waits") if mode == "per_step" else ("beside",)
+    assert ran.states == dict.fromkeys(task_runs, "Cancelled")
+
+
+@pytest.mark.slow
+def test_stopped_gracefully_between_two_steps(lab: Lab, stoppable, tmp_path: Path) -> None:
+    """In one sandbox: the second step is refused, which is no failure, though nobody has seen the stop here."""
+    from zenml.utils import run_utils, source_utils
+
+    from tests.integration.unwatched import run_unwatched
+
+    def stop(run_id: UUID) -> None:
+        assert eventually(lambda: (tmp_path / "first.jsonl").exists(), bool, 90)
+        run_utils.stop_run(run=Client().get_pipeline_run(run_id), graceful=True)
+        (tmp_path / "go-first").touch()
+
+    source_utils.set_custom_source_root(str(PROJECT))
+    lab.activate(lab.stack("process"))
+    pipeline = stoppable.telling_twice.with_options(settings={"orchestrator": {"execution_mode": "pipeline"}})
+    pipeline.prepare(str(tmp_path))
+    run_id, state = run_unwatched(pipeline.create_snapshot(name=f"between-{tmp_path.name}").id, stop)
+    assert state.is_cancelled(), state.message
+    ran = lab.read(Ran(tmp_path), run_id)
+    assert ended(ran) == ("stopped", "Cancelled")
+    assert ran.steps == {"first": "completed"}
+    assert ran.states == {"telling_twice": "Cancelled"}
+
+
+@pytest.mark.slow
+def test_interrupted_when_the_last_step_is_over(lab: Lab, tmp_path: Path) -> None:
+    """While the flow only waits for Prefect's API: there is nothing left to stop, and both sides say so."""
+    under = Under(lab, tmp_path)
+    process = under.start_script("stoppable.telling_twice", "process", PER_STEP)
+
+    def until_said(what: str) -> None:
+        log = tmp_path / "script.log"
+        assert eventually(lambda: what in log.read_text(), bool, 60), log.read_text()[-3000:]
+
+    try:
+        (tmp_path / "go-first").touch()
+        under.until_steps({"first": "completed", "second": "running"})
+        with gone(lab.prefect):
+            (tmp_path / "go-second").touch()
+            until_said("second | Finished in state Completed")
+            process.send_signal(signal.SIGINT)
+            until_said("Interrupted: the run is being stopped")
+        code = process.wait(60)
+    finally:
+        process.kill()
+        process.wait()
+    said = (tmp_path / "script.log").read_text()
+    ran = under.join()
+    assert ended(ran) == ("completed", "Completed"), said[-3000:]
+    assert ran.states == {"first": "Completed", "second": "Completed"}
+    assert code == 0, said[-3000:]
+    assert "RunStopped" not in said
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,14 @@ CASES: dict[str, tuple[State[None], str, str]] = {
     "never gave one": (Running(timestamp=ago(FIRST_SIGN_SECONDS + 1)), "", ""),
     "pending": (Pending(timestamp=ago(9999)), "", "Pass --yes if you know that nothing is starting it"),
     "crashed": (Crashed(timestamp=ago(1)), sign(1, ELSEWHERE), ""),
+    "called crashed, and signed since": (
+        Crashed(timestamp=ago(600)),
+        sign(5, ELSEWHERE),
+        "sign of life 5 s ago, on pod-1. Wait 460 s",
+    ),
+    "called crashed, by another clock": (Crashed(timestamp=ago(60)), sign(5, ELSEWHERE), ""),
+    "called crashed, and gone from here": (Crashed(timestamp=ago(600)), sign(5, GONE), ""),
+    "crashed before it signed": (Crashed(timestamp=ago(600)), sign(5, ELSEWHERE, 1), ""),
 }
 
 
@@ -59,6 +67,12 @@ def test_what_tells_that_a_flow_is_dead(case: str) -> None:
     said = doubt_of_death(flow_run(state), given, ORPHAN_TIMEOUT, NOW)
     assert doubt in said
     assert bool(doubt) == bool(said)
+
+
+def test_a_flow_run_that_never_began() -> None:
+    for state in (Crashed(timestamp=ago(1)), Cancelling(timestamp=ago(9999))):
+        assert doubt_of_death(flow_run(state, 0), "", ORPHAN_TIMEOUT, NOW) == ""
+        assert alive_here(flow_run(state, 0), "") == ""
 
 
 def test_a_process_on_this_machine() -> None:

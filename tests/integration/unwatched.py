@@ -1,0 +1,63 @@
+"""A run in one sandbox whose flow doesn't look whether it is to be stopped: as the real one between two looks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from threading import Thread
+from typing import Any
+from uuid import UUID
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.context import AsyncClientContext, FlowRunContext
+from zenml.pipelines.run_utils import create_placeholder_run
+
+from bridge import step_runs
+from bridge.board import Board
+from bridge.flow import on_own_loop
+from bridge.logs import LogShipper
+from bridge.resume import Earlier
+from bridge.run import Run, load_snapshot, load_stack, open_run, runner_of
+from bridge.step import Attempts
+from bridge.submission import create_flow_run
+from bridge.truth import Truth, ZenMLThread
+from bridge.upstream_prefect import run_existing_flow_run
+from bridge.warm import WarmSteps
+from bridge.whole_pipeline import WholePipeline
+
+
+@flow(persist_result=False)
+def unwatched(snapshot_id: UUID, run_id: UUID) -> State[None]:
+    context = FlowRunContext.get()
+    assert context is not None
+    assert context.flow_run is not None
+    run = open_run(snapshot_id, run_id, str(context.flow_run.id))
+    return on_own_loop(lambda: _carry_out(run))
+
+
+async def _carry_out(run: Run) -> State[None]:
+    thread, runner = ZenMLThread(), runner_of(run.config, run.stack)
+    async with (
+        AsyncClientContext.get_or_create() as api,
+        runner,
+        LogShipper(api.client, UUID(run.flow_run_id)) as shipper,
+        WarmSteps(run, runner, None) as warm,
+    ):
+        truth = Truth(thread, lambda steps: step_runs.latest(run.run, steps))
+        attempts = Attempts(run, runner, thread, truth, warm)
+        pipeline = WholePipeline(run, attempts, shipper, thread, Board(run.plan), Earlier())
+        return await pipeline.execute()
+
+
+def run_unwatched(snapshot_id: UUID, meanwhile: Callable[[UUID], None]) -> tuple[UUID, State[Any]]:
+    """Run a snapshot and ``meanwhile``, which is told the ZenML run; return that and the state of the flow run."""
+    snapshot = load_snapshot(snapshot_id)
+    _, orchestrator = load_stack(snapshot)
+    plan = orchestrator.plan(snapshot)
+    run = create_placeholder_run(snapshot)
+    flow_run, _ = create_flow_run(snapshot, run, plan)
+    thread = Thread(target=meanwhile, args=(run.id,))
+    thread.start()
+    state = run_existing_flow_run(unwatched.with_options(name=plan.pipeline), flow_run, dict(flow_run.parameters))
+    thread.join()
+    return run.id, state
