@@ -142,7 +142,10 @@ def judge(
     if not reports and end.end is End.EXITED and end.exit_code == 0:
         return Outcome(Verdict.SUCCEEDED, Cost.NOTHING, record)
     if record.reported in (Reported.FAILED, Reported.RETRYING):
-        return Outcome(Verdict.FAILED, Cost.OWN_RETRY, record, _reported_failure(record, last_output))
+        # SIGTERM comes first when its time is over, and ZenML's handler calls that an exception of the step.
+        timed_out = end.end is End.TIMED_OUT
+        diagnosis = _diagnose(end, record) if timed_out else _reported_failure(record, last_output)
+        return Outcome(Verdict.FAILED, Cost.OWN_RETRY, record, diagnosis)
     if end.end in _INFRASTRUCTURE:
         return Outcome(Verdict.LOST, Cost.INFRASTRUCTURE_RETRY, record, _diagnose(end, record))
     return Outcome(Verdict.FAILED, Cost.OWN_RETRY, record, _diagnose(end, record, last_output))

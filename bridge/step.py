@@ -112,7 +112,7 @@ class Attempts:
 
     def expect(self, begun: Mapping[str, Begun]) -> None:
         """These are gone on with first: they may be in sandboxes that others want."""
-        self._warm.expect(step for step, each in begun.items() if each.where is not None)
+        self._warm.expect({step: each.where.id for step, each in begun.items() if each.where is not None})
 
     async def attempt_step(
         self,
@@ -311,12 +311,17 @@ class Attempts:
         log.comes_from(place.key, sandbox.id, sandbox.url)
         output = asyncio.ensure_future(_pump(sandbox, log, logger, place.who))
         try:
-            return await self._stay(sandbox, place.timeout, kill)
+            end = await self._stay(sandbox, place.timeout, kill)
+            await output
+            return end
         except asyncio.CancelledError:
             await asyncio.shield(sandbox.terminate())
+            await output
             raise
         finally:
-            await output
+            # Else it would go on where nobody could be asked about the end, which it waits for.
+            output.cancel()
+            await asyncio.wait({output})
             log.close()
 
     async def _stay(self, sandbox: Sandbox, timeout: int, kill: asyncio.Event) -> SandboxEnd:
@@ -325,7 +330,7 @@ class Attempts:
         try:
             await asyncio.wait({ended, killed}, return_when=asyncio.FIRST_COMPLETED)
             if not ended.done():
-                await sandbox.terminate()
+                await _terminate(sandbox, ended)
             return await ended
         finally:
             ended.cancel()
@@ -364,6 +369,18 @@ async def _unless_killed(start: Coroutine[Any, Any, Sandbox], kill: asyncio.Even
             started.cancel()  # which leaves no sandbox behind
             await asyncio.wait({started})
     return None if started.cancelled() else started.result()
+
+
+async def _terminate(sandbox: Sandbox, ended: asyncio.Future[SandboxEnd]) -> None:
+    """End it, asking again as long as it could still be alive."""
+    async for attempt in AsyncRetrying(
+        retry=retry_if_exception_type(RunnerUnavailable),
+        wait=_asking,
+        stop=lambda _: ended.done(),
+        reraise=True,
+    ):
+        with attempt:
+            await sandbox.terminate()
 
 
 async def _wait_for_end(sandbox: Sandbox, timeout: int) -> SandboxEnd:

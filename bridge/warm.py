@@ -11,7 +11,7 @@ import asyncio
 import logging
 import math
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
 
 from bridge import names
@@ -48,6 +48,15 @@ def sharing(plan: Plan) -> dict[str, SandboxSpec]:
     return {name: kind for name, kind in kinds.items() if number[kind] > 1 and _only_reads(kind)}
 
 
+def patience(plan: Plan) -> dict[SandboxSpec, int]:
+    """How many seconds a sandbox of each kind that is started early may wait for its machine: as the most patient step."""
+    found: dict[SandboxSpec, int] = {}
+    for step in plan.steps:
+        kind = kind_of(step.sandbox)
+        found[kind] = max(found.get(kind, 0), step.sandbox.capacity_timeout)
+    return found
+
+
 def _only_reads(kind: SandboxSpec) -> bool:
     return all(mount.read_only for mount in kind.volumes)
 
@@ -75,6 +84,7 @@ class WarmSteps:
         steps = run.plan.steps
         kinds = {step.name: kind_of(step.sandbox) for step in steps}
         self._warm = set(sharing(run.plan)) if self._calls is not None else set()
+        self._patience = patience(run.plan)
         # A step that ZenML may answer from its cache needs no sandbox.
         sure = [step for step in steps if step.name in self._warm and not step.caching]
         early = [step.name for step in sure if step.sandbox.resources.gpu is None]
@@ -84,11 +94,14 @@ class WarmSteps:
         self._recall = recall if dear else None
         self._recalling: asyncio.Task[None] | None = None
         self._inside: dict[str, WarmHost | None] = {}
-        self._coming_back: set[str] = set()
+        self._coming_back: dict[str, str] = {}
+        """The steps that are expected, and the ids of the sandboxes that they come back to."""
+        self._left: dict[str, WarmHost] = {}
+        """By id, the sandboxes that an earlier process of this flow run left behind."""
         self._turns: dict[str, WarmStep] = {}
         self._timers: dict[WarmHost, asyncio.TimerHandle] = {}
         self._ending: set[asyncio.Task[None]] = set()
-        self._left = asyncio.Event()
+        self._freed = asyncio.Event()
         """Set, and replaced, whenever a step has left its sandbox, or a sandbox is gone."""
 
     async def __aenter__(self) -> WarmSteps:
@@ -99,23 +112,26 @@ class WarmSteps:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        """End every sandbox that is idle."""
+        """End every sandbox that nobody is in."""
         self._foresight.close()
         if self._recalling is not None:
             self._recalling.cancel()
             await asyncio.wait({self._recalling})
-        for host in self._pool.idle:
+        inside = set(self._inside.values())
+        for host in {*self._pool.idle, *(host for host in self._left.values() if not host.failed)} - inside:
             self._pool.remove(host)
             self._end(host)
         while self._ending:
             await asyncio.wait(self._ending)
 
-    def expect(self, steps: Iterable[str]) -> None:
-        """These steps come back to sandboxes in which an earlier process of this flow run began them.
+    def expect(self, sandboxes: Mapping[str, str]) -> None:
+        """These steps come back to the sandboxes of these ids, in which an earlier process of this flow run began them.
 
-        No sandbox is started early before they are there: theirs count, and maybe are what others need.
+        Several may come back to one: one step runs in it, the others have come to their ends there before. It is
+        nobody else's until the last of them has left it. No sandbox is started early before they are there: theirs
+        count, and maybe are what others need.
         """
-        self._coming_back.update(steps)
+        self._coming_back.update(sandboxes)
 
     async def start(
         self, step: StepPlan, step_run_id: str | None, request: SandboxRequest, left: Sandbox | None = None
@@ -128,7 +144,7 @@ class WarmSteps:
         timeout = step.sandbox.timeout
         host = self._pool.enter(step.name, lambda host: left is None and host.has_time_for(timeout))
         self._inside[step.name] = host
-        self._coming_back.discard(step.name)
+        self._coming_back.pop(step.name, None)
         self._foresight.begin(step.name)
         if host is None and left is None:
             await self._make_room()
@@ -159,6 +175,8 @@ class WarmSteps:
             return
         host = self._inside.pop(step)
         turn = self._turns.pop(step, None)
+        if host is not None and self._is_another_s(host):
+            host = None
         fit = host is not None and (turn.leaves_it_fit if turn is not None else not host.failed)
         self._pool.leave(step, host if fit else None)
         self._wake()
@@ -168,10 +186,15 @@ class WarmSteps:
             else:
                 self._end(host)
 
+    def _is_another_s(self, host: WarmHost) -> bool:
+        """Whether another step is in it, or comes back to it: after a crash it may be the one that runs there."""
+        expected = (self._left.get(sandbox_id) for sandbox_id in self._coming_back.values())
+        return host in self._inside.values() or host in expected
+
     def finish(self, step: str) -> None:
         """A step has ended for good, or never runs: what was kept for it alone goes. Idempotent."""
         self._pool.finish(step)
-        self._coming_back.discard(step)
+        self._coming_back.pop(step, None)
         self._foresight.end(step)
         for host in self._pool.superfluous():
             self._end(host)
@@ -181,14 +204,14 @@ class WarmSteps:
         while not self._pool.has_room:
             host = self._pool.in_the_way()
             if host is None:
-                await self._left.wait()
+                await self._freed.wait()
             else:
                 self._end(host)
                 await host.gone()
 
     def _wake(self) -> None:
-        self._left.set()
-        self._left = asyncio.Event()
+        self._freed.set()
+        self._freed = asyncio.Event()
 
     def _new(self, spec: SandboxSpec) -> WarmHost:
         name = names.host_name()
@@ -205,9 +228,12 @@ class WarmSteps:
         return host
 
     def _known(self, sandbox: Sandbox) -> WarmHost:
-        # How old it is nobody knows: only a step that takes what it gets enters it after this one.
-        host = WarmHost(_itself(sandbox), names.host_socket(sandbox.name), since=-math.inf)
-        host.when_ended(lambda: self._lost(host))
+        host = self._left.get(sandbox.id)
+        if host is None:
+            # How old it is nobody knows: after those that come back, only a step that takes what it gets enters it.
+            host = self._left[sandbox.id] = WarmHost(_itself(sandbox), names.host_socket(sandbox.name), since=-math.inf)
+            host.when_ended(lambda: self._lost(host))
+        self._pool.remove(host)
         return host
 
     def _lost(self, host: WarmHost) -> None:
@@ -228,7 +254,7 @@ class WarmSteps:
         if self._coming_back:
             return
         for kind in self._pool.wanted(also):
-            host = self._new(kind)
+            host = self._new(replace(kind, capacity_timeout=self._patience[kind]))
             self._pool.add(kind, host)
             self._count(host)
 

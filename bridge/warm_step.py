@@ -50,6 +50,8 @@ class WarmHost:
         self.ended: asyncio.Task[SandboxEnd] = asyncio.ensure_future(self._until_end())
         self.ended.add_done_callback(_retrieve)
         self._since = time.monotonic() if since is None else since
+        self.turns = 0
+        """How many steps have entered it, as far as this process knows."""
 
     @property
     def failed(self) -> bool:
@@ -119,6 +121,8 @@ class WarmStep:
         self._sandbox = sandbox
         self._call = call
         self._outage = outage
+        self._first = host.turns == 0
+        host.turns += 1
         self._lines: asyncio.Queue[list[OutputLine] | None] = asyncio.Queue(_BATCHES)
         self._assemblers = {wire.STDOUT: LineAssembler("stdout"), wire.STDERR: LineAssembler("stderr")}
         self._position = 0
@@ -241,6 +245,10 @@ class WarmStep:
     async def _without_sandbox(self) -> SandboxEnd:
         """The sandbox has ended under the step."""
         end = self._host.ended.result()
+        if end.end is End.TIMED_OUT and self._call.call.timeout is None and not self._first:
+            # The time that others have spent in it isn't this step's.
+            hours = LIFETIME_SECONDS // 3600
+            return SandboxEnd(End.LOST, detail=f"its warm sandbox came to the end of its {hours} hours")
         if end.end is not End.EXITED or (end.exit_code is not None and not 0 <= end.exit_code < 128):
             return end
         # Nothing killed it, so it is the host's own failure, and not the step's.

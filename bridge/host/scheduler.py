@@ -53,6 +53,8 @@ class Scheduler:
         self._plan = plan
         self._work_dir = work_dir
         self._host = host
+        self._retired: list[StepHost] = []
+        """Hosts that start nothing any more; steps that they started may still run."""
         self._store = store
         self._admission = admission
         self._known: dict[str, StepRecord] = {}
@@ -139,8 +141,9 @@ class Scheduler:
             self._graph.kill(reason)
 
     async def close(self) -> None:
-        """Let the step host go."""
-        await self._host.close()
+        """Let the step hosts go."""
+        for host in (*self._retired, self._host):
+            await host.close()
 
     async def _not_run(self, missing: NotRun) -> None:
         _logger.info("Step %s did not run: %s.", missing.step, missing.reason)
@@ -218,12 +221,15 @@ class Scheduler:
         return await process.wait()
 
     async def _start(self, attempt: Attempt, output: StepOutput) -> StepProcess:
+        host = self._host
         try:
-            return await self._host.start(attempt, output.stdout, output.stderr)
+            return await host.start(attempt, output.stdout, output.stderr)
         except NoFork as error:
-            _logger.warning("Steps get a process of their own from now on: %s.", error)
-            await self._host.close()
-            self._host = SpawnHost()
+            if self._host is host:  # else another step has found that out meanwhile
+                _logger.warning("Steps get a process of their own from now on: %s.", error)
+                # Closing it would kill the steps that it still runs.
+                self._retired.append(host)
+                self._host = SpawnHost()
             return await self._host.start(attempt, output.stdout, output.stderr)
 
     async def _end(self, process: StepProcess, ended: asyncio.Future[Any]) -> None:

@@ -20,11 +20,11 @@ from bridge.prices import NoPrices, Prices
 from bridge.runners import OUTAGE_SECONDS
 from bridge.runners.base import HostCall, Sandbox, SandboxRequest
 from bridge.runners.modal_build import ImageBuilder
-from bridge.runners.modal_call import talk
+from bridge.runners.modal_call import BLIP_SECONDS, talk
 from bridge.runners.modal_clients import Clients
 from bridge.runners.modal_costs import costs_by_tag
 from bridge.runners.modal_create import Creator, network_of
-from bridge.runners.modal_errors import SDK_ERRORS, translated
+from bridge.runners.modal_errors import SDK_ERRORS, is_away, ride_out, translated
 from bridge.runners.modal_objects import HOST_PROGRAM, ModalObjects
 from bridge.runners.modal_prices import prices_of
 from bridge.runners.modal_sandbox import ModalSandbox
@@ -141,7 +141,7 @@ class ModalRunner:
         """Show a sandbox what others have written; see :class:`bridge.runners.base.CallsHosts`."""
         assert isinstance(sandbox, ModalSandbox)
         try:
-            await sandbox.handle.reload_volumes.aio()
+            await ride_out(sandbox.handle.reload_volumes.aio, BLIP_SECONDS, is_away)
         except SDK_ERRORS as error:
             raise translated(error, f"The volumes of sandbox {sandbox.id} can't be reloaded") from error
 
@@ -164,10 +164,14 @@ class ModalRunner:
         self, tags: Mapping[str, str], modal_environment: str | None = None
     ) -> Sequence[tuple[ModalSandbox, Mapping[str, str]]]:
         """Return the same, each with all of its tags. Raises ``RunnerUnavailable``."""
-        try:
+
+        async def ask() -> Sequence[list[tuple[ModalSandbox, Mapping[str, str]]]]:
             app_ids = await self._app_ids(tags, modal_environment)
             room = asyncio.Semaphore(_LISTINGS)
-            found = await asyncio.gather(*(self._running_in(app_id, tags, room) for app_id in app_ids))
+            return await asyncio.gather(*(self._running_in(app_id, tags, room) for app_id in app_ids))
+
+        try:
+            found = await ride_out(ask, self._outage)
         except SDK_ERRORS as error:
             raise translated(error, "The running sandboxes can't be listed") from error
         return [sandbox for sandboxes in found for sandbox in sandboxes]

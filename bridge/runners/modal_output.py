@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Literal
 
 import modal
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
+from tenacity import AsyncRetrying, retry_if_exception, retry_if_exception_type, wait_random_exponential
 
 from bridge import upstream_modal
 from bridge.errors import RunnerError, RunnerUnavailable
@@ -25,32 +24,9 @@ DRAIN_SECONDS = 10.0
 """How long a stream may be silent after its sandbox has ended before it is left."""
 _BATCHES = 64
 """Most pieces of output held in memory; a piece is what one message of Modal brings."""
-_HEALTHY_SECONDS = 90.0
-"""An attempt that lasted longer than the SDK tries to connect was a stream that worked and had nothing to say."""
 
 Streams = Literal["stdout", "stderr"]
 _DESCRIPTORS: tuple[tuple[int, Streams], ...] = ((1, "stdout"), (2, "stderr"))
-
-
-class _Trouble:
-    """Says for how long a stream has brought nothing but failures; tenacity's ``stop``."""
-
-    def __init__(self, patience: float) -> None:
-        self._patience = patience
-        self._since: float | None = None
-        self._attempt = 0.0
-
-    def attempt(self) -> None:
-        self._attempt = time.monotonic()
-
-    def progress(self) -> None:
-        self._since = None
-
-    def __call__(self, _: RetryCallState) -> bool:
-        now = time.monotonic()
-        if self._since is None or now - self._attempt > _HEALTHY_SECONDS:
-            self._since = now
-        return now - self._since >= self._patience
 
 
 class ModalOutput:
@@ -63,10 +39,13 @@ class ModalOutput:
         self._queue: asyncio.Queue[list[OutputLine] | RunnerError | None] = asyncio.Queue(_BATCHES)
 
     async def lines(self) -> AsyncIterator[OutputLine]:
-        """Yield its lines. Raises ``RunnerUnavailable``."""
+        """Yield its lines. Raises ``RunnerUnavailable`` where they can't be had after its end, or not at all.
+
+        While it may still run a stream that broke off is taken up again, however long that takes.
+        """
         async with self._handle() as handle:
             pumps = [asyncio.create_task(self._pump(handle, descriptor, stream)) for descriptor, stream in _DESCRIPTORS]
-            end = asyncio.create_task(self._sandbox.wait())
+            end = asyncio.create_task(self._until_end())
             try:
                 open_streams = len(pumps)
                 while open_streams:
@@ -82,6 +61,14 @@ class ModalOutput:
                 for task in (*pumps, end):
                     task.cancel()
                 await asyncio.gather(*pumps, end, return_exceptions=True)
+
+    async def _until_end(self) -> None:
+        """Wait for the sandbox's end, through any outage: while Modal can't be asked, there may be more to come."""
+        async for attempt in AsyncRetrying(
+            retry=retry_if_exception_type(RunnerUnavailable), wait=wait_random_exponential(multiplier=0.5, max=30)
+        ):
+            with attempt:
+                await self._sandbox.wait()
 
     @asynccontextmanager
     async def _handle(self) -> AsyncIterator[modal.Sandbox]:
@@ -119,19 +106,15 @@ class ModalOutput:
 
     async def _pump(self, handle: modal.Sandbox, descriptor: int, stream: Streams) -> None:
         assembler = LineAssembler(stream)
-        trouble = _Trouble(self._outage)
         position = ""
         try:
             async for attempt in AsyncRetrying(
                 retry=retry_if_exception(is_transient),
-                stop=trouble,
                 wait=wait_random_exponential(multiplier=0.5, max=5),
                 reraise=True,
             ):
                 with attempt:
-                    trouble.attempt()
                     async for data, after in upstream_modal.read_output(handle, descriptor, position):
-                        trouble.progress()
                         position = after
                         if lines := assembler.feed(data):
                             await self._queue.put(lines)

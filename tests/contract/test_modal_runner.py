@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import os
 import shutil
@@ -27,6 +28,7 @@ from bridge.plan import Gpu, Resources, SandboxSpec, VolumeMount
 from bridge.prices import NoPrices, Prices
 from bridge.runners.base import OutputLine, Runner, SandboxRequest
 from bridge.runners.modal import ModalRunner
+from bridge.runners.modal_output import DRAIN_SECONDS
 from bridge.runners.modal_sandbox import ModalSandbox
 from bridge.runners.rate import RateLimit
 from bridge.runners.registry import RegistryCredentials
@@ -148,7 +150,7 @@ async def test_volumes_are_reloaded(cloud: LoopbackModal, runner: ModalRunner, b
 
     assert await ask("open") == "['old']"
     (cloud.volume("models") / "new").write_text("x")
-    with pytest.raises((SandboxRefused, RunnerUnavailable), match="can't be reloaded: .*open files"):
+    with pytest.raises((SandboxRefused, RunnerUnavailable), match=r"can't be reloaded: .*open files"):
         await runner.reload_volumes(sandbox)
     assert await ask("close") == "['old']"
     await runner.reload_volumes(sandbox)
@@ -478,6 +480,12 @@ async def test_a_wait_survives_a_dropped_connection(cloud: LoopbackModal, runner
     assert (await wait).exit_code == 137
 
 
+async def test_a_listing_survives_an_outage(cloud: LoopbackModal, runner: ModalRunner, backend: str) -> None:
+    sandbox = await runner.start(request())
+    cloud.unavailable(3)
+    assert [box.id for box in await runner.running({})] == [sandbox.id]
+
+
 async def test_an_outage_that_lasts(cloud: LoopbackModal, backend: str) -> None:
     async with runner_for(cloud, outage=2) as runner:
         sandbox = await runner.start(request())
@@ -496,6 +504,32 @@ async def test_an_outage_that_lasts(cloud: LoopbackModal, backend: str) -> None:
                 await call
         cloud.unavailable(0)
         assert (await sandbox.wait()).end is End.TERMINATED
+
+
+SAYS_WHEN_ASKED = "import sys\nfor line in sys.stdin: print(line.strip(), flush=True)"
+
+
+async def test_output_goes_on_after_an_outage_that_lasts(cloud: LoopbackModal, backend: str) -> None:
+    """Nobody could say for a while whether it had ended: that is no reason to read no more of it."""
+    async with runner_for(cloud, outage=1) as runner:
+        sandbox = await runner.start(request("python", "-u", "-c", SAYS_WHEN_ASKED))
+        lines = sandbox.output()
+
+        async def ask(what: str) -> str:
+            sandbox.handle.stdin.write(f"{what}\n")
+            await sandbox.handle.stdin.drain.aio()
+            return (await anext(lines)).text
+
+        assert await ask("before") == "before"
+        coming = asyncio.ensure_future(anext(lines))
+        cloud.unavailable(4)
+        with contextlib.suppress(RunnerUnavailable, asyncio.TimeoutError):  # V1's long poll may outlast it
+            await asyncio.wait_for(sandbox.wait(), 8)
+        done, _ = await asyncio.wait({coming}, timeout=DRAIN_SECONDS + 1)
+        assert not done, "nothing was said meanwhile, and nothing is over"
+        sandbox.handle.stdin.write("after\n")
+        await sandbox.handle.stdin.drain.aio()
+        assert (await coming).text == "after"
 
 
 async def test_a_lost_reply(cloud: LoopbackModal, runner: ModalRunner, backend: str) -> None:

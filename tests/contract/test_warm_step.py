@@ -1,8 +1,9 @@
-"""A step in a warm sandbox whose host can't be reached: nothing follows it before it is dead for certain."""
+"""A step in a warm sandbox whose host can't be reached, and what its sandbox's end means for it."""
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 from bridge.host.wire import Call
 from bridge.outcome import End
@@ -28,3 +29,18 @@ async def test_it_counts_as_lost_once_its_sandbox_is_dead(cloud: LoopbackModal) 
         assert (await end).end is End.LOST
         assert cloud.sandbox(sandbox.id).status == "terminated"
         assert [line async for line in step.output()] == []
+
+
+async def test_the_time_that_others_have_spent_in_it_is_not_its_own(cloud: LoopbackModal) -> None:
+    """A sandbox whose hours are over: the step that began it had them all, one that came later hadn't."""
+    asked = SandboxRequest(name="host", app="zenml-lab", command=("sleep", "600"), spec=replace(SPEC, timeout=2))
+    async with ModalRunner(create_rate=100) as runner:
+        host = WarmHost(runner.start(asked), NO_SOCKET)
+        sandbox = await host.made
+        first, later, limited = (
+            WarmStep(runner, host, sandbox, HostCall(NO_SOCKET, Call(key, "step", timeout=limit)), outage=60.0)
+            for key, limit in (("first", None), ("later", None), ("limited", 600.0))
+        )
+        ends = await asyncio.gather(*(step.wait() for step in (first, later, limited)))
+    assert [end.end for end in ends] == [End.TIMED_OUT, End.LOST, End.TIMED_OUT]
+    assert "24 hours" in ends[1].detail

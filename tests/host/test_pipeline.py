@@ -275,6 +275,20 @@ def test_a_dead_zygote_costs_one_attempt_and_steps_without_one_die_with_the_host
 
 
 @pytest.mark.slow
+def test_two_steps_find_the_zygote_dead_at_once(zen: Zen, tmp_path: Path) -> None:
+    job = zen.submit("retried_beside", tmp_path)
+    host = job.start_pipeline()
+    await_begin(job, "fail_first", 2)
+    await_begin(job, "hang_first", 1)
+    (tmp_path / "go").touch()
+    output, _ = host.communicate(timeout=90)
+    assert host.returncode == 0, output
+    assert output.count("a process of their own") == 1
+    assert set(job.statuses()[1]) == {"fail_first", "hang_first"}
+    assert {found[-1] for found in job.statuses()[1].values()} == {"completed"}
+
+
+@pytest.mark.slow
 def test_a_run_that_is_stopped_in_zenml_ends_by_itself(zen: Zen, tmp_path: Path) -> None:
     job = zen.submit("hanging_stubbornly", tmp_path)
     host = job.start_pipeline()

@@ -55,9 +55,7 @@ def test_s3_with_credentials_that_are_renewed_in_a_step(lab: Lab, tmp_path: Path
             },
         }
         place = {"client_kwargs": {"endpoint_url": server.url}}
-        request = Request(
-            "s3", "s3://far/zenml", str(tmp_path), mode, place, connector=connector, life=15, seconds=20
-        )
+        request = Request("s3", "s3://far/zenml", str(tmp_path), mode, place, connector=connector, life=15, seconds=20)
         run(lab, tmp_path, request)
         asked = list(clouds.asked(server))
     finally:

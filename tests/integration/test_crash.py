@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,7 +21,7 @@ from zenml.client import Client
 
 from bridge.lease import last_sign, signer
 from bridge.names import FLOW_ENTRYPOINT
-from tests.integration.lab import PROJECT, STACK_CODE, Lab, Ran, eventually
+from tests.integration.lab import PROJECT, STACK_CODE, Lab, Ran, asked, eventually
 from tests.integration.lives import Lives
 from tests.integration.test_cli import COMMAND
 from tests.integration.under import cancel
@@ -152,6 +153,29 @@ def test_what_became_of_sandboxes_meanwhile(lab: Lab, tmp_path: Path, mode: str,
 
 
 @slow
+def test_a_step_is_left_alone_where_another_has_failed(lab: Lab, tmp_path: Path) -> None:
+    """One failed in a warm sandbox and waits for its retry, another one runs there: the flow comes back to both."""
+    settings = {**WARM, "max_parallelism": 1, "warm_idle_timeout": 2}
+    with Lives(lab, tmp_path) as lives:
+        lives.begin("beside", "modal", settings, steps=["one", "two"], delay=40)
+        lives.until("one")
+        lives.fail("one-1")
+        lives.go("one-1")
+        lives.until("two")
+        lives.until_zenml({"one": "retrying", "two": "running"})
+        lives.kill()
+        lives.go_on()
+        lives.until_signed()
+        threading.Event().wait(8)  # longer than an idle sandbox is kept
+        lives.go("two-1", "one-2")
+        ran = lives.end()
+    assert (ran.status, ran.flow_run.state.name) == ("completed", "Completed"), lives.log[-6000:]
+    assert {step: len(ran.traces(step)) for step in ("one", "two")} == {"one": 2, "two": 1}
+    assert ran.traces("one")[0]["sandbox"] == ran.traces("two")[0]["sandbox"]
+    assert output(lab, ran, "two") == said("two", 1)
+
+
+@slow
 def test_before_the_first_sandbox(lab: Lab, tmp_path: Path) -> None:
     """Killed as soon as the flow run runs; then while its first sandbox is being made."""
     with Lives(lab, tmp_path) as lives:
@@ -267,6 +291,44 @@ def test_a_run_that_failed_without_its_flow_while_a_step_runs(lab: Lab, tmp_path
         ran = lab.read(Ran(tmp_path), lives.under.run_id)
     assert (ran.status, ran.flow_run.state.name) == ("failed", "Failed")
     assert ran.states == {"one": "Failed", "two": "Completed"}
+    assert lab.modal.stats().alive == 0
+
+
+@pytest.mark.parametrize("what", ["the token", pytest.param("the limit", marks=slow)])
+def test_a_resume_that_can_not_begin_ends_nothing(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Something is missing that it needs; once it is there the next one goes on, though Modal is away just then."""
+    limit = f"limit-{tmp_path.name}"
+    with get_client(sync_client=True) as client, Lives(lab, tmp_path) as lives:
+        client.upsert_global_concurrency_limit_by_name(limit, 1)
+        lives.begin("alone", "modal", {**COLD, "concurrency_limit": limit} if what == "the limit" else COLD)
+        lives.until("only")
+        lives.kill()
+        with monkeypatch.context() as changed:
+            if what == "the limit":
+                client.delete_global_concurrency_limit_by_name(limit)
+            else:
+                changed.setenv("MODAL_TOKEN_SECRET", "as-of-somebody-else")
+            lives.go_on()
+            lives.end_of_process()
+        state = flow_run_of(lives).state
+        assert state.is_crashed(), lives.log[-6000:]
+        assert f"`modal-prefect resume {lives.under.flow_run_id}` goes on with it" in state.message
+        assert asked(Client().get_pipeline_run(lives.under.run_id)) == ("running", {"only": "running"})
+        client.upsert_global_concurrency_limit_by_name(limit, 1)
+        lab.modal.unavailable(3)
+        lives.go_on()
+        lives.until_signed()
+        lives.go("only-1")
+        ran = lives.end()
+        states = {state.name for state in client.read_flow_run_states(lives.under.flow_run_id)}
+        client.delete_global_concurrency_limit_by_name(limit)
+    assert (ran.status, ran.flow_run.state.name) == ("completed", "Completed"), lives.log[-6000:]
+    assert ran.flow_run.run_count == lives.number == 3
+    assert len(ran.traces("only")) == 1
+    assert output(lab, ran, "only") == said("only", 1)
+    assert "Scheduled" not in states, "what goes on here is no worker's"
     assert lab.modal.stats().alive == 0
 
 

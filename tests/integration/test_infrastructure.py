@@ -16,8 +16,9 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, LogFilter
 from zenml.client import Client
 
+from bridge.runners import OUTAGE_SECONDS
 from tests.integration.lab import Lab, Ran, eventually
-from tests.integration.under import Under
+from tests.integration.under import Under, cancel
 
 AWAY_SECONDS = float(os.environ.get("TEST_AWAY_SECONDS", "12"))
 """More than the SDK rides out by itself, which is 0.7 s, and more than a step's sandbox takes to start."""
@@ -121,6 +122,23 @@ def test_modals_control_plane_is_away(lab: Lab, tmp_path: Path, how: str, mode: 
     if mode == "per_step":
         assert [text for text in warnings(ran) if "It is asked again" in text]
         assert {row["lost sandboxes"] for row in table(ran).values()} == {""}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(420)
+def test_cancelled_while_modal_is_away(lab: Lab, tmp_path: Path) -> None:
+    """For longer than one call is repeated: the sandbox is ended all the same, once that can be asked for."""
+    import stoppable
+
+    settings = {"execution_mode": "per_step", "warm": False}
+    under = Under(lab, tmp_path).start(stoppable.clinging, "modal", settings)
+    under.until_steps({"hangs": "running", "clings": "running"})
+    lab.modal.unavailable(OUTAGE_SECONDS + 15)
+    cancel(under.flow_run_id)
+    assert under.all_dead(OUTAGE_SECONDS + 120)
+    ran = under.join(60)
+    assert (ran.status, ran.flow_run.state.name) == ("stopped", "Cancelled")
+    assert ran.steps == {"hangs": "stopped", "clings": "stopped"}
 
 
 @pytest.mark.slow

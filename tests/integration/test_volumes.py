@@ -27,7 +27,11 @@ READS = {"orchestrator": {"volumes": {"/cache": "read:ro"}}}
 
 @pytest.mark.parametrize(
     ("backend", "hold"),
-    [("v2", False), pytest.param("v1", False, marks=pytest.mark.slow), pytest.param("v2", True, marks=pytest.mark.slow)],
+    [
+        ("v2", False),
+        pytest.param("v1", False, marks=pytest.mark.slow),
+        pytest.param("v2", True, marks=pytest.mark.slow),
+    ],
 )
 def test_steps_that_only_read_take_turns(lab: Lab, backend: str, hold: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second sees what was written since the first, in the same sandbox; in a new one where a file is left open."""

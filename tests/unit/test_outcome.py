@@ -66,6 +66,11 @@ def test_a_stop_that_was_asked_for_is_no_failure(end: End, reported: Reported) -
         (SandboxEnd(End.EXITED, 137), StepRecord(Reported.RUNNING, "i", 1), ["signal 9", "out of memory"]),
         (SandboxEnd(End.EXITED, 139), StepRecord(), ["signal 11"]),
         (SandboxEnd(End.TIMED_OUT, None, "after 60 s"), StepRecord(), ["timeout", "after 60 s", "Raise `timeout`"]),
+        (
+            SandboxEnd(End.TIMED_OUT, 1, "after 60 s"),
+            StepRecord(Reported.FAILED, "i", 1, "RunInterruptedException: The execution was interrupted."),
+            ["timeout", "after 60 s", "Raise `timeout`"],
+        ),
         (SandboxEnd(End.OUT_OF_MEMORY), StepRecord(), ["out of memory", "ResourceSettings(memory=...)"]),
         (SandboxEnd(End.TERMINATED), StepRecord(), ["terminated from outside", "who stopped it"]),
         (SandboxEnd(End.EVICTED), StepRecord(), ["evicted", "tried again"]),

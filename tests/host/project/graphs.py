@@ -239,6 +239,14 @@ def retried(folder: str, how: str = "raise", times: int = 1, retries: int = 2, d
 
 
 @pipeline
+def retried_beside(folder: str) -> None:
+    """Two whose first attempts die with the process that forks, and which try again in the same moment."""
+    retry = StepRetryConfig(max_retries=2, delay=0, backoff=1)
+    fail_first.with_options(retry=retry)(folder, "kill parent", 1)
+    hang_first.with_options(retry=retry)(folder)
+
+
+@pipeline
 def abandoned(folder: str) -> None:
     """``again`` waits for a retry that is far away when ``bad`` fails."""
     retry = StepRetryConfig(max_retries=3, delay=600, backoff=1)

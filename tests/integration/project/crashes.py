@@ -35,9 +35,9 @@ def three(folder: str) -> None:
 
 
 @pipeline
-def beside(folder: str, steps: list[str]) -> None:
-    """Steps side by side; each may be tried again once."""
-    retry = StepRetryConfig(max_retries=1, delay=0, backoff=1)
+def beside(folder: str, steps: list[str], delay: int = 0) -> None:
+    """Steps side by side; each may be tried again once, after ``delay`` seconds."""
+    retry = StepRetryConfig(max_retries=1, delay=delay, backoff=1)
     for name in steps:
         told.with_options(retry=retry)(folder, 0, id=name)
 
