@@ -49,7 +49,7 @@ def sharing(plan: Plan) -> dict[str, SandboxSpec]:
 
 
 def patience(plan: Plan) -> dict[SandboxSpec, int]:
-    """How many seconds a sandbox of each kind that is started early may wait for its machine: as the most patient step."""
+    """How many seconds a sandbox of each kind, started early, may wait for its machine: as the most patient step."""
     found: dict[SandboxSpec, int] = {}
     for step in plan.steps:
         kind = kind_of(step.sandbox)

@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -204,9 +204,7 @@ class LoopbackSandbox:
 
     def reload_volumes(self) -> None:
         """Show what others have written. Raises FAILED_PRECONDITION while a file there is open."""
-        root = psutil.Process(self.process.pid) if self.process is not None else None
-        processes = [root, *root.children(recursive=True)] if root is not None else []
-        opened = [Path(file.path) for process in processes for file in process.open_files()]
+        opened = [Path(file.path) for process in self._processes() for file in process.open_files()]
         for volume in self.placement.volumes:
             busy = [path for path in opened if path.is_relative_to(volume.place)]
             if busy:
@@ -214,6 +212,15 @@ class LoopbackSandbox:
                     Status.FAILED_PRECONDITION, f"there are open files preventing the operation: {busy[0].name}"
                 )
             volume.reload()
+
+    def _processes(self) -> Iterator[psutil.Process]:
+        """Everything that runs in it, daemons that have left its session included."""
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get("MODAL_SANDBOX_ID") == self.id:
+                    yield process
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send a signal to its entrypoint, as somebody inside would."""

@@ -43,11 +43,11 @@ def look(folder: str, name: str, hold: bool = False) -> list[str]:
     """Reads what is in the cache; with ``hold`` it leaves something behind that has a file there open."""
     trace(folder, "begin")
     if hold:
-        code = "import os, sys, time; os.setsid(); file = open(sys.argv[1]); print('open', flush=True); time.sleep(600)"
+        code = "import sys, time; file = open(sys.argv[1]); print('open', flush=True); time.sleep(600)"
         argv = [sys.executable, "-c", code, str(mounted("/cache") / name)]
         left = subprocess.Popen(argv, stdout=subprocess.PIPE, start_new_session=True)
         assert left.stdout is not None
-        left.stdout.readline()
+        assert left.stdout.readline() == b"open\n"
     return sorted(path.read_text() for path in mounted("/cache").iterdir())
 
 
