@@ -303,7 +303,7 @@ def test_flow_and_sandbox_die(lab: Lab, tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.slow
 def test_prefect_is_away_at_the_end_of_one_that_was_resumed(lab: Lab, tmp_path: Path) -> None:
-    """Its open task runs can't be looked for then, on which its end doesn't hang."""
+    """For longer than Prefect's client asks again, a minute: its end doesn't hang on the task runs that are open."""
     with Lives(lab, tmp_path) as lives:
         lives.begin("dynamic", "process", {})
         lives.until("apart")
@@ -317,6 +317,7 @@ def test_prefect_is_away_at_the_end_of_one_that_was_resumed(lab: Lab, tmp_path: 
             lives.go("last-1")
             over = "dynamic | Finished in state Completed"
             assert eventually(lambda: over in lives.log, bool, 60), lives.log[-6000:]
+            assert eventually(lambda: "waits for Prefect's API" in lives.log, bool, 100), lives.log[-6000:]
         ran = lives.end()
     assert (ran.status, ran.flow_run.state.name) == ("completed", "Completed"), lives.log[-6000:]
     assert ran.states == {"dynamic": "Completed", "apart": "Completed"}
