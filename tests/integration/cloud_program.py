@@ -1,4 +1,4 @@
-"""Runs a pipeline on a stack whose artifacts are in a cloud's store, and prints what came of it as JSON.
+"""Runs a pipeline on a stack whose artifacts are in a cloud's store, and writes down what came of it.
 
 In ``.venv-cloud``, which has the clouds' libraries: ``python cloud_program.py <request as JSON>``.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 
@@ -30,6 +31,8 @@ class Request:
         return json.dumps(asdict(self))
 
 
+FOUND = "found.json"
+"""What came of it, in the folder of the request."""
 SHORTEST = 900
 """Seconds: no session of AWS's STS is shorter."""
 
@@ -70,4 +73,5 @@ def main(request: Request) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(Request(**json.loads(sys.argv[1])))))
+    asked = Request(**json.loads(sys.argv[1]))
+    Path(asked.folder, FOUND).write_text(json.dumps(main(asked)))

@@ -20,7 +20,8 @@ def s3(folder: Path) -> servers.Server:
     """Amazon's S3 and STS, by moto."""
     port = servers.free_port()
     argv = [str(BIN / "moto_server"), "-H", HOST, "-p", str(port)]
-    return servers.Server("moto", argv, {}, f"http://{HOST}:{port}", "/moto-api/", folder / "moto.log")
+    environment = {"MOTO_RECORDER_FILEPATH": str(folder / "asked")}
+    return servers.Server("moto", argv, environment, f"http://{HOST}:{port}", "/moto-api/", folder / "moto.log")
 
 
 def gcs(folder: Path) -> servers.Server:
