@@ -18,6 +18,7 @@ from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelled, Crashed, Scheduled
 from zenml.client import Client
+from zenml.enums import ExecutionStatus
 
 from bridge.lease import last_sign, signer
 from bridge.names import FLOW_ENTRYPOINT
@@ -237,7 +238,7 @@ def test_what_is_not_resumed(lab: Lab, tmp_path: Path) -> None:
 @slow
 @pytest.mark.parametrize("where", ["prefect", "zenml", "is over"])
 def test_a_flow_that_died_before_it_had_stopped_its_run(lab: Lab, tmp_path: Path, where: str) -> None:
-    from zenml.utils import run_utils
+    from zenml.orchestrators.publish_utils import publish_pipeline_run_status_update
 
     with Lives(lab, tmp_path) as lives:
         lives.begin("beside", "process", WARM, steps=["one", "two"])
@@ -245,7 +246,8 @@ def test_a_flow_that_died_before_it_had_stopped_its_run(lab: Lab, tmp_path: Path
         lives.until("two")
         lives.kill()
         if where == "zenml":
-            run_utils.stop_run(run=Client().get_pipeline_run(lives.under.run_id), graceful=True)
+            # What `zenml pipeline runs stop --graceful` does where it sees the flow alive.
+            publish_pipeline_run_status_update(lives.under.run_id, ExecutionStatus.STOPPING)
         elif where == "prefect":
             cancel(lives.under.flow_run_id)
         else:
