@@ -120,7 +120,7 @@ class ModalOutput:
                             await self._queue.put(lines)
         except SDK_ERRORS as error:
             # Where its machine is gone, so is what it still had to say.
-            if is_transient(error) or not await self._has_ended():
+            if not await self._has_ended():
                 await self._queue.put(self._broken(error))
                 return
         await self._queue.put(assembler.finish())
