@@ -23,14 +23,18 @@ import signal
 import sys
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 import bridge
+from bridge import names
+from bridge.errors import RunnerUnavailable
+from bridge.host import wire
+from bridge.host.wire import Call
 from bridge.outcome import End, SandboxEnd
 from bridge.plan import SandboxSpec
-from bridge.runners.base import MAX_LINE_LENGTH, OutputLine, Runner, Sandbox, SandboxRequest
+from bridge.runners.base import MAX_LINE_LENGTH, CallsHosts, HostCall, OutputLine, Runner, Sandbox, SandboxRequest
 
 if TYPE_CHECKING:
     from bridge.runners.scripted import Stage
@@ -69,6 +73,31 @@ for name, value in json.loads(sys.argv[1]):
         sys.exit(value)
 """
 """What ``python -c`` is given to perform a program, which is its argument as JSON. Python 3.10."""
+
+
+HOST = f"""\
+import json, os, socket, struct, sys, tempfile, time
+time.sleep(float(sys.argv[2]))
+os.chdir(os.environ.get({names.ENV_WORK_DIR!r}) or tempfile.gettempdir())
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1])
+listener.listen()
+while True:
+    connection, _ = listener.accept()
+    asked = json.loads(connection.makefile("rb").readline())
+    named = {{name: asked["environment"].get(name) for name in ("PLAIN", "SECRET")}}
+    body = json.dumps({{"step": asked["call"]["step"], **named}}).encode()
+    head = struct.pack({wire.HEAD.format!r}, {wire.STDOUT}, time.time(), {wire.HEAD.size} + len(body), len(body))
+    try:
+        connection.sendall(head + body)
+    except OSError:
+        pass
+    connection.close()
+"""
+"""A stand-in for the step host, for ``python -c``: the name of its socket, and the seconds until it listens.
+
+Whoever asks is told for which step, and with which variables. Python 3.10.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -632,6 +661,67 @@ async def check_host_command(runner: Runner, lab: Lab) -> None:
     assert where.endswith("/bridge/__init__.py"), where
 
 
+@asynccontextmanager
+async def _host(runner: Runner, lab: Lab, seconds: float = 0) -> AsyncIterator[tuple[CallsHosts, Sandbox, str] | None]:
+    """A sandbox in which a host listens after so many seconds; None where this machine has no hosts."""
+    assert isinstance(runner, CallsHosts), "it calls no hosts"
+    if not runner.can_call:
+        yield None
+        return
+    socket = f"{uuid.uuid4().hex[:12]}.sock"
+    async with lab.started(runner, lab.request(command=("python", "-c", HOST, socket, str(seconds)))) as sandbox:
+        yield runner, sandbox, socket
+
+
+async def _answer(lab: Lab, runner: CallsHosts, sandbox: Sandbox, call: HostCall) -> Mapping[str, str | None]:
+    async def read() -> bytes:
+        return b"".join([data async for data in runner.call(sandbox, call)])
+
+    (frame,) = wire.FrameReader().feed(await lab.within(read()))
+    answer: Mapping[str, str | None] = json.loads(frame.body)
+    return answer
+
+
+async def check_calls_reach_the_host(runner: Runner, lab: Lab) -> None:
+    """A call brings its variables, secret ones too, to its own step alone; a host that isn't there yet is awaited."""
+    async with _host(runner, lab, seconds=1) as there:
+        if there is None:
+            return
+        calls, sandbox, socket = there
+        secret = uuid.uuid4().hex
+        one = HostCall(socket, Call("1", "one"), {"PLAIN": "of one"}, {"SECRET": secret})
+        assert secret not in repr(one)
+        assert await _answer(lab, calls, sandbox, one) == {"step": "one", "PLAIN": "of one", "SECRET": secret}
+        two = HostCall(socket, Call("2", "two"))
+        assert await _answer(lab, calls, sandbox, two) == {"step": "two", "PLAIN": None, "SECRET": None}
+
+
+async def check_a_call_can_be_left(runner: Runner, lab: Lab) -> None:
+    """Whoever leaves a call early leaves the host as it is."""
+    async with _host(runner, lab) as there:
+        if there is None:
+            return
+        calls, sandbox, socket = there
+        async with aclosing(calls.call(sandbox, HostCall(socket, Call("1", "one")))) as left:  # type: ignore[type-var]
+            await lab.within(anext(left))
+        assert (await _answer(lab, calls, sandbox, HostCall(socket, Call("2", "two"))))["step"] == "two"
+        assert await sandbox.poll() is None
+
+
+async def check_a_call_after_the_end(runner: Runner, lab: Lab) -> None:
+    """The host of a sandbox that has ended can't be reached, and that is said at once."""
+    async with _host(runner, lab) as there:
+        if there is None:
+            return
+        calls, sandbox, socket = there
+        await lab.within(sandbox.terminate())
+        try:
+            await _answer(lab, calls, sandbox, HostCall(socket, Call("1", "one")))
+        except RunnerUnavailable:
+            return
+        raise AssertionError("somebody answered")
+
+
 CHECKS: tuple[Check, ...] = (
     check_exit_codes,
     check_signals,
@@ -668,9 +758,13 @@ CHECKS: tuple[Check, ...] = (
     check_own_id,
     check_own_folder,
     check_host_command,
+    check_calls_reach_the_host,
+    check_a_call_can_be_left,
+    check_a_call_after_the_end,
 )
 
 _NO_PROCESSES = "a function has no processes"
+_NO_HOSTS = "a function listens nowhere"
 
 KNOWN_GAPS: Mapping[str, Mapping[str, str]] = {
     "modal": {},
@@ -680,6 +774,9 @@ KNOWN_GAPS: Mapping[str, Mapping[str, str]] = {
         "check_no_process_outlives_a_timeout": _NO_PROCESSES,
         "check_no_process_outlives_the_program": _NO_PROCESSES,
         "check_own_folder": "a function has no working folder",
+        "check_calls_reach_the_host": _NO_HOSTS,
+        "check_a_call_can_be_left": _NO_HOSTS,
+        "check_a_call_after_the_end": _NO_HOSTS,
     },
 }
 """What a kind of runner can't do: name of the check, reason."""

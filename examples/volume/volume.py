@@ -1,8 +1,8 @@
 """GPU training from a shared volume: data that is too big for artifacts is fetched once, and read by every trainer.
 
-`modal volume create datasets`, then `python volume.py` on a stack for Modal. What `fetch` wrote is there for `train`: a
-step that may write to a volume has a sandbox of its own, and steps that only read (`:ro`) share theirs, where the volume
-is reloaded before each.
+`modal volume create datasets`, then `python volume.py` on a stack for Modal. What `fetch` wrote is there for `train`:
+a step that may write to a volume has a sandbox of its own, and steps that only read (`:ro`) share theirs, where the
+volume is reloaded before each.
 """
 
 from __future__ import annotations
