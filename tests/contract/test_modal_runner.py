@@ -141,20 +141,19 @@ async def test_volumes_are_reloaded(cloud: LoopbackModal, runner: ModalRunner, b
     (cloud.volume("models") / "old").write_text("x")
     spec = replace(SPEC, volumes=(VolumeMount("/models", "models", read_only=True),))
     sandbox = await runner.start(request("python", "-u", "-c", READS_WHEN_ASKED, spec=spec))
-    lines = sandbox.output()
-
-    async def ask(what: str) -> str:
-        sandbox.handle.stdin.write(f"{what}\n")
-        await sandbox.handle.stdin.drain.aio()
-        return (await anext(lines)).text
-
-    assert await ask("open") == "['old']"
-    (cloud.volume("models") / "new").write_text("x")
-    with pytest.raises((SandboxRefused, RunnerUnavailable), match=r"can't be reloaded: .*open files"):
+    async with aclosing(sandbox.output()) as lines:
+        await say(sandbox, "open")
+        assert (await anext(lines)).text == "['old']"
+        (cloud.volume("models") / "new").write_text("x")
+        with pytest.raises((SandboxRefused, RunnerUnavailable), match=r"can't be reloaded: .*open files"):
+            await runner.reload_volumes(sandbox)
+        await say(sandbox, "close")
+        assert (await anext(lines)).text == "['old']"
+        cloud.unavailable(2)  # which the older SDK would meet
         await runner.reload_volumes(sandbox)
-    assert await ask("close") == "['old']"
-    await runner.reload_volumes(sandbox)
-    assert await ask("look") == "['new', 'old']"
+        cloud.unavailable(0)
+        await say(sandbox, "look")
+        assert (await anext(lines)).text == "['new', 'old']"
 
 
 async def test_everything_in_the_spec_arrives(cloud: LoopbackModal, runner: ModalRunner, backend: str) -> None:
@@ -513,23 +512,24 @@ async def test_output_goes_on_after_an_outage_that_lasts(cloud: LoopbackModal, b
     """Nobody could say for a while whether it had ended: that is no reason to read no more of it."""
     async with runner_for(cloud, outage=1) as runner:
         sandbox = await runner.start(request("python", "-u", "-c", SAYS_WHEN_ASKED))
-        lines = sandbox.output()
+        async with aclosing(sandbox.output()) as lines:
+            await say(sandbox, "before")
+            assert (await anext(lines)).text == "before"
+            coming = asyncio.ensure_future(anext(lines))
+            cloud.unavailable(4)
+            with contextlib.suppress(RunnerUnavailable, asyncio.TimeoutError):  # V1's long poll may outlast it
+                await asyncio.wait_for(sandbox.wait(), 8)
+            done, _ = await asyncio.wait({coming}, timeout=DRAIN_SECONDS + 1)
+            assert not done, "nothing was said meanwhile, and nothing is over"
+            await say(sandbox, "after")
+            assert (await coming).text == "after"
+        await sandbox.terminate()
 
-        async def ask(what: str) -> str:
-            sandbox.handle.stdin.write(f"{what}\n")
-            await sandbox.handle.stdin.drain.aio()
-            return (await anext(lines)).text
 
-        assert await ask("before") == "before"
-        coming = asyncio.ensure_future(anext(lines))
-        cloud.unavailable(4)
-        with contextlib.suppress(RunnerUnavailable, asyncio.TimeoutError):  # V1's long poll may outlast it
-            await asyncio.wait_for(sandbox.wait(), 8)
-        done, _ = await asyncio.wait({coming}, timeout=DRAIN_SECONDS + 1)
-        assert not done, "nothing was said meanwhile, and nothing is over"
-        sandbox.handle.stdin.write("after\n")
-        await sandbox.handle.stdin.drain.aio()
-        assert (await coming).text == "after"
+async def say(sandbox: ModalSandbox, words: str) -> None:
+    """Write a line to the input of a sandbox's program."""
+    sandbox.handle.stdin.write(f"{words}\n")
+    await sandbox.handle.stdin.drain.aio()
 
 
 async def test_a_lost_reply(cloud: LoopbackModal, runner: ModalRunner, backend: str) -> None:
