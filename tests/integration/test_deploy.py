@@ -137,32 +137,35 @@ def test_the_readme_says_what_the_tutorial_says() -> None:
     assert set(commands) <= tutorial
 
 
-@pytest.fixture
-def worker(lab: Lab, installed: Path, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """`prefect deploy --all` from the clone, and a process worker elsewhere that has the wheel alone."""
+@pytest.fixture(scope="module")
+def worker(
+    lab: Lab, installed: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """`prefect deploy --all` from the clone, and a process worker elsewhere that has the wheel alone; and its log."""
+    folder = tmp_path_factory.mktemp("elsewhere")
     prefect = str(installed / "prefect")
     # The flavour of the test stack's artifact store, which an installed integration would bring.
     environment = {**os.environ, "PYTHONPATH": str(STACK_CODE)}
     run = {"env": environment, "check": True, "capture_output": True}
-    subprocess.run([prefect, "work-pool", "create", "zenml", "--type", "process"], cwd=tmp_path, **run)  # type: ignore[call-overload]
+    subprocess.run([prefect, "work-pool", "create", "zenml", "--type", "process"], cwd=folder, **run)  # type: ignore[call-overload]
     subprocess.run([prefect, "--no-prompt", "deploy", "--all"], cwd=servers.ROOT, **run)  # type: ignore[call-overload]
-    log = (tmp_path / "worker.log").open("wb")
-    process = subprocess.Popen(
-        [prefect, "worker", "start", "--pool", "zenml"],
-        cwd=tmp_path,
-        env=environment,
-        stdout=log,
-        stderr=log,
-        start_new_session=True,
-    )
-    yield process
-    process.terminate()
-    process.wait(30)
-    log.close()
+    with (folder / "worker.log").open("wb") as log:
+        process = subprocess.Popen(
+            [prefect, "worker", "start", "--pool", "zenml"],
+            cwd=folder,
+            env=environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        yield process, folder / "worker.log"
+        process.terminate()
+        process.wait(30)
 
 
-def test_a_worker_runs_a_snapshot(lab: Lab, worker: subprocess.Popen[bytes], installed: Path, tmp_path: Path) -> None:
-    import dynamics
+def test_a_worker_runs_a_snapshot(
+    lab: Lab, worker: tuple[subprocess.Popen[bytes], Path], installed: Path, tmp_path: Path
+) -> None:
     import shapes
     from zenml.client import Client
     from zenml.config import DockerSettings
@@ -193,7 +196,7 @@ def test_a_worker_runs_a_snapshot(lab: Lab, worker: subprocess.Popen[bytes], ins
         return found[0] if found else None
 
     run = eventually(read, lambda found: found is not None and found.status.is_finished, 180)
-    assert run is not None, (tmp_path / "worker.log").read_text()[-3000:]
+    assert run is not None, worker[1].read_text()[-3000:]
     ran = lab.read(Ran(tmp_path), run.id)
     deadline = time.monotonic() + 30
     while not ran.flow_run.state.is_final() and time.monotonic() < deadline:
@@ -203,14 +206,26 @@ def test_a_worker_runs_a_snapshot(lab: Lab, worker: subprocess.Popen[bytes], ins
     assert set(ran.steps) == {"one", "left", "right", "bottom"}
     assert ran.flow_run.name == ran.run.name
     assert f"zenml_run_id:{ran.run.id}" in ran.flow_run.tags
-    # The same worker for a dynamic pipeline, whose code it can't have, submitted through its pool.
-    submitted = lab.run(dynamics.inner, lab.stack("modal", work_pool="zenml"), value=1)
-    assert submitted.error is None
-    assert (submitted.status, submitted.flow_run.state.name) == ("completed", "Completed")
-    assert submitted.flow_run.work_pool_name == "zenml"
-    assert submitted.run.outputs["inner"].load() == 2
-    assert set(submitted.states) == {"inner", "apart"}
-    assert worker.poll() is None
+    assert worker[0].poll() is None
+
+
+@pytest.mark.slow
+def test_a_worker_runs_what_is_submitted_through_its_pool(
+    lab: Lab, worker: tuple[subprocess.Popen[bytes], Path]
+) -> None:
+    """A static and a dynamic pipeline, whose code it can't have."""
+    import dynamics
+    import shapes
+
+    stack = lab.stack("modal", work_pool="zenml")
+    static, dynamic = lab.run(shapes.chain, stack, length=1), lab.run(dynamics.inner, stack, value=1)
+    for ran in (static, dynamic):
+        assert ran.error is None
+        assert (ran.status, ran.flow_run.state.name) == ("completed", "Completed")
+        assert ran.flow_run.work_pool_name == "zenml"
+    assert dynamic.run.outputs["inner"].load() == 2
+    assert set(dynamic.states) == {"inner", "apart"}
+    assert worker[0].poll() is None
 
 
 @pytest.mark.slow
