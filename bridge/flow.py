@@ -93,12 +93,13 @@ def zenml_pipeline(snapshot_id: UUID, run_id: UUID | None = None) -> State[None]
     except BridgeError as error:
         if flow_run.run_count > 1:
             return left_as_it_is(str(flow_run.id), str(error))
-        give_up(run_id, str(flow_run.id), error)
+        give_up(snapshot_id, run_id, str(flow_run.id), str(error))
         return Failed(message=str(error))
     except Exception as error:
-        if flow_run.run_count == 1:
-            raise
-        return left_as_it_is(str(flow_run.id), _defect(error), error)
+        if flow_run.run_count > 1:
+            return left_as_it_is(str(flow_run.id), _defect(error), error)
+        give_up(snapshot_id, run_id, str(flow_run.id), _defect(error))
+        raise
     introduce(run, flow_run)
     if warning := other_bridge(flow_run.deployment_version):
         get_run_logger().warning("%s", warning)

@@ -16,7 +16,7 @@ from zenml.stack import Stack
 from zenml.utils.env_utils import get_runtime_environment
 
 from bridge import names, runners
-from bridge.errors import BridgeError, RunIsOver, RunNotPossible, how_to_replay
+from bridge.errors import RunIsOver, RunNotPossible, how_to_replay
 from bridge.plan import Plan, SandboxSpec, StepPlan
 from bridge.run_status import end_run
 from bridge.runners.base import Runner, SandboxRequest
@@ -140,10 +140,7 @@ def adopt_run(snapshot: PipelineSnapshotResponse, run_id: UUID | None, flow_run_
     """
     client = Client()
     if run_id is None:
-        found = client.list_pipeline_runs(
-            orchestrator_run_id=flow_run_id, project=snapshot.project_id, size=1, hydrate=True
-        )
-        run = found.items[0] if found.items else create_placeholder_run(snapshot, flow_run_id)
+        run = _run_of(flow_run_id, snapshot.project_id) or create_placeholder_run(snapshot, flow_run_id)
     else:
         try:
             run = client.get_pipeline_run(run_id, project=snapshot.project_id)
@@ -156,6 +153,14 @@ def adopt_run(snapshot: PipelineSnapshotResponse, run_id: UUID | None, flow_run_
         client.zen_store.update_run(run.id, PipelineRunUpdate(orchestrator_run_id=flow_run_id))
         run = client.get_pipeline_run(run.id, project=snapshot.project_id)
     return run
+
+
+def _run_of(flow_run_id: str, project_id: UUID) -> PipelineRunResponse | None:
+    """The ZenML run that a flow run made: the oldest, since child pipelines of a dynamic one have its id as well."""
+    found = Client().list_pipeline_runs(
+        orchestrator_run_id=flow_run_id, project=project_id, sort_by="asc:created", size=1, hydrate=True
+    )
+    return found.items[0] if found.items else None
 
 
 def _check(run: PipelineRunResponse, snapshot: PipelineSnapshotResponse, flow_run_id: str) -> None:
@@ -245,19 +250,21 @@ def layer_of(run: Run) -> Layer:
     return orchestrator.layer(run.snapshot)
 
 
-def give_up(run_id: UUID | None, flow_run_id: str, error: BridgeError) -> None:
-    """End the ZenML run that was submitted together with a flow run which can't begin: nobody else would.
+def give_up(snapshot_id: UUID, run_id: UUID | None, flow_run_id: str, why: str) -> None:
+    """End the ZenML run of a flow run which can't begin, submitted together or made by it: nobody else would.
 
     Leaves runs alone that aren't this flow run's.
     """
-    if run_id is None:
-        return
     try:
-        run = Client().get_pipeline_run(run_id)
+        if run_id is None:
+            snapshot = Client().zen_store.get_snapshot(snapshot_id, hydrate=False)
+            run = _run_of(flow_run_id, snapshot.project_id)
+        else:
+            run = Client().get_pipeline_run(run_id)
     except KeyError:
         return
-    if run.orchestrator_run_id == flow_run_id:
-        end_run(run, failures={"": str(error)}, stopped=False)
+    if run is not None and run.orchestrator_run_id == flow_run_id:
+        end_run(run, failures={"": why}, stopped=False)
 
 
 def registry_credentials(stack: Stack) -> RegistryCredentials | None:

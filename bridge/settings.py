@@ -251,6 +251,16 @@ class RunnerConfig(BaseModel):
 
     COMPONENT_ONLY: ClassVar[frozenset[str]] = frozenset()
 
+    if not TYPE_CHECKING:
+
+        def __getattribute__(self, name: str) -> object:
+            """Name the field that refers to a secret which ZenML hasn't: its own answer is a plain KeyError."""
+            try:
+                return super().__getattribute__(name)
+            except KeyError as error:
+                written, fix = self.__dict__[name], "Make it with `zenml secret create`, or mend the reference"
+                raise InvalidSettings(name, written, str(error.args[0]), fix) from error
+
     runner: Literal["modal", "process"] = Field(
         default="modal",
         description="`modal`, the default, or `process`: sandboxes are processes on this machine, nothing "

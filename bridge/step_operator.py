@@ -7,6 +7,8 @@ process that calls it, which may itself be a sandbox of any orchestrator, needs 
 from __future__ import annotations
 
 import os
+import time
+from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
 from zenml.client import Client
@@ -27,6 +29,7 @@ from bridge.validation import check_operator_stack, modal_builds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from uuid import UUID
 
     from zenml.config.base_settings import BaseSettings
     from zenml.config.step_configurations import StepConfiguration
@@ -56,6 +59,11 @@ class ModalPrefectStepOperator(BaseStepOperator):
 
     _operating: Operating | None = None
     _images: ImageBuilds | None = None
+
+    @cached_property
+    def _next_signs(self) -> dict[UUID, float]:
+        """By step run, when to say again that somebody waits for it."""
+        return {}
 
     @property
     def config(self) -> ModalPrefectStepOperatorConfig:
@@ -249,7 +257,8 @@ class ModalPrefectStepOperator(BaseStepOperator):
         if operating is not None and operating.knows(step_run.id):
             operating.cancel(step_run.id)
             return
-        app, name, environment = self._place(step_run)
+        app, name, settings = self._place(step_run)
+        environment = settings.modal_environment
         self._anybody().ask(lambda runner: end_running(runner, app, name, environment))
 
     def cleanup_step_submission(self, step_run: StepRunResponse) -> None:
@@ -265,22 +274,39 @@ class ModalPrefectStepOperator(BaseStepOperator):
     def _anybody(self) -> Operating:
         return self._operations(Client().active_stack)
 
-    def _place(self, step_run: StepRunResponse) -> tuple[str, str, str | None]:
-        """The app and name of a step run's sandbox, and its Modal environment."""
+    def _place(self, step_run: StepRunResponse) -> tuple[str, str, ModalPrefectStepOperatorSettings]:
+        """The app and name of a step run's sandbox, and the step's settings."""
         from bridge.operated import wishes_of
 
         run = Client().get_pipeline_run(step_run.pipeline_run_id)
         config = step_run.config
         settings = wishes_of(step_run.name, config, self.config, self.name).settings
         pipeline = run.pipeline.name if run.pipeline else ""
-        return names.app_name(pipeline), names.operated_name(str(step_run.id)), settings.modal_environment
+        return names.app_name(pipeline), names.operated_name(str(step_run.id)), settings
+
+    def _wait_too(self, step_run: StepRunResponse, orphan_timeout: int) -> None:
+        """Say that somebody waits for a step run whose caller is gone: its sandbox would end itself for want of one."""
+        from bridge import lease
+
+        now = time.monotonic()
+        if now < self._next_signs.get(step_run.id, now):
+            return
+        try:
+            lease.renew_step_run(step_run.project_id, step_run.id)
+        except Exception as error:
+            # It is said again the next time; the sandbox doesn't count the time in which it can't ask either.
+            logger.warning("ZenML couldn't be told that somebody waits: %s: %s", type(error).__name__, error)
+            return
+        self._next_signs[step_run.id] = now + lease.period(orphan_timeout)
 
     def _status_elsewhere(self, step_run: StepRunResponse) -> ExecutionStatus:
         """The status of a step run that another process began."""
         from bridge import step_runs
 
-        app, name, environment = self._place(step_run)
+        app, name, settings = self._place(step_run)
+        environment = settings.modal_environment
         if self._anybody().ask(lambda runner: runner.find(app, name, environment)) is not None:
+            self._wait_too(step_run, settings.orphan_timeout)
             return ExecutionStatus.RUNNING
         # Read after that: a sandbox that ended between the two has reported by now.
         status = Client().get_run_step(step_run.id, hydrate=False).status

@@ -100,6 +100,20 @@ class TestFiveCommonMistakes:
             assert [one.grade for one in look(mended)["modal"]] == [Grade.OK]
         assert [one.grade for one in look(stack)["modal"]] == [Grade.OK], "the variables are back"
 
+    def test_a_secret_that_is_not_there(self, lab: Lab) -> None:
+        """It is no traceback: the field and the secret are named, and the other checks go on."""
+        pair = {"token_id": "{{gone.token_id}}", "token_secret": "{{gone.token_secret}}"}
+        findings = look(lab.stack("modal", **pair))
+        (problem,) = findings["modal"]
+        assert problem.grade is Grade.PROBLEM
+        names_all(
+            f"{problem.what} {problem.fix}",
+            "token_id='{{gone.token_id}}'",
+            "gone does not exist",
+            "zenml secret create",
+        )
+        assert findings["prefect api"][0].grade is Grade.OK
+
     def test_a_local_artifact_store(self, lab: Lab) -> None:
         from zenml.client import Client
         from zenml.enums import StackComponentType

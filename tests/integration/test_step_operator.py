@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -363,6 +364,22 @@ def test_without_its_caller_a_sandbox_ends(
     assert ran.steps == {"hangs": "failed"}
     said = ran.run.steps["hangs"].exception_info.message
     names_all(said, "Whoever called the step operator for this step is gone", "no sign of life for 8 s")
+
+
+@pytest.mark.slow
+def test_whoever_asks_after_a_step_waits_for_it(
+    here: Lab, modal: LoopbackModal, operators: Operators, tmp_path: Path
+) -> None:
+    """As the next process of a dynamic pipeline does, which never began the step."""
+    operator = operators.operator("modal", orphan_timeout=8)
+    box = end_a_caller(modal, operators.stack([operator]), Ran(tmp_path), signal.SIGKILL)
+    other, step_run = of_step(operator, box.tags["zenml_run_id"])
+    pause, until = threading.Event(), time.monotonic() + 25
+    while time.monotonic() < until:
+        assert other.get_status(step_run).value == "running"
+        pause.wait(1)  # as ZenML's runner does
+    assert modal.sandbox(box.id).status == "running"
+    assert eventually(lambda: modal.sandbox(box.id).status, lambda status: status != "running", 60) != "running"
 
 
 def test_what_no_caller_waits_for_is_swept(
