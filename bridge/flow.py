@@ -26,6 +26,7 @@ from prefect.utilities.urls import url_for
 from zenml.constants import METADATA_ORCHESTRATOR_RUN_ID
 from zenml.enums import ExecutionStatus
 from zenml.metadata.metadata_types import MetadataType, Uri
+from zenml.models import PipelineRunResponse
 from zenml.orchestrators.publish_utils import publish_pipeline_run_metadata
 from zenml.stack import Stack
 from zenml.utils.dashboard_utils import get_run_url
@@ -49,7 +50,7 @@ from bridge.plan import Mode, Plan, StepPlan
 from bridge.ready import Fate
 from bridge.renewal import Renewal
 from bridge.resume import Earlier, end_sandboxes, look_back
-from bridge.run import Run, give_up, layer_of, open_run, runner_of
+from bridge.run import Run, give_up, layer_of, open_run, own_run, runner_of
 from bridge.run_status import begin_stop, end_run, status_of
 from bridge.runners.base import Runner
 from bridge.scheduled import PARAMETER, snapshot_for
@@ -92,11 +93,12 @@ def zenml_pipeline(snapshot_id: UUID, run_id: UUID | None = None) -> State[None]
         return Cancelled(message=str(error)) if error.stopped else Failed(message=str(error))
     except BridgeError as error:
         if flow_run.run_count > 1:
-            return left_as_it_is(str(flow_run.id), str(error))
+            return _not_taken_up(own_run(snapshot_id, run_id, str(flow_run.id)), str(flow_run.id), str(error))
         give_up(snapshot_id, run_id, str(flow_run.id), str(error))
         return Failed(message=str(error))
     except Exception as error:
         if flow_run.run_count > 1:
+            # Maybe it is ZenML that can't be asked: then nothing says that the run is over.
             return left_as_it_is(str(flow_run.id), _defect(error), error)
         give_up(snapshot_id, run_id, str(flow_run.id), _defect(error))
         raise
@@ -213,6 +215,15 @@ async def carry_out(run: Run, runner: Runner, *, life: int = 1) -> State[None]:
 def pages(run: Run) -> dict[str, str | None]:
     """Where a run can be looked at, by the name of whose page it is; None where there is no UI."""
     return {"Prefect": url_for("flow-run", obj_id=run.flow_run_id), "ZenML": get_run_url(run.run)}
+
+
+def _not_taken_up(left: PipelineRunResponse | None, flow_run_id: str, why: str) -> State[None]:
+    """The state of a flow run that this process couldn't take up, by what became of its ZenML run before."""
+    if left is None or left.status is ExecutionStatus.FAILED:
+        return Failed(message=why)
+    if left.status is ExecutionStatus.STOPPED:
+        return Cancelled(message=why)
+    return left_as_it_is(flow_run_id, why)
 
 
 def left_as_it_is(flow_run_id: str, why: str, defect: Exception | None = None) -> State[None]:

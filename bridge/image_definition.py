@@ -40,12 +40,13 @@ _COPY_OF_FILES = re.compile(r"^\s*COPY\s+(?!.*--from=)", re.IGNORECASE)
 _FOR_STEPS = "Give it to the steps: ZenML's or Modal's `secrets`; for the build alone, `build_secrets`"
 _FOR_THE_BUILD = "Put it into a Modal Secret, name that in the component's `build_secrets`, and write ${NAME}"
 
-_UNUSED = {
+UNUSED = {
     "image_tag": "Modal gives images ids, not tags",
     "target_repository": "nothing is pushed to a registry",
     "python_package_installer_cache_mount": "Modal's builder has no cache mounts; it keeps each layer instead",
     "build_options": "ZenML itself doesn't use it any more",
 }
+"""Fields of ``DockerSettings`` that change nothing in an image that Modal builds, and why."""
 _DOCKERS_OWN = {"pull", "rm"}
 """Build options that say how Docker keeps house; Modal does it by itself."""
 
@@ -297,7 +298,7 @@ class _Translator:
         return self._build_args("parent_image_build_config", config)
 
     def _warn(self) -> None:
-        for name, why in _UNUSED.items():
+        for name, why in UNUSED.items():
             if self.values[name]:
                 self.warnings.append(f"DockerSettings.{name} of {self.where}: not used, {why}.")
 

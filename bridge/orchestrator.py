@@ -97,9 +97,12 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
         if self.config.runner == "process":
             return []
         builds = super().get_docker_builds(snapshot)
-        refuse_images(translation.plan, builds)
+        from bridge.image_definition import UNUSED
+
         stack = Client().active_stack
-        if not modal_builds(self.config, stack):
+        by_modal = modal_builds(self.config, stack)
+        refuse_images(translation.plan, builds, UNUSED if by_modal else ())
+        if not by_modal:
             return builds
         imports.result()
         return self._built(builds, stack, translation)

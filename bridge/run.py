@@ -255,6 +255,13 @@ def give_up(snapshot_id: UUID, run_id: UUID | None, flow_run_id: str, why: str) 
 
     Leaves runs alone that aren't this flow run's.
     """
+    run = own_run(snapshot_id, run_id, flow_run_id)
+    if run is not None:
+        end_run(run, failures={"": why}, stopped=False)
+
+
+def own_run(snapshot_id: UUID, run_id: UUID | None, flow_run_id: str) -> PipelineRunResponse | None:
+    """Return the ZenML run that a flow run works on; None if there is none, or it is another flow run's."""
     try:
         if run_id is None:
             snapshot = Client().zen_store.get_snapshot(snapshot_id, hydrate=False)
@@ -262,9 +269,8 @@ def give_up(snapshot_id: UUID, run_id: UUID | None, flow_run_id: str, why: str) 
         else:
             run = Client().get_pipeline_run(run_id)
     except KeyError:
-        return
-    if run is not None and run.orchestrator_run_id == flow_run_id:
-        end_run(run, failures={"": why}, stopped=False)
+        return None
+    return run if run is not None and run.orchestrator_run_id == flow_run_id else None
 
 
 def registry_credentials(stack: Stack) -> RegistryCredentials | None:

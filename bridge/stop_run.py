@@ -14,6 +14,7 @@ from zenml.enums import ExecutionStatus
 from zenml.models import PipelineRunResponse
 
 from bridge import lease, names, step_runs
+from bridge.errors import BridgeError
 from bridge.flow import make_runner, on_own_loop
 from bridge.left_open import close_flow_run
 from bridge.operated_end import end_operated
@@ -74,7 +75,11 @@ def _is_dead(flow_run: FlowRun | None, run: PipelineRunResponse, orchestrator: M
     if not (flow_run.state.is_running() or flow_run.state.is_cancelling()):
         return False
     sign = lease.last_sign(Client().zen_store.get_run(run.id))
-    orphan_timeout = orchestrator.run_settings(load_snapshot(run.snapshot.id)).orphan_timeout
+    try:
+        orphan_timeout = orchestrator.run_settings(load_snapshot(run.snapshot.id)).orphan_timeout
+    except BridgeError:
+        # What was asked for then may be refused by now; the component's value is what most runs have.
+        orphan_timeout = orchestrator.config.orphan_timeout
     doubt = doubt_of_death(flow_run, sign, orphan_timeout, datetime.now(timezone.utc))
     return not doubt and not alive_here(flow_run, sign)
 

@@ -437,15 +437,18 @@ def _one_image(read: Sequence[_Read], skipped: Collection[str]) -> str | None:
     return next(iter(examples))
 
 
-def refuse_images(plan: Plan, builds: Sequence[BuildConfiguration]) -> None:
-    """Raise ``NotTranslatable`` if the one sandbox of `pipeline` mode would need several of these images."""
+def refuse_images(plan: Plan, builds: Sequence[BuildConfiguration], unused: Collection[str] = ()) -> None:
+    """Raise ``NotTranslatable`` if the one sandbox of `pipeline` mode would need several of these images.
+
+    ``unused`` are fields of ``DockerSettings`` that whoever builds them doesn't use.
+    """
     if plan.mode is not Mode.PIPELINE:
         return
     settings = {build.step_name: vars(build.settings) for build in builds}  # see `_Reader.read`
     in_it = [step.name for step in plan.steps if not step.step_operator]
     for name in in_it[1:]:
         one, other = (settings[step] if step in settings else settings[None] for step in (in_it[0], name))
-        if differing := _differing(one, other):
+        if differing := _differing(one, other, unused):
             raise NotTranslatable(
                 f"DockerSettings of step {name}",
                 differing,
@@ -454,10 +457,10 @@ def refuse_images(plan: Plan, builds: Sequence[BuildConfiguration]) -> None:
             )
 
 
-def _differing(one: Mapping[str, object], other: Mapping[str, object]) -> list[str]:
+def _differing(one: Mapping[str, object], other: Mapping[str, object], unused: Collection[str]) -> list[str]:
     """The fields in which two ``DockerSettings`` differ, if those make different images."""
     without_build = one["skip_build"] and other["skip_build"]
-    fields = {"parent_image"} if without_build else one.keys() - {"prevent_build_reuse"}
+    fields = {"parent_image"} if without_build else one.keys() - {"prevent_build_reuse", *unused}
     return sorted(field for field in fields if one[field] != other[field])
 
 

@@ -175,9 +175,11 @@ class WarmSteps:
             return
         host = self._inside.pop(step)
         turn = self._turns.pop(step, None)
+        if host is not None and turn is not None and not turn.leaves_it_fit:
+            host.fit = False
         if host is not None and self._is_another_s(host):
             host = None
-        fit = host is not None and (turn.leaves_it_fit if turn is not None else not host.failed)
+        fit = host is not None and host.fit and not host.failed
         self._pool.leave(step, host if fit else None)
         self._wake()
         if host is not None:

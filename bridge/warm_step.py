@@ -50,6 +50,8 @@ class WarmHost:
         self.ended: asyncio.Task[SandboxEnd] = asyncio.ensure_future(self._until_end())
         self.ended.add_done_callback(_retrieve)
         self._since = time.monotonic() if since is None else since
+        self.fit = True
+        """Whether it may be used again: no step in it has ended in a way after which it may not."""
         self.turns = 0
         """How many steps have entered it, as far as this process knows."""
 

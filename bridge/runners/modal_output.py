@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Literal
 
 import modal
-from tenacity import AsyncRetrying, retry_if_exception, retry_if_exception_type, wait_random_exponential
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception,
+    retry_if_exception_type,
+    wait_random_exponential,
+)
 
 from bridge import upstream_modal
 from bridge.errors import RunnerError, RunnerUnavailable
@@ -22,11 +30,48 @@ if TYPE_CHECKING:
 
 DRAIN_SECONDS = 10.0
 """How long a stream may be silent after its sandbox has ended before it is left."""
+_HEALTHY_SECONDS = 90.0
+"""An attempt that lasted longer than the SDK tries to connect was a stream that worked and had nothing to say."""
 _BATCHES = 64
 """Most pieces of output held in memory; a piece is what one message of Modal brings."""
 
+_logger = logging.getLogger(__name__)
+
 Streams = Literal["stdout", "stderr"]
 _DESCRIPTORS: tuple[tuple[int, Streams], ...] = ((1, "stdout"), (2, "stderr"))
+
+
+class _Trouble:
+    """Says once, after ``patience`` seconds of nothing but failures, that a stream can't be read. tenacity's hook."""
+
+    def __init__(self, doing: str, patience: float) -> None:
+        self._doing = doing
+        self._patience = patience
+        self._since: float | None = None
+        self._began = 0.0
+        self._told = False
+        self.last = ""
+        """The last failure, "" after progress."""
+
+    def begin(self) -> None:
+        """The stream is opened, once more."""
+        self._began = time.monotonic()
+
+    def progress(self) -> None:
+        """It brings something."""
+        self._since, self._told, self.last = None, False, ""
+
+    def __call__(self, state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        now = time.monotonic()
+        if self._since is None or now - self._began > _HEALTHY_SECONDS:
+            self._since = now
+        if error is None:
+            return
+        self.last = str(translated(error, self._doing))
+        if now - self._since >= self._patience and not self._told:
+            self._told = True
+            _logger.warning("%s It is tried again until the sandbox has ended.", self.last)
 
 
 class ModalOutput:
@@ -36,6 +81,8 @@ class ModalOutput:
         self._sandbox = sandbox
         self._clients = clients
         self._outage = outage
+        doing = f"The output of sandbox {sandbox.id} broke off"
+        self._troubles = {descriptor: _Trouble(doing, outage) for descriptor, _ in _DESCRIPTORS}
         self._queue: asyncio.Queue[list[OutputLine] | RunnerError | None] = asyncio.Queue(_BATCHES)
 
     async def lines(self) -> AsyncIterator[OutputLine]:
@@ -100,21 +147,25 @@ class ModalOutput:
         failure = end.exception()
         if isinstance(failure, RunnerError):
             return failure
-        return RunnerUnavailable(
-            f"The output of sandbox {self._sandbox.id} didn't end within {DRAIN_SECONDS:g} s of its end."
-        )
+        late = f"The output of sandbox {self._sandbox.id} didn't end within {DRAIN_SECONDS:g} s of its end."
+        known = [trouble.last for trouble in self._troubles.values() if trouble.last]
+        return RunnerUnavailable(" ".join([late, *known[:1]]))
 
     async def _pump(self, handle: modal.Sandbox, descriptor: int, stream: Streams) -> None:
         assembler = LineAssembler(stream)
+        trouble = self._troubles[descriptor]
         position = ""
         try:
             async for attempt in AsyncRetrying(
                 retry=retry_if_exception(is_transient),
                 wait=wait_random_exponential(multiplier=0.5, max=5),
+                before_sleep=trouble,
                 reraise=True,
             ):
                 with attempt:
+                    trouble.begin()
                     async for data, after in upstream_modal.read_output(handle, descriptor, position):
+                        trouble.progress()
                         position = after
                         if lines := assembler.feed(data):
                             await self._queue.put(lines)

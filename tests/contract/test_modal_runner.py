@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import inspect
 import os
 import shutil
@@ -508,7 +507,9 @@ async def test_an_outage_that_lasts(cloud: LoopbackModal, backend: str) -> None:
 SAYS_WHEN_ASKED = "import sys\nfor line in sys.stdin: print(line.strip(), flush=True)"
 
 
-async def test_output_goes_on_after_an_outage_that_lasts(cloud: LoopbackModal, backend: str) -> None:
+async def test_output_goes_on_after_an_outage_that_lasts(
+    cloud: LoopbackModal, backend: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """Nobody could say for a while whether it had ended: that is no reason to read no more of it."""
     async with runner_for(cloud, outage=1) as runner:
         sandbox = await runner.start(request("python", "-u", "-c", SAYS_WHEN_ASKED))
@@ -516,13 +517,18 @@ async def test_output_goes_on_after_an_outage_that_lasts(cloud: LoopbackModal, b
             await say(sandbox, "before")
             assert (await anext(lines)).text == "before"
             coming = asyncio.ensure_future(anext(lines))
-            cloud.unavailable(4)
-            with contextlib.suppress(RunnerUnavailable, asyncio.TimeoutError):  # V1's long poll may outlast it
-                await asyncio.wait_for(sandbox.wait(), 8)
+            cloud.pause()
+            with pytest.raises(RunnerUnavailable):
+                await sandbox.wait()
+            cloud.resume()
             done, _ = await asyncio.wait({coming}, timeout=DRAIN_SECONDS + 1)
             assert not done, "nothing was said meanwhile, and nothing is over"
             await say(sandbox, "after")
             assert (await coming).text == "after"
+            if backend == "v1":  # whose output the control plane brings
+                told = [record.getMessage() for record in caplog.records if "broke off" in record.getMessage()]
+                assert told
+                assert all(text.endswith("It is tried again until the sandbox has ended.") for text in told)
         await sandbox.terminate()
 
 
