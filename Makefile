@@ -18,7 +18,8 @@ help:  ## this list
 .venv/.demo: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv>=0.6"
-	$(UV) --python $(BIN)/python -e ".[local]" --group demo
+	@# Compiled here, by all cores: else the first run does it, module by module.
+	$(UV) --compile-bytecode --python $(BIN)/python -e ".[local]" --group demo
 	@touch $@
 
 .venv/.dev: .venv/.demo pyproject.toml
