@@ -274,6 +274,7 @@ def _check_secrets(name: str, value: object) -> None:
 def _check_volumes(name: str, value: object) -> None:
     assert isinstance(value, dict)
     seen: dict[str, str] = {}
+    names_seen: set[str] = set()
     for path, volume in value.items():
         plain = posixpath.normpath(path)
         if not path.startswith("/"):
@@ -289,12 +290,12 @@ def _check_volumes(name: str, value: object) -> None:
         if path != plain:
             raise InvalidSettings(name, value, f"{path!r} is not in its plain form", f"Write {plain!r}")
         seen[plain] = path
-        _refuse_object_name(name, value, VolumeMount.of(path, volume).name, "Volume")
-    mounted = [VolumeMount.of(path, volume).name for path, volume in value.items()]
-    for volume in mounted:
-        if mounted.count(volume) > 1:  # modal/_utils/mount_utils.py: validate_volumes
+        mounted = VolumeMount.of(path, volume).name
+        _refuse_object_name(name, value, mounted, "Volume")
+        if mounted in names_seen:  # modal/_utils/mount_utils.py: validate_volumes
             fix = "Mount it once, and read from there"
-            raise InvalidSettings(name, value, f"Modal mounts volume {volume!r} at one path only", fix)
+            raise InvalidSettings(name, value, f"Modal mounts volume {mounted!r} at one path only", fix)
+        names_seen.add(mounted)
 
 
 def _check_cidrs(name: str, value: object) -> None:

@@ -99,7 +99,7 @@ def zenml_pipeline(snapshot_id: UUID, run_id: UUID | None = None) -> State[None]
     except Exception as error:
         if flow_run.run_count > 1:
             # Maybe it is ZenML that can't be asked: then nothing says that the run is over.
-            return left_as_it_is(str(flow_run.id), _defect(error), error)
+            return _left_as_it_is(str(flow_run.id), _defect(error), error)
         give_up(snapshot_id, run_id, str(flow_run.id), _defect(error))
         raise
     introduce(run, flow_run)
@@ -223,10 +223,10 @@ def _not_taken_up(left: PipelineRunResponse | None, flow_run_id: str, why: str) 
         return Failed(message=why)
     if left.status is ExecutionStatus.STOPPED:
         return Cancelled(message=why)
-    return left_as_it_is(flow_run_id, why)
+    return _left_as_it_is(flow_run_id, why)
 
 
-def left_as_it_is(flow_run_id: str, why: str, defect: Exception | None = None) -> State[None]:
+def _left_as_it_is(flow_run_id: str, why: str, defect: Exception | None = None) -> State[None]:
     """The state of a flow run that this process couldn't take up, for which reason: it is as the one before left it.
 
     Not Failed: ZenML would hear of that (:mod:`bridge.status`) and nothing could go on with the run any more.
@@ -279,14 +279,14 @@ async def _carry_out(run: Run, runner: Runner, stop: Stop, life: int) -> State[N
     except BridgeError as error:
         message = str(error)
         if not taken_up.is_set():
-            return left_as_it_is(run.flow_run_id, message)
+            return _left_as_it_is(run.flow_run_id, message)
         await thread.call(lambda: end_run(run.run, failures={"": message}, stopped=stop.requested))
         return Failed(message=message)
     except Exception as error:
         # A defect, or an outage beyond patience: ZenML's run must not stay running for it.
         message = _defect(error)
         if not taken_up.is_set():
-            return left_as_it_is(run.flow_run_id, message, error)
+            return _left_as_it_is(run.flow_run_id, message, error)
         await thread.call(lambda: end_run(run.run, failures={"": message}, stopped=False))
         raise
     finally:

@@ -103,7 +103,7 @@ class ModalRunner:
         for spec in specs:
             network_of(spec)
         secrets = {(spec.modal_environment, name) for spec in specs for name in spec.secrets}
-        volumes = {(spec.modal_environment, name) for spec in specs for name in (mount.name for mount in spec.volumes)}
+        volumes = {(spec.modal_environment, mount.name) for spec in specs for mount in spec.volumes}
         for environment, name in sorted(secrets, key=str):
             await self._objects.secret(environment, name)
         for environment, name in sorted(volumes, key=str):

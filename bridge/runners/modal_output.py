@@ -81,8 +81,8 @@ class ModalOutput:
         self._sandbox = sandbox
         self._clients = clients
         self._outage = outage
-        doing = f"The output of sandbox {sandbox.id} broke off"
-        self._troubles = {descriptor: _Trouble(doing, outage) for descriptor, _ in _DESCRIPTORS}
+        self._doing = f"The output of sandbox {sandbox.id} broke off"
+        self._troubles = {descriptor: _Trouble(self._doing, outage) for descriptor, _ in _DESCRIPTORS}
         self._queue: asyncio.Queue[list[OutputLine] | RunnerError | None] = asyncio.Queue(_BATCHES)
 
     async def lines(self) -> AsyncIterator[OutputLine]:
@@ -184,5 +184,4 @@ class ModalOutput:
             return False
 
     def _broken(self, error: BaseException) -> RunnerUnavailable:
-        text = str(translated(error, f"The output of sandbox {self._sandbox.id} broke off"))
-        return RunnerUnavailable(text)
+        return RunnerUnavailable(str(translated(error, self._doing)))

@@ -107,13 +107,9 @@ def test_a_pipelines_sandbox_holds_one_slot_until_it_is_killed(lab: Lab, limit: 
 def test_the_slot_of_a_killed_process_comes_free(lab: Lab, limit: str, tmp_path: Path) -> None:
     """Its step lives on, but nobody renews the lease; somebody who waits for the slot gets it then."""
     under = Under(lab, tmp_path)
-    process = under.start_script("shapes.telling", "process", {"concurrency_limit": limit})
-    try:
+    with under.script("shapes.telling", "process", {"concurrency_limit": limit}):
         under.until_steps({"hung": "running"})
         assert taken(limit) == 1
-    finally:
-        process.kill()
-        process.wait()
     try:
         assert taken(limit) == 1
         assert eventually(lambda: taken(limit), lambda found: found == 0, LEASE_SECONDS + 90) == 0

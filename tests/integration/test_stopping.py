@@ -191,13 +191,12 @@ def test_stopped_gracefully_between_two_steps(lab: Lab, stoppable, tmp_path: Pat
 def test_interrupted_when_the_last_step_is_over(lab: Lab, tmp_path: Path) -> None:
     """While the flow only waits for Prefect's API: there is nothing left to stop, and both sides say so."""
     under = Under(lab, tmp_path)
-    process = under.start_script("stoppable.telling_twice", "process", PER_STEP)
 
     def until_said(what: str) -> None:
         log = tmp_path / "script.log"
         assert eventually(lambda: what in log.read_text(), bool, 60), log.read_text()[-3000:]
 
-    try:
+    with under.script("stoppable.telling_twice", "process", PER_STEP) as process:
         (tmp_path / "go-first").touch()
         under.until_steps({"first": "completed", "second": "running"})
         with gone(lab.prefect):
@@ -206,9 +205,6 @@ def test_interrupted_when_the_last_step_is_over(lab: Lab, tmp_path: Path) -> Non
             process.send_signal(signal.SIGINT)
             until_said("Interrupted: the run is being stopped")
         code = process.wait(60)
-    finally:
-        process.kill()
-        process.wait()
     said = (tmp_path / "script.log").read_text()
     ran = under.join()
     assert ended(ran) == ("completed", "Completed"), said[-3000:]
@@ -222,15 +218,11 @@ def test_interrupted_when_the_last_step_is_over(lab: Lab, tmp_path: Path) -> Non
 )
 def test_the_process_is_interrupted(lab: Lab, tmp_path: Path, number: signal.Signals) -> None:
     under = Under(lab, tmp_path)
-    process = under.start_script("stoppable.held", "process", {})
-    try:
+    with under.script("stoppable.held", "process", {}) as process:
         under.until_steps({"hangs": "running", "again": "retrying"})
         process.send_signal(number)
         assert under.all_dead()
         code = process.wait(30)
-    finally:
-        process.kill()
-        process.wait()
     said = (tmp_path / "script.log").read_text()
     ran = under.join()
     assert ended(ran) == ("stopped", "Cancelled"), said[-3000:]

@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -50,8 +52,12 @@ class Under:
         self._thread.start()
         return self
 
-    def start_script(self, pipeline: str, place: str, settings: dict[str, Any]) -> subprocess.Popen[bytes]:
-        """Call a pipeline (``module.name``) in a process of its own; its output is in ``script.log``."""
+    @contextmanager
+    def script(self, pipeline: str, place: str, settings: dict[str, Any]) -> Iterator[subprocess.Popen[bytes]]:
+        """Call a pipeline (``module.name``) in a process of its own, which is killed if it is there at the end.
+
+        Its output is in ``script.log``.
+        """
         module, _, name = pipeline.partition(".")
         script = self.folder / "script.py"
         script.write_text(
@@ -64,7 +70,13 @@ class Under:
         self.lab.activate(self.lab.stack(place))
         environment = {**os.environ, "PYTHONPATH": f"{STACK_CODE}:{PROJECT}"}
         with (self.folder / "script.log").open("wb") as log:
-            return subprocess.Popen([sys.executable, str(script)], cwd=PROJECT, env=environment, stdout=log, stderr=log)
+            argv = [sys.executable, str(script)]
+            process = subprocess.Popen(argv, cwd=PROJECT, env=environment, stdout=log, stderr=log)
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
 
     @cached_property
     def run_id(self) -> UUID:
