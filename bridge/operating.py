@@ -1,7 +1,8 @@
 """Carrying out the step runs of a step operator, on a thread and an event loop of their own.
 
 ZenML calls a step operator from the main thread of a step's process, or from several threads of a dynamic pipeline's:
-submit, ask, cancel and clean up are separate calls. The loop lives as long as there is something to carry out.
+submit, ask, cancel and clean up are separate calls. The loop lives as long as there is something to carry out, or to
+answer.
 """
 
 from __future__ import annotations
@@ -95,6 +96,8 @@ class _Open:
     loop: asyncio.AbstractEventLoop
     runner: Runner
     close: asyncio.Event
+    calls: set[Future[Any]] = field(default_factory=set)
+    """What was asked of the loop and hasn't ended on it, whether or not its thread still waits."""
 
 
 class Operating:
@@ -109,7 +112,7 @@ class Operating:
         self._lock = threading.Lock()
         self._open: _Open | None = None
         self._steps: dict[UUID, _Step] = {}
-        self._calls: set[asyncio.Future[None]] = set()
+        self._tasks: set[asyncio.Future[None]] = set()
 
     def begin(self, run: OperatedRun, on_sandbox: OnSandbox) -> None:
         """Begin to carry out a step run; return once its sandbox is there, or it has ended. Idempotent.
@@ -149,10 +152,7 @@ class Operating:
 
     def ask(self, question: Callable[[Runner], Coroutine[Any, Any, T]]) -> T:
         """Ask the runner something, on the loop. Raises what the question raises."""
-        try:
-            return self._call(lambda opened: question(opened.runner))
-        finally:
-            self._close_if_idle()
+        return self._call(lambda opened: question(opened.runner))
 
     def forget(self, step_run_id: UUID) -> None:
         """End a step run that is still carried out, without a word to ZenML, and forget it. Idempotent."""
@@ -168,7 +168,6 @@ class Operating:
                 del self._steps[step_run_id]
 
         self._call(lambda _: end())
-        self._close_if_idle()
 
     async def _begin(self, run: OperatedRun, on_sandbox: OnSandbox, runner: Runner) -> None:
         if run.step_run_id in self._steps:
@@ -197,23 +196,32 @@ class Operating:
         is_made.cancel()
 
     def _call(self, work: Callable[[_Open], Coroutine[Any, Any, T]], context: contextvars.Context | None = None) -> T:
+        result: Future[T] = Future()
         with self._lock:
             opened = self._open = self._open or self._opened()
-        result: Future[T] = Future()
+            opened.calls.add(result)
 
         async def run() -> None:
             try:
-                result.set_result(await work(opened))
+                answer = await work(opened)
             except BaseException as error:
+                self._ended(opened, result)
                 result.set_exception(error)
+            else:
+                self._ended(opened, result)
+                result.set_result(answer)
 
         def start() -> None:
-            running = asyncio.ensure_future(run())
-            self._calls.add(running)
-            running.add_done_callback(self._calls.discard)
+            task = asyncio.ensure_future(run())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
         opened.loop.call_soon_threadsafe(start, context=context)
-        return result.result()
+        try:
+            return result.result()
+        finally:
+            if opened.close.is_set():
+                opened.thread.join()
 
     def _opened(self) -> _Open:
         ready: Future[tuple[asyncio.AbstractEventLoop, Runner, asyncio.Event]] = Future()
@@ -236,14 +244,13 @@ class Operating:
         thread.start()
         return _Open(thread, *ready.result())
 
-    def _close_if_idle(self) -> None:
+    def _ended(self, opened: _Open, call: Future[Any]) -> None:
+        """On the loop, at the end of a call: close it where there is nothing to carry out and nobody else asks."""
         with self._lock:
-            opened = self._open
-            if self._steps or opened is None:
-                return
-            self._open = None
-        opened.loop.call_soon_threadsafe(opened.close.set)
-        opened.thread.join()
+            opened.calls.discard(call)
+            if not self._steps and not opened.calls:
+                self._open = None
+                opened.close.set()
 
 
 async def _told(told: set[asyncio.Future[None]]) -> None:
