@@ -266,7 +266,7 @@ class _StepTask:
         call.cancel()
         await asyncio.wait({call})
         report_task_run_state(task_run, Cancelled(message="Stopped while it waited for its retry."))
-        await self._owner.attempts.close_retries(self._step.name)
+        await self._owner.attempts.stop_retrying(self._step.name)
         self._owner.board.ended(self._step.name, "Cancelled", "stopped while it waited for its retry")
         return Fate.STOPPED
 
@@ -278,7 +278,7 @@ class _StepTask:
         if state.is_cancelled():
             # Whatever was known of the attempt before: one that never came to a step run of its own leaves it RETRYING.
             if attempts > 1 or (self._outcome is not None and self._outcome.record.reported is Reported.RETRYING):
-                await self._owner.attempts.close_retries(self._step.name)
+                await self._owner.attempts.stop_retrying(self._step.name)
             return Fate.STOPPED
         if attempts <= self._step.retry.retries:
             await self._owner.attempts.close_retries(self._step.name)

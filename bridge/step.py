@@ -253,6 +253,11 @@ class Attempts:
         run = self._run
         await self._thread.call(lambda: step_runs.close_retries(run.run, step))
 
+    async def stop_retrying(self, step: str) -> None:
+        """Tell ZenML the same of a step that was stopped."""
+        run = self._run
+        await self._thread.call(lambda: step_runs.stop_retrying(run.run, step))
+
     async def give_up(self, step: str, outcome: Outcome) -> Outcome:
         """The same after a failed attempt; return what became of the step: in a run that stops, ZenML says stopped."""
         await self.close_retries(step)

@@ -313,6 +313,17 @@ def close_retries(run: PipelineRunResponse, step: str) -> None:
         record = StepRecord(_REPORTED.get(created.status, Reported.RUNNING), str(created.id), created.version)
 
 
+def stop_retrying(run: PipelineRunResponse, step: str) -> None:
+    """End a step that ZenML believes will be tried again, and that somebody stopped, as stopped.
+
+    Not by :func:`close_retries`: a run that failed under CONTINUE_ON_FAILURE takes new step runs also while it is being
+    stopped, and would call the step failed. Does nothing to any other.
+    """
+    record = latest(run, [step]).get(step)
+    if record is not None and record.reported is Reported.RETRYING and record.step_run_id:
+        record_stopped(UUID(record.step_run_id))
+
+
 def fail_left(run: PipelineRunResponse, diagnosis: Diagnosis, running: Collection[str] | None = None) -> None:
     """End the step runs of a run that nobody works on any more as failed: none is tried again.
 

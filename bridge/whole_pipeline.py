@@ -138,6 +138,7 @@ class WholePipeline:
         if self.kill.is_set():
             self.stopped = True
             await self._settle(records, end)
+            self._note_failures(await self._records())
             return Cancelled(message="The pipeline was stopped.")
         return await self._judge(end, records)
 
@@ -225,14 +226,17 @@ class WholePipeline:
         if self.kill.is_set():
             for step, record in records.items():
                 if record.reported is Reported.RETRYING:
-                    await self._attempts.close_retries(step)
+                    await self._attempts.stop_retrying(step)
         return orphans
 
-    async def _failed(self, end: SandboxEnd, records: dict[str, StepRecord]) -> State[None]:
+    def _note_failures(self, records: dict[str, StepRecord]) -> None:
         for step, record in records.items():
             if record.reported in (Reported.FAILED, Reported.RETRYING):
                 self.failures[step] = str(judge(SandboxEnd(End.EXITED, 1), record).diagnosis)
                 self._board.explain(step, self.failures[step])
+
+    async def _failed(self, end: SandboxEnd, records: dict[str, StepRecord]) -> State[None]:
+        self._note_failures(records)
         if not self.failures and (
             any(record.reported is Reported.STOPPED for record in records.values()) or await self._run_is_stopping()
         ):

@@ -169,8 +169,10 @@ class Scheduler:
                 # stopped it, after this step's process began and before it could say so.
                 return await self._stopped(step, record)
             if not await self._may_try_again(step, record, permit):
+                if permit.kill.is_set():
+                    return await self._stopped(step, record)
                 await self._store.close_retries(step)
-                return Fate.STOPPED if permit.kill.is_set() else await self._failed()
+                return await self._failed()
 
     async def _failed(self) -> Fate:
         if self._plan.failure_mode is FailureMode.FAIL_FAST:
@@ -249,7 +251,7 @@ class Scheduler:
     async def _stopped(self, step: str, record: StepRecord) -> Fate:
         if not self._abandon:
             await self._store.stopped(record)
-            await self._store.close_retries(step)
+            await self._store.stop_retrying(step)
             await self._run_is_stopping()
         return Fate.STOPPED
 

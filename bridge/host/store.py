@@ -74,6 +74,10 @@ class Store:
         """Tell that a step isn't tried again."""
         await self._ask(lambda: step_runs.close_retries(self._loaded.run, step))
 
+    async def stop_retrying(self, step: str) -> None:
+        """Tell that a step which waits for a retry was stopped."""
+        await self._ask(lambda: step_runs.stop_retrying(self._loaded.run, step))
+
     async def cached(self, step: str) -> Reported | None:
         """Ask the cache; None where the step has to run."""
         cache = self._cache

@@ -83,6 +83,17 @@ def test_retries_in_a_failed_run_that_goes_on_are_failed(zen: Zen, tmp_path: Pat
     assert job.statuses()[1]["again"] == ["retried", "retried", "retried", "failed"]
 
 
+def test_one_that_was_stopped_in_such_a_run_is_stopped(zen: Zen, tmp_path: Path) -> None:
+    job = zen.submit("abandoned", tmp_path, options={"execution_mode": "continue_on_failure"})
+    call(job, "record_failure", run=job.run, step="again", what="First")
+    slow = call(job, "start", run=job.run, step="slow")
+    call(job, "complete", step_run=slow)
+    call(job, "record_failure", run=job.run, step="bad", what="Dead")
+    call(job, "stop_retrying", run=job.run, step="again")
+    call(job, "stop_retrying", run=job.run, step="bad")
+    assert job.statuses()[1] == {"again": ["stopped"], "slow": ["completed"], "bad": ["failed"]}
+
+
 def test_closing_leaves_every_other_step_alone(job: Job) -> None:
     call(job, "close_retries", run=job.run, step="fail_first")
     assert job.statuses()[1] == {}

@@ -87,19 +87,24 @@ def test_a_failed_step_whose_retry_is_given_up_is_stopped_on_both_sides(lab: Lab
 
 
 @pytest.mark.slow
-def test_cancelled_in_prefect_after_a_step_has_failed(lab: Lab, stoppable, tmp_path: Path) -> None:
-    """ZenML refuses to stop such a run; Prefect's cancel ends it all the same."""
+@pytest.mark.parametrize("mode", ["per_step", "pipeline"])
+def test_cancelled_in_prefect_after_a_step_has_failed(lab: Lab, stoppable, tmp_path: Path, mode: str) -> None:
+    """ZenML refuses to stop such a run, and takes new step runs of it; Prefect's cancel ends it all the same."""
     from zenml.enums import ExecutionMode
 
     under = Under(lab, tmp_path)
-    under.start(stoppable.limping, "process", PER_STEP, {"execution_mode": ExecutionMode.CONTINUE_ON_FAILURE})
-    under.until_steps({"hangs": "running", "bad": "failed"})
+    options = {"execution_mode": ExecutionMode.CONTINUE_ON_FAILURE}
+    under.start(stoppable.limping, "process", {"execution_mode": mode}, options)
+    under.until_steps({"hangs": "running", "bad": "failed", "again": "retrying"})
     cancel(under.flow_run_id)
     assert under.all_dead()
     ran = under.join()
     assert ended(ran) == ("failed", "Cancelled")
-    assert ran.steps == {"hangs": "stopped", "bad": "failed"}
-    assert ran.states == {"hangs": "Cancelled", "bad": "Failed", "later": "NotRun", "below_bad": "NotRun"}
+    assert ran.steps == {"hangs": "stopped", "bad": "failed", "again": "stopped"}
+    assert [run.version for run in ran.run.steps.values()] == [1, 1, 1], "no attempt that never was"
+    if mode == "per_step":
+        not_run = {"later": "NotRun", "below_bad": "NotRun"}
+        assert ran.states == {"hangs": "Cancelled", "again": "Cancelled", "bad": "Failed", **not_run}
     assert "ValueError" in ran.flow_run.state.message
 
 

@@ -39,6 +39,10 @@ def close_retries(run: str, step: str) -> None:
     step_runs.close_retries(_known(run)[1], step)
 
 
+def stop_retrying(run: str, step: str) -> None:
+    step_runs.stop_retrying(_known(run)[1], step)
+
+
 def start(run: str, step: str) -> str:
     """A RUNNING step run that nobody runs, as a dead sandbox leaves it."""
     from zenml.enums import ExecutionStatus

@@ -63,7 +63,9 @@ def clinging(folder: str) -> None:
 
 @pipeline
 def limping(folder: str) -> None:
-    """``bad`` fails while ``hangs`` runs."""
+    """``bad`` fails while ``hangs`` runs and ``again`` waits for a far retry."""
+    retry = StepRetryConfig(max_retries=3, delay=600, backoff=1)
+    fail_first.with_options(retry=retry)(folder, "raise", 9, id="again")
     add(folder, hang(folder, id="hangs"), id="later")
     add(folder, fail(folder, id="bad"), id="below_bad")
 
