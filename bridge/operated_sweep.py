@@ -14,23 +14,19 @@ from uuid import UUID
 
 from zenml.client import Client
 from zenml.enums import StackComponentType
-from zenml.models import ComponentResponse, PipelineRunResponse, StackResponse, StepRunResponse
+from zenml.models import PipelineRunResponse, StackResponse, StepRunResponse
 from zenml.stack import StackComponent
 
-from bridge import lease, names, orphans, runners
+from bridge import lease, names, orphans
+from bridge.components import ours, place_of, title
 from bridge.errors import BridgeError, RunNotPossible
 from bridge.flow import on_own_loop
+from bridge.listing import Listing
 from bridge.operated import wishes_of
 from bridge.ownership import Judgement, Owner, judge_caller
 from bridge.runners.base import Sandbox
 from bridge.step_operator import ModalPrefectStepOperator
 from bridge.swept import Found, Report, noted, read_uuid
-
-
-def our_operators(stack: StackResponse) -> list[ComponentResponse]:
-    """The step operators of a stack that are of this package."""
-    operators = stack.components.get(StackComponentType.STEP_OPERATOR, [])
-    return [component for component in operators if component.flavor_name == names.FLAVOR]
 
 
 def sweep(stack: StackResponse, report: Report, end: bool, modal_environments: Sequence[str], tolerance: float) -> None:
@@ -39,8 +35,8 @@ def sweep(stack: StackResponse, report: Report, end: bool, modal_environments: S
     See :func:`bridge.sweep.sweep`.
     """
     report.owned = "step runs with a caller"
-    for component in our_operators(stack):
-        with noted(report, f"step operator {component.name}: "):
+    for component in ours(stack, StackComponentType.STEP_OPERATOR):
+        with noted(report, f"{title(component)}: "):
             operator = StackComponent.from_model(component)
             if not isinstance(operator, ModalPrefectStepOperator):
                 raise RunNotPossible(f"The step operator `{component.name}` is of another flavour.")
@@ -59,18 +55,17 @@ class _Sweeper:
         self._stack = stack
         self._operator = operator
         self._tolerance = tolerance
-        self._environments = dict.fromkeys([operator.config.modal_environment, *modal_environments])
+        self._environments = modal_environments
 
     async def sweep(self, report: Report, end: bool) -> None:
-        config = self._operator.config
         tags = {
             names.TAG_SERVER: str(Client().zen_store.get_store_info().id),
             names.TAG_STACK: names.modal_tag(self._stack.name),
             names.TAG_STEP_OPERATOR: names.modal_tag(self._operator.name),
         }
-        async with runners.create(config.runner, token_id=config.token_id, token_secret=config.token_secret) as runner:
-            for environment in self._environments:
-                for sandbox, own in await runner.tagged(tags, environment):
+        async with Listing() as listing:
+            for place in place_of(self._operator.config).with_environments(self._environments):
+                for sandbox, own in await listing.tagged(tags, place):
                     await self._one(sandbox, own, report, end)
 
     async def _one(self, sandbox: Sandbox, own: Mapping[str, str], report: Report, end: bool) -> None:

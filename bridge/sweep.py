@@ -24,19 +24,19 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.exceptions import ObjectNotFound
 from zenml.client import Client
 from zenml.enums import ExecutionStatus, StackComponentType
-from zenml.models import PipelineRunResponse, StackResponse
+from zenml.models import ComponentResponse, PipelineRunResponse, StackResponse
 from zenml.stack import StackComponent
 from zenml.utils.pagination_utils import depaginate
 
-from bridge import lease, names, operated_sweep, orphans, runners
+from bridge import lease, names, operated_sweep, orphans
+from bridge.components import Place, config_of, ours, place_of, title
 from bridge.errors import BridgeError, RunNotPossible
 from bridge.flow import on_own_loop
 from bridge.left_open import close_flow_run
-from bridge.operated_sweep import our_operators
+from bridge.listing import Listing, Tagged
 from bridge.orchestrator import ModalPrefectOrchestrator
 from bridge.ownership import OVER, Facts, FlowState, Judgement, Owner, judge
 from bridge.prefect_api import prefect_api, prefect_settings
-from bridge.runners.base import Runner, Sandbox
 from bridge.swept import Found, Report, noted, read_uuid
 from bridge.watch import cancelled_before
 
@@ -44,8 +44,6 @@ TOLERANCE_SECONDS = 60.0
 """By how much the clocks of two machines may differ."""
 _PAGE = 200
 _LISTED = 100
-
-Tagged = tuple[Sandbox, Mapping[str, str]]
 
 _STATES = {
     StateType.SCHEDULED: FlowState.WAITING,
@@ -68,27 +66,17 @@ def stacks(name: str | None = None, everything: bool = False) -> list[StackRespo
     """
     client = Client()
     if everything:
-        return [stack for stack in depaginate(client.list_stacks, hydrate=True) if _is_ours(stack)]
+        return [stack for stack in depaginate(client.list_stacks, hydrate=True) if ours(stack)]
     try:
         stack = client.get_stack(name, hydrate=True) if name is not None else client.active_stack_model
     except (KeyError, ValueError) as error:
         raise RunNotPossible(f"--stack {name}: there is no such stack. `zenml stack list` shows them.") from error
-    if not _is_ours(stack):
+    if not ours(stack):
         raise RunNotPossible(
             f"The stack `{stack.name}` has neither an orchestrator nor a step operator of flavour `{names.FLAVOR}`. "
             "Name one that has with --stack."
         )
     return [stack]
-
-
-def _is_ours(stack: StackResponse) -> bool:
-    return has_our_orchestrator(stack) or bool(our_operators(stack))
-
-
-def has_our_orchestrator(stack: StackResponse) -> bool:
-    """Whether runs of a stack are this package's: then so are the sandboxes of its step operators."""
-    orchestrators = stack.components.get(StackComponentType.ORCHESTRATOR, [])
-    return any(component.flavor_name == names.FLAVOR for component in orchestrators)
 
 
 def orchestrator_of(stack: StackResponse) -> ModalPrefectOrchestrator:
@@ -111,14 +99,14 @@ def sweep(
     Args:
         stack: A stack with this package's orchestrator, or with its step operators under another orchestrator.
         end: Whether to end it; else it is only reported.
-        modal_environments: Where to look for sandboxes besides the orchestrator's own Modal environment.
+        modal_environments: Where to look for sandboxes besides the components' own Modal environments.
         tolerance: By how many seconds the clocks of two machines may differ.
 
     Raises nothing for what can't be asked or ended: the report says so.
     """
     report = Report(stack.name)
     with noted(report):
-        if not has_our_orchestrator(stack):
+        if not ours(stack, StackComponentType.ORCHESTRATOR):
             operated_sweep.sweep(stack, report, end, modal_environments, tolerance)
             return report
         orchestrator = orchestrator_of(stack)
@@ -139,13 +127,11 @@ class _Sweeper:
         self._stack = stack
         self._orchestrator = orchestrator
         self._tolerance = tolerance
-        self._environments = dict.fromkeys([orchestrator.config.modal_environment, *modal_environments])
+        self._environments = modal_environments
 
     async def sweep(self, report: Report, end: bool) -> None:
-        config = self._orchestrator.config
-        runner = runners.create(config.runner, token_id=config.token_id, token_secret=config.token_secret)
-        async with runner:
-            boxes = await self._sandboxes(runner, report.problems)
+        async with Listing() as listing:
+            boxes = await self._sandboxes(listing, report)
             report.found = await asyncio.to_thread(self._look, boxes)
             if not end:
                 return
@@ -154,20 +140,40 @@ class _Sweeper:
                     await self._end(found)
                     report.ended.add(found.run_id)
 
-    async def _sandboxes(self, runner: Runner, problems: list[str]) -> dict[UUID, list[Tagged]]:
-        """The sandboxes of this stack and ZenML server that run, by their run."""
+    async def _sandboxes(self, listing: Listing, report: Report) -> dict[UUID, list[Tagged]]:
+        """The sandboxes of this stack and ZenML server that run, by their run; those of its step operators too."""
         tags = {
             names.TAG_SERVER: str(Client().zen_store.get_store_info().id),
             names.TAG_STACK: names.modal_tag(self._stack.name),
         }
+        boxes: list[Tagged] = []
+        for place in place_of(self._orchestrator.config).with_environments(self._environments):
+            boxes += await listing.tagged(tags, place)
+        for component in ours(self._stack, StackComponentType.STEP_OPERATOR):
+            boxes += await self._beside(component, tags, listing, report)
         found: dict[UUID, list[Tagged]] = {}
-        for environment in self._environments:
-            for sandbox, own in await runner.tagged(tags, environment):
-                if (run_id := read_uuid(own.get(names.TAG_RUN_ID))) is not None:
-                    found.setdefault(run_id, []).append((sandbox, own))
-                else:
-                    problems.append(f"sandbox {sandbox.id} names no run in its tag {names.TAG_RUN_ID}: left alone")
+        for sandbox, own in boxes:
+            if (run_id := read_uuid(own.get(names.TAG_RUN_ID))) is not None:
+                found.setdefault(run_id, []).append((sandbox, own))
+            else:
+                report.problems.append(f"sandbox {sandbox.id} names no run in its tag {names.TAG_RUN_ID}: left alone")
         return found
+
+    async def _beside(
+        self, operator: ComponentResponse, tags: Mapping[str, str], listing: Listing, report: Report
+    ) -> list[Tagged]:
+        """The sandboxes of a step operator, which may have another runner, account or environment.
+
+        Where it can't be asked, runs end all the same: its sandboxes are found by their tags the next time.
+        """
+        places: list[Place] = []
+        boxes: list[Tagged] = []
+        with noted(report, f"{title(operator)}: "):
+            places = place_of(config_of(operator)).with_environments(self._environments)
+        for place in places:
+            with noted(report, f"{title(operator)}: "):
+                boxes += await listing.tagged(tags, place)
+        return boxes
 
     def _look(self, boxes: Mapping[UUID, Sequence[Tagged]]) -> list[Found]:
         with prefect_api() as prefect:

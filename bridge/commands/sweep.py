@@ -15,7 +15,7 @@ from bridge.commands.failure import told_plainly
     "--modal-environment",
     "environments",
     multiple=True,
-    help="Look for sandboxes in this Modal environment too, besides the orchestrator's own. May be given again.",
+    help="Look for sandboxes in this Modal environment too, besides the components' own. May be given again.",
 )
 @click.option(
     "--tolerance",

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import cast
 
 from zenml.client import Client
-from zenml.enums import StackComponentType
 from zenml.models import ComponentResponse, StackResponse
-from zenml.stack import Stack, StackComponent
+from zenml.stack import Stack
 from zenml.zen_stores.base_zen_store import BaseZenStore
 
-from bridge import names
+from bridge.components import OurConfig, config_of, ours
 from bridge.errors import BridgeError
-from bridge.settings import ModalPrefectOrchestratorConfig, RunnerConfig
+from bridge.settings import ModalPrefectOrchestratorConfig
 
 
 class Unmet(Exception):
@@ -55,28 +53,26 @@ class Patient:
             ) from error
 
     @cached_property
-    def component(self) -> ComponentResponse:
-        """The orchestrator or step operator of this package that the stack has. Raises ``Unmet`` without one."""
-        for kind in (StackComponentType.ORCHESTRATOR, StackComponentType.STEP_OPERATOR):
-            for component in self.stack_model.components.get(kind, []):
-                if component.flavor_name == names.FLAVOR:
-                    return component
-        raise Unmet("the stack has no component of this package")
-
-    @cached_property
     def stack(self) -> Stack:
         """The stack with its components, loaded. Raises ``ImportError`` where a component's code is missing."""
         return Stack.from_model(self.stack_model)
 
     @cached_property
-    def config(self) -> RunnerConfig:
-        """The configuration of this package's component. Read without the stack's other components, which may be
-        broken. Raises ``Unmet`` without one, ``BridgeError`` where it makes no sense."""
-        return cast(RunnerConfig, StackComponent.from_model(self.component).config)
+    def components(self) -> tuple[tuple[ComponentResponse, OurConfig], ...]:
+        """What the stack has of this package, each with its configuration: the orchestrator first, its step operators.
+
+        Read without the stack's other components, which may be broken. Raises ``Unmet`` where there is none,
+        ``BridgeError`` where a configuration makes no sense.
+        """
+        found = ours(self.stack_model)
+        if not found:
+            raise Unmet("the stack has no component of this package")
+        return tuple((component, config_of(component)) for component in found)
 
     @property
     def orchestrator_config(self) -> ModalPrefectOrchestratorConfig:
         """The configuration of the orchestrator. Raises ``Unmet`` where it isn't this package's."""
-        if not isinstance(self.config, ModalPrefectOrchestratorConfig):
+        _, first = self.components[0]
+        if not isinstance(first, ModalPrefectOrchestratorConfig):
             raise Unmet("the stack's orchestrator isn't this package's, so Prefect has no part in its runs")
-        return self.config
+        return first

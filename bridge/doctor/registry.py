@@ -24,8 +24,7 @@ _PARAMETER = re.compile(r'(\w+)="([^"]*)"')
 def registry(patient: Patient) -> Iterator[Finding]:
     """Whether Modal will be let in with the credentials that it is given."""
     check = "registry"
-    _ = patient.config
-    if patient.config.runner == "process":
+    if all(config.runner == "process" for _, config in patient.components):
         yield Finding(check, Grade.OK, "not used: local processes have no images")
         return
     found = patient.stack.container_registry

@@ -8,15 +8,16 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import zenml
 from packaging.requirements import Requirement
 from zenml.client import Client
 from zenml.enums import StoreType
 
+from bridge.components import Place
 from bridge.doctor.finding import Finding, Grade, told
-from bridge.doctor.modal_side import modal_environment, runner_of
+from bridge.doctor.modal_side import OUTAGE_SECONDS, places_of
 from bridge.doctor.patient import Patient
 from bridge.errors import CapacityUnavailable, RunnerError, RunnerUnavailable
 from bridge.flow import on_own_loop
@@ -62,17 +63,22 @@ class _Seen:
 
 
 def round_trip(patient: Patient) -> Iterator[Finding]:
-    """Make a sandbox as the stack's runs do, look around in it, and end it."""
-    config = patient.config
+    """Make a sandbox as the stack's runs do, look around in it, and end it: one wherever the stack has sandboxes."""
+    places, _ = places_of(patient)  # what can't be read is the matter of the check before
+    for place, whose in places.items():
+        for finding in _through(place, patient):
+            yield replace(finding, what=f"{whose}{finding.what}")
+
+
+def _through(place: Place, patient: Patient) -> Iterator[Finding]:
     address = f"{patient.store.url}/health" if patient.store.type == StoreType.REST else ""
     needed = [Requirement(text) for text in sorted(patient.stack.requirements())]
-    image = patient.image or (_newest_image(patient) if config.runner == "modal" else None)
-    registry = registry_credentials(patient.stack) if config.runner == "modal" else None
+    on_modal = place.runner == "modal"
+    image = (patient.image or _newest_image(patient)) if on_modal else None
+    runner = place.runner_for(registry_credentials(patient.stack) if on_modal else None, OUTAGE_SECONDS)
     packages = dict.fromkeys(["zenml", *(one.name for one in needed)])
     try:
-        seen = on_own_loop(
-            lambda: _go(runner_of(patient, registry), image, modal_environment(config), (address, *packages)),
-        )
+        seen = on_own_loop(lambda: _go(runner, image, place.modal_environment, (address, *packages)))
     except CapacityUnavailable as error:
         yield told(_CHECK, Grade.UNKNOWN, str(error), "Try again later")
         return

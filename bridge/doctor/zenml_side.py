@@ -6,12 +6,15 @@ from collections.abc import Iterator
 
 import zenml
 from zenml.enums import StackComponentType, StoreType
+from zenml.models import ComponentResponse
+from zenml.stack import Stack
 
 from bridge import names
+from bridge.components import OurConfig, title
 from bridge.doctor.finding import Finding, Grade, told
 from bridge.doctor.installation import unfit
 from bridge.doctor.patient import Patient, Unmet
-from bridge.settings import ModalPrefectOrchestratorConfig, ModalPrefectStepOperatorConfig
+from bridge.settings import ModalPrefectOrchestratorConfig
 from bridge.validation import check_operator_stack, check_stack
 
 _SERVER = "zenml server"
@@ -47,7 +50,7 @@ def stack(patient: Patient) -> Iterator[Finding]:
     """Whether the stack has a component of ours, can be loaded, and can run where sandboxes are."""
     check, model = "stack", patient.stack_model
     try:
-        component = patient.component
+        components = patient.components
     except Unmet:
         flavors = [found.flavor_name for found in model.components.get(StackComponentType.ORCHESTRATOR, [])]
         yield Finding(
@@ -70,30 +73,36 @@ def stack(patient: Patient) -> Iterator[Finding]:
             _how_to_load(patient),
         )
         return
-    config = patient.config
-    fits, message = True, ""
+    # What is wrong for both components is wrong once.
+    wrong = dict.fromkeys(found for one in components for found in _in_the_way(patient, loaded, *one))
+    yield from wrong
+    if not wrong:
+        shown = "; ".join(f"{title(component)}, runner {config.runner}" for component, config in components)
+        yield Finding(check, Grade.OK, f"`{model.name}`: {shown}")
+
+
+def _in_the_way(patient: Patient, loaded: Stack, component: ComponentResponse, config: OurConfig) -> Iterator[Finding]:
+    """What keeps a component from running steps in this stack."""
+    check = "stack"
     if isinstance(config, ModalPrefectOrchestratorConfig):
         fits, message = check_stack(loaded, config)
-    elif isinstance(config, ModalPrefectStepOperatorConfig):
+    else:
         fits, message = check_operator_stack(loaded, config, component.name)
     if not fits:
         yield told(check, Grade.PROBLEM, message, "Change the stack with `zenml stack update`")
-        return
-    if config.runner == "modal" and patient.store.type != StoreType.REST:
+    elif config.runner == "modal" and patient.store.type != StoreType.REST:
         yield Finding(
             check,
             Grade.PROBLEM,
-            f"the stack `{model.name}` runs steps on Modal, which can't reach ZenML's local database",
+            f"the stack `{patient.stack_model.name}` runs steps on Modal, which can't reach ZenML's local database",
             "Log in to a ZenML server with `zenml login <url>`, or run steps here: `zenml "
             f"{component.type.value.replace('_', '-')} update {component.name} --runner=process`",
         )
-        return
-    yield Finding(check, Grade.OK, f"`{model.name}`: {component.type.value} `{component.name}`, runner {config.runner}")
 
 
 def integrations(patient: Patient) -> Iterator[Finding]:
     """Whether what the stack's components need is installed here. A worker needs the same."""
-    _ = patient.config  # only of a stack that can be loaded
+    _ = patient.components  # only of a stack that has some
     bad = unfit(sorted(patient.stack.requirements()), "integrations")
     yield from bad
     if not bad:

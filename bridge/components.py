@@ -1,0 +1,80 @@
+"""The components of a stack that are this package's, and the place where the sandboxes of each are.
+
+The two that a stack may have side by side, orchestrator and step operator, needn't share a runner, a Modal account or
+an environment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Literal, cast
+
+from zenml.enums import StackComponentType
+from zenml.models import ComponentResponse, StackResponse
+from zenml.stack import StackComponent
+
+from bridge import names, runners
+from bridge.runners.base import Runner
+from bridge.runners.registry import RegistryCredentials
+from bridge.settings import ModalPrefectOrchestratorConfig, ModalPrefectStepOperatorConfig
+
+OurConfig = ModalPrefectOrchestratorConfig | ModalPrefectStepOperatorConfig
+
+_KINDS = (StackComponentType.ORCHESTRATOR, StackComponentType.STEP_OPERATOR)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where sandboxes are: two components with equal places have theirs side by side."""
+
+    runner: Literal["modal", "process"]
+    token_id: str | None = field(default=None, repr=False)
+    token_secret: str | None = field(default=None, repr=False)
+    modal_environment: str | None = None
+
+    def with_environments(self, modal_environments: Iterable[str]) -> list[Place]:
+        """This place, and those in other environments of its account. Local processes have no environments."""
+        if self.runner == "process":
+            return [self]
+        return [self, *(replace(self, modal_environment=name) for name in modal_environments)]
+
+    def runner_for(self, registry: RegistryCredentials | None = None, outage: float = runners.OUTAGE_SECONDS) -> Runner:
+        """Make its runner; ``registry`` is who pulls images, ``outage`` how many seconds Modal may be away."""
+        return runners.create(
+            self.runner,
+            token_id=self.token_id,
+            token_secret=self.token_secret,
+            registry_credentials=registry,
+            outage=outage,
+        )
+
+
+def ours(stack: StackResponse, *kinds: StackComponentType) -> list[ComponentResponse]:
+    """Return a stack's components that are this package's, the orchestrator first; ``kinds`` chooses among them."""
+    return [
+        component
+        for kind in kinds or _KINDS
+        for component in stack.components.get(kind, [])
+        if component.flavor_name == names.FLAVOR
+    ]
+
+
+def config_of(component: ComponentResponse) -> OurConfig:
+    """Return the configuration of a component of this package.
+
+    Read without the stack's other components, which may be broken. Raises ``BridgeError`` where it makes no sense.
+    """
+    return cast(OurConfig, StackComponent.from_model(component).config)
+
+
+def place_of(config: OurConfig) -> Place:
+    """Return where the sandboxes of a component are. Raises ``InvalidSettings`` where a secret that it names isn't."""
+    if config.runner == "process":
+        return Place("process")  # whatever else the component says is nothing to local processes
+    return Place(config.runner, config.token_id, config.token_secret, config.modal_environment)
+
+
+def title(component: ComponentResponse) -> str:
+    """Return a component's kind and name, as people say them."""
+    return f"{component.type.value.replace('_', ' ')} `{component.name}`"
