@@ -205,12 +205,20 @@ class _Judge:
             expected = {("completed", "Completed")}
         else:
             expected = {("stopped", "Cancelled")}
-        if self._of(STOP):
-            expected = (
-                {("failed", "Cancelled"), ("failed", "Failed")} if "failed" in fates else {("stopped", "Cancelled")}
-            )
+        if stops := self._of(STOP):
+            stopped = {("stopped", "Cancelled")}
+            expected = {("failed", "Cancelled"), ("failed", "Failed")} if "failed" in fates else stopped
+            # Of a run that is being stopped ZenML says stopped, also where a step fails meanwhile.
+            first = min(strike.time for strike in stops)
+            failed = [step.name for step in self.case.steps if self.fates[step.name] == "failed"]
+            if all(self._ended_after(step, first - MOMENTS) for step in failed):
+                expected |= stopped
         if (self.seen.run, self.seen.flow_run) not in expected:
             yield f"the run is {self.seen.run} in ZenML and {self.seen.flow_run} in Prefect, not {sorted(expected)}"
+
+    def _ended_after(self, step: str, time: float) -> bool:
+        """Whether an attempt at a step may have come to its end after ``time``."""
+        return any(a.ended is None or a.ended > time for a in self.seen.attempts.get(step, ()))
 
     def _step(self, step: StepSpec) -> Iterator[str]:
         fate, costs = self.fates[step.name], self.costs[step.name]

@@ -157,6 +157,22 @@ def test_a_cancel_that_nobody_heeded() -> None:
     assert any("the run is completed" in found for found in violations(PLAIN, seen))
 
 
+@pytest.mark.parametrize(("cancelled_at", "wrong"), [(21.1, 0), (40.0, 1)])
+def test_a_step_that_fails_while_its_run_is_being_stopped(cancelled_at: float, wrong: int) -> None:
+    """ZenML may call that run stopped; one that had a failed step before is a failed one."""
+    seen = replace(
+        CANCELLED,
+        attempts={"s0": [ran(1, 10)], "s1": [ran(1, 20, "fail")]},
+        strikes=[struck("cancel", time=cancelled_at)],
+        step_runs={"s0": ["completed"], "s1": ["failed"]},
+        task_runs={"s0": TaskRun("Completed", 1), "s1": TaskRun("Failed", 1)},
+    )
+    case = replace(PLAIN, steps=(PLAIN.steps[0], replace(PLAIN.steps[1], retries=0)))
+    found = violations(case, seen)
+    assert len(found) == wrong, found
+    assert not wrong or "the run is stopped" in found[0]
+
+
 def test_a_step_that_began_long_after_the_cancel() -> None:
     seen = replace(CANCELLED, attempts={**CANCELLED.attempts, "s0": [ran(1, 10), ran(2, 90)]})
     assert any("after the run was over" in found for found in violations(PLAIN, seen))

@@ -189,8 +189,12 @@ def await_begin(job: Job, step: str, times: int = 1) -> list[dict[str, Any]]:
 
 
 def await_completed(job: Job, step: str) -> None:
+    await_statuses(job, step, ["completed"])
+
+
+def await_statuses(job: Job, step: str, statuses: list[str]) -> None:
     deadline = time.monotonic() + 90
-    while job.statuses()[1].get(step) != ["completed"]:
+    while job.statuses()[1].get(step) != statuses:
         assert time.monotonic() < deadline, f"{step} didn't end"
         time.sleep(0.05)
 
@@ -239,6 +243,19 @@ def test_steps_of_a_sandbox_that_is_ended_from_outside_go_on_in_the_next(zen: Ze
     assert code == 0, output
     done = {"one": ["completed"], "hung": ["completed"], "bottom": ["completed"]}
     assert job.statuses() == ("completed", done)
+
+
+@pytest.mark.slow
+def test_a_retry_that_waits_in_a_sandbox_that_is_ended_from_outside_waits_for_the_next(zen: Zen, tmp_path: Path) -> None:
+    """Also in a run that would take the attempts that never were as failed ones."""
+    job = zen.submit("abandoned", tmp_path, options={"execution_mode": "continue_on_failure"})
+    host = job.start_pipeline()
+    await_statuses(job, "bad", ["failed"])
+    await_statuses(job, "again", ["retrying"])
+    host.terminate()
+    output, _ = host.communicate(timeout=60)
+    assert host.returncode == 2, output
+    assert job.statuses()[1]["again"] == ["retrying"]
 
 
 def test_a_killed_host_takes_its_steps_with_it_and_the_next_goes_on(zen: Zen, tmp_path: Path) -> None:
