@@ -125,26 +125,35 @@ def overview(run: PipelineRunResponse) -> list[Seen]:
     ]
 
 
-def asked(run: PipelineRunResponse, uninteresting: set[UUID], known: Collection[UUID]) -> list[Asked]:
+def asked(run: PipelineRunResponse, done_with: set[UUID], known: Collection[UUID]) -> list[Asked]:
     """Return the step runs of a run, and of its children, that want a sandbox or were stopped meanwhile.
 
     ``known`` step runs are returned only where they were stopped. Those that will never want one are added to
-    ``uninteresting`` and not looked at again.
+    ``done_with`` and not looked at again; so are children that have ended, since what was stopped just before was seen.
     """
-    members = [member for member in step_runs.family(run) if member.id == run.id or not member.status.is_finished]
-    return [found for member in members for found in _asked(member, uninteresting, known)]
+    members = [member for member in step_runs.family(run) if not (member.id in done_with and _has_ended(member, run))]
+    found = [each for member in members for each in _asked(member, done_with, known, ended=_has_ended(member, run))]
+    # Not before all of it was read: whoever asks, asks again where ZenML couldn't be reached.
+    done_with.update(member.id for member in members if _has_ended(member, run))
+    return found
 
 
-def _asked(run: PipelineRunResponse, uninteresting: set[UUID], known: Collection[UUID]) -> Iterator[Asked]:
+def _has_ended(member: PipelineRunResponse, run: PipelineRunResponse) -> bool:
+    return member.id != run.id and member.status.is_finished
+
+
+def _asked(run: PipelineRunResponse, done_with: set[UUID], known: Collection[UUID], *, ended: bool) -> Iterator[Asked]:
     for step_run in step_runs.list_of(run, status=_LOOKED_AT):
         stopped = step_run.status is ExecutionStatus.STOPPED
-        if step_run.id in uninteresting or stopped != (step_run.id in known):
+        if step_run.id in done_with or stopped != (step_run.id in known):
             continue
         if stopped:
             yield Asked(run, step_run)
             continue
+        if ended:
+            continue  # its function waits for nothing any more
         whole = Client().zen_store.get_run_step(step_run.id, hydrate=True)
         if names.METADATA_ASKED in whole.run_metadata:
             yield Asked(run, whole)
         elif whole.status is ExecutionStatus.RUNNING and whole.config.command is None:
-            uninteresting.add(step_run.id)  # it runs inline: an isolated one runs only once it has a sandbox
+            done_with.add(step_run.id)  # it runs inline: an isolated one runs only once it has a sandbox

@@ -6,8 +6,9 @@ Its settings and resources are known when it is called, not when the pipeline is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import reduce
 from uuid import UUID
 
 from zenml.config.pipeline_configurations import PipelineConfiguration
@@ -17,7 +18,7 @@ from zenml.models import PipelineSnapshotResponse
 
 from bridge import names
 from bridge.errors import NotTranslatable, RunNotPossible
-from bridge.layers import declared, keys_of, made, merged, settings_under
+from bridge.layers import Values, declared, keys_of, made, merged, settings_under
 from bridge.plan import Plan, StepPlan
 from bridge.run import Run
 from bridge.runners.base import SandboxRequest
@@ -25,21 +26,33 @@ from bridge.settings import RUN_LEVEL, ModalPrefectOrchestratorSettings
 from bridge.single_step import Wishes, plan_around, step_plan, wishes
 from bridge.translate import SHARED
 
+OF_THE_RUN = (*sorted(RUN_LEVEL), "modal_environment")
+"""Settings that one pipeline has for all: for itself and for the child pipelines that it calls, which inherit them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """What lies beneath the settings of a step: the component's, and the pipeline's."""
+    """What lies beneath the settings of a step: the component's, and the pipelines'."""
 
     component: Mapping[str, object]
     """The orchestrator's config as a mapping; only declared settings and ``runner`` are read."""
     name: str
     """The orchestrator's name."""
-    pipeline: PipelineConfiguration
+    root: PipelineConfiguration
+    """That of the pipeline that is run: in the sandbox of its function are all inline steps, those of children too."""
+    child: PipelineConfiguration | None = None
+    """That of the child pipeline whose step it is."""
 
 
 def wishes_of(step: str, config: StepConfiguration, layer: Layer) -> Wishes[ModalPrefectOrchestratorSettings]:
     """Read the settings and resources of an isolated step. Raises ``InvalidSettings`` and its child."""
-    return wishes(step, config, _settings(step, config, layer), layer.component.get("runner"))
+    _check_of_the_run(step, config, layer)
+    where = f"step {step}"
+    inherited = {
+        field: value for field, value in _said(layer, layer.root, "the pipeline").items() if field in OF_THE_RUN
+    }
+    settings = _made(layer, where, inherited, _said(layer, config, where))
+    return wishes(step, config, settings, layer.component.get("runner"))
 
 
 def check_inline(step: str, config: StepConfiguration, layer: Layer) -> None:
@@ -47,52 +60,57 @@ def check_inline(step: str, config: StepConfiguration, layer: Layer) -> None:
 
     Raises ``InvalidSettings`` and its child ``NotTranslatable``.
     """
-    settings, pipeline = _settings(step, config, layer), _of_pipeline(layer)
-    for field in ("gpu", *SHARED):
-        value = getattr(settings, field)
-        if value != getattr(pipeline, field):
-            raise NotTranslatable(
-                f"{field} of step {step}",
-                value,
-                "the step runs inline, in the sandbox of its dynamic pipeline",
-                f'Write @step(runtime="isolated") to give it a sandbox of its own, or set {field} on the pipeline',
-            )
-
-
-def _settings(step: str, config: StepConfiguration, layer: Layer) -> ModalPrefectOrchestratorSettings:
-    # ZenML has laid the step's own over the pipeline's by now.
-    settings = _made(layer, config, f"step {step}")
-    pipeline = _of_pipeline(layer)
-    for field in sorted(RUN_LEVEL):
-        value = getattr(settings, field)
-        if value != getattr(pipeline, field):
-            raise NotTranslatable(
-                f"{field} of step {step}",
-                value,
-                "this setting belongs to the run as a whole",
-                f"Set {field} on the pipeline or on the component, and take it off the step",
-            )
-    # They are all listed, and ended, together.
-    if settings.modal_environment != pipeline.modal_environment:
+    _check_of_the_run(step, config, layer)
+    for field, value, where in _others(("gpu", *SHARED), step, config, layer):
         raise NotTranslatable(
-            f"modal_environment of step {step}",
-            settings.modal_environment,
-            "all sandboxes of a dynamic pipeline are in one Modal environment",
-            "Set modal_environment on the pipeline, and take it off the step",
+            f"{field} of {where}",
+            value,
+            f"step {step} runs inline, in the sandbox of the pipeline that is run",
+            f'Write @step(runtime="isolated") to give it a sandbox of its own, or set {field} on the pipeline '
+            "that is run",
         )
-    return settings
 
 
-def _of_pipeline(layer: Layer) -> ModalPrefectOrchestratorSettings:
-    return _made(layer, layer.pipeline, "the pipeline")
+def _check_of_the_run(step: str, config: StepConfiguration, layer: Layer) -> None:
+    for field, value, where in _others(OF_THE_RUN, step, config, layer):
+        raise NotTranslatable(
+            f"{field} of {where}",
+            value,
+            # They are all listed, and ended, together.
+            "all sandboxes of a dynamic pipeline are in one Modal environment"
+            if field == "modal_environment"
+            else "this setting belongs to the run as a whole",
+            f"Set {field} on the pipeline that is run or on the component, and take it off {where}",
+        )
 
 
-def _made(
-    layer: Layer, config: StepConfiguration | PipelineConfiguration, where: str
-) -> ModalPrefectOrchestratorSettings:
-    kind = ModalPrefectOrchestratorSettings
+def _others(
+    fields: Iterable[str], step: str, config: StepConfiguration, layer: Layer
+) -> Iterator[tuple[str, object, str]]:
+    """Those of ``fields`` for which a step has another value than the pipeline that is run: name, value, who says so.
+
+    What nobody says is as in the pipeline that is run.
+    """
+    of_step = f"step {step}"
+    # ZenML has laid the step's own over those of its pipeline by now.
+    said, of_root = _said(layer, config, of_step), _said(layer, layer.root, "the pipeline")
+    wanted, root = _made(layer, of_step, of_root, said), _made(layer, "the pipeline", of_root)
+    child = f"child pipeline {layer.child.name}" if layer.child is not None else ""
+    of_child = _said(layer, layer.child, child) if layer.child is not None else {}
+    for field in fields:
+        value = getattr(wanted, field)
+        if value != getattr(root, field):
+            yield field, value, child if field in of_child and of_child[field] == said.get(field) else of_step
+
+
+def _said(layer: Layer, config: StepConfiguration | PipelineConfiguration, where: str) -> Values:
     own = settings_under(keys_of("orchestrator", layer.name), config.settings, where)
-    return made(kind, merged(declared(kind, layer.component), declared(kind, own)), where)
+    return declared(ModalPrefectOrchestratorSettings, own)
+
+
+def _made(layer: Layer, where: str, *said: Values) -> ModalPrefectOrchestratorSettings:
+    kind = ModalPrefectOrchestratorSettings
+    return made(kind, reduce(merged, said, declared(kind, layer.component)), where)
 
 
 def image_of(step: str, config: StepConfiguration, snapshot: PipelineSnapshotResponse) -> str:

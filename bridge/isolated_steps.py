@@ -24,7 +24,7 @@ from zenml.utils.env_utils import get_runtime_environment
 from bridge import asks, names, step_runs
 from bridge.asks import Asked
 from bridge.board import Board
-from bridge.errors import BridgeError, InvalidSettings
+from bridge.errors import BridgeError, InvalidSettings, RunnerUnavailable
 from bridge.isolated import IsolatedRun, Layer, image_of, plan_of, wishes_of
 from bridge.limits import Limits
 from bridge.logs import LogShipper
@@ -33,7 +33,7 @@ from bridge.ready import Gate, Pass, Slots
 from bridge.run import Run, load_snapshot
 from bridge.runners.base import Runner
 from bridge.said import read_said
-from bridge.step import Attempts, Begun
+from bridge.step import Attempts, Begun, while_it_may_live
 from bridge.truth import Truth, ZenMLThread
 from bridge.upstream_prefect import run_task_after
 from bridge.warm import WarmSteps
@@ -75,7 +75,8 @@ class IsolatedSteps:
         self.limits = Limits()
         self.goes_on = goes_on
         self._gate = Gate(Slots(parallelism))
-        self._uninteresting: set[UUID] = set()
+        self._done_with: set[UUID] = set()
+        """Step runs that want no sandbox, and children that have ended."""
         self._tasks: dict[UUID, asyncio.Task[None]] = {}
         self._passes: dict[UUID, Pass] = {}
         self._newest: dict[tuple[UUID, str], UUID] = {}
@@ -114,7 +115,7 @@ class IsolatedSteps:
             task.result()
 
     def _look(self) -> list[Asked]:
-        return asks.asked(self.run.run, self._uninteresting, self._tasks.keys())
+        return asks.asked(self.run.run, self._done_with, self._tasks.keys())
 
     def _take(self, found: Asked) -> None:
         step_run_id = found.step_run.id
@@ -168,7 +169,7 @@ class _StepRunTask:
         owner, logger = self._owner, get_run_logger()
         try:
             run = await owner.thread.call(self._isolated_run)
-            begun = await self._begun() if owner.goes_on else None
+            begun = await self._begun(run.step.sandbox.timeout) if owner.goes_on else None
             limit = run.step.concurrency_limit
             async with contextlib.AsyncExitStack() as stack:
                 if begun is not None and begun.where is not None:
@@ -190,8 +191,7 @@ class _StepRunTask:
                 return await self._in_sandbox(run, begun)
         except BridgeError as error:
             # Of its own making: the rest of the run has nothing to do with it.
-            what = "The step's settings" if isinstance(error, InvalidSettings) else "The step can't have a sandbox"
-            diagnosis = Diagnosis(what, str(error))
+            diagnosis = Diagnosis(_what(error), str(error))
             await owner.thread.call(lambda: step_runs.fail_step_run(self._step_run_id, diagnosis))
             return Outcome(Verdict.FAILED, Cost.EVERYTHING, StepRecord(), diagnosis)
 
@@ -229,7 +229,8 @@ class _StepRunTask:
         is_root = asked.run.id == root.run.id
         child = asked.run.snapshot
         snapshot = root.snapshot if is_root or child is None else load_snapshot(child.id)
-        layer = replace(owner.layer, pipeline=snapshot.pipeline_configuration)
+        of_child = snapshot.pipeline_configuration if snapshot is not root.snapshot else None
+        layer = replace(owner.layer, child=of_child)
         wishes = wishes_of(name, config, layer)
         image = image_of(name, config, snapshot) if root.config.runner == "modal" else None
         return IsolatedRun(
@@ -246,8 +247,11 @@ class _StepRunTask:
             command=tuple(config.command) if config.command is not None else None,
         )
 
-    async def _begun(self) -> Begun | None:
-        """This attempt as an earlier process of the flow left it; None where it has to be, or can be, begun anew."""
+    async def _begun(self, timeout: int) -> Begun | None:
+        """This attempt as an earlier process of the flow left it; None where it has to be, or can be, begun anew.
+
+        A runner that can't be asked says nothing of its sandbox, which goes on meanwhile.
+        """
         owner, step_run = self._owner, self._asked.step_run
         said = await read_said(owner.client, [self._task_run_id])
         owner.shipper.known.update(said.lines)
@@ -255,7 +259,16 @@ class _StepRunTask:
         if sandbox_id is None or step_run.status is not ExecutionStatus.RUNNING:
             return None
         record = StepRecord(Reported.RUNNING, str(step_run.id), step_run.version)
-        return Begun(1, 1, record, await owner.runner.by_id(sandbox_id))
+        where = await while_it_may_live(lambda: owner.runner.by_id(sandbox_id), timeout)
+        return Begun(1, 1, record, where)
+
+
+def _what(error: BridgeError) -> str:
+    if isinstance(error, InvalidSettings):
+        return "The step's settings"
+    if isinstance(error, RunnerUnavailable):  # for longer than the sandbox could live
+        return "What became of the step's sandbox can't be found out"
+    return "The step can't have a sandbox"
 
 
 def _state(outcome: Outcome) -> State[None]:

@@ -6,7 +6,7 @@ Imported in every sandbox, since ZenML loads the active stack there: neither Mod
 from __future__ import annotations
 
 import os
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, cast
 from uuid import UUID
 
@@ -164,11 +164,15 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
         settings = self.config.model_fields_set & set(ModalPrefectOrchestratorSettings.model_fields)
         return {**{name: getattr(self.config, name) for name in settings}, "runner": self.config.runner}
 
-    def layer(self, snapshot: PipelineSnapshotResponse) -> Layer:
-        """What lies beneath the settings of a step of a dynamic pipeline."""
+    def layer(self, snapshot: PipelineSnapshotResponse, root: PipelineSnapshotResponse | None = None) -> Layer:
+        """What lies beneath the settings of a step of a dynamic pipeline; ``root`` is the one that is run, where
+        ``snapshot`` may be that of a child pipeline."""
         from bridge.isolated import Layer
 
-        return Layer(self._component_settings(), self.name, snapshot.pipeline_configuration)
+        component, configuration = self._component_settings(), snapshot.pipeline_configuration
+        if root is None or root.id == snapshot.id:
+            return Layer(component, self.name, configuration)
+        return Layer(component, self.name, root.pipeline_configuration, configuration)
 
     def submit_pipeline(
         self,
@@ -350,7 +354,7 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
 
         del environment  # it holds a token; the flow has its own
         name, snapshot = step_run_info.pipeline_step_name, step_run_info.snapshot
-        for warning in wishes_of(name, step_run_info.config, self.layer(snapshot)).warnings:
+        for warning in wishes_of(name, step_run_info.config, self.layer(snapshot, _root())).warnings:
             logger.warning("%s", warning)
         if self.config.runner == "modal":
             image_of(name, step_run_info.config, snapshot)
@@ -386,7 +390,7 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
             from bridge.host.tracing import begin_inline
             from bridge.isolated import check_inline
 
-            check_inline(info.pipeline_step_name, info.config, self.layer(info.snapshot))
+            check_inline(info.pipeline_step_name, info.config, self.layer(info.snapshot, _root()))
             begin_inline(info.pipeline_step_name, info.step_run_id)
 
     def cleanup_step_run(self, info: StepRunInfo, step_failed: bool) -> None:
@@ -421,3 +425,14 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
         if task_run := os.environ.get(names.ENV_TASK_RUN_ID):
             found[names.METADATA_TASK_RUN_ID] = task_run
         return found
+
+
+def _root() -> PipelineSnapshotResponse | None:
+    """The snapshot of the dynamic pipeline whose function runs in this process, whichever child a step is of."""
+    snapshot_id = os.environ.get(names.ENV_ORCHESTRATES)
+    return _stored(UUID(snapshot_id)) if snapshot_id is not None else None
+
+
+@lru_cache(maxsize=1)
+def _stored(snapshot_id: UUID) -> PipelineSnapshotResponse:
+    return Client().zen_store.get_snapshot(snapshot_id)  # which never changes

@@ -7,10 +7,10 @@ tried again after a failure is decided by the flow.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from uuid import UUID
 
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
@@ -40,6 +40,8 @@ from bridge.warm import WarmSteps
 
 if TYPE_CHECKING:
     from bridge.logs import Logger  # which imports Prefect: a step operator's process may have none
+
+T = TypeVar("T")
 
 _asking = wait_exponential_jitter(initial=1, max=30)
 
@@ -330,7 +332,7 @@ class Attempts:
             log.close()
 
     async def _stay(self, sandbox: Sandbox, timeout: int, kill: asyncio.Event) -> SandboxEnd:
-        ended = asyncio.ensure_future(_wait_for_end(sandbox, timeout))
+        ended = asyncio.ensure_future(while_it_may_live(sandbox.wait, timeout))
         killed = asyncio.ensure_future(kill.wait())
         try:
             await asyncio.wait({ended, killed}, return_when=asyncio.FIRST_COMPLETED)
@@ -388,8 +390,11 @@ async def _terminate(sandbox: Sandbox, ended: asyncio.Future[SandboxEnd]) -> Non
             await sandbox.terminate()
 
 
-async def _wait_for_end(sandbox: Sandbox, timeout: int) -> SandboxEnd:
-    """Wait for the end, asking again as long as the sandbox could still be alive."""
+async def while_it_may_live(ask: Callable[[], Awaitable[T]], timeout: int) -> T:
+    """Return what the runner answers of a sandbox, asking again as long as it could still be alive.
+
+    Raises ``RunnerUnavailable`` after that.
+    """
     async for attempt in AsyncRetrying(
         retry=retry_if_exception_type(RunnerUnavailable),
         wait=_asking,
@@ -397,7 +402,7 @@ async def _wait_for_end(sandbox: Sandbox, timeout: int) -> SandboxEnd:
         reraise=True,
     ):
         with attempt:
-            return await sandbox.wait()
+            return await ask()
     raise AssertionError("unreachable: tenacity returns or raises")
 
 

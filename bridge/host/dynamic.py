@@ -55,7 +55,7 @@ class DynamicEntrypoint(OwnCode, DynamicPipelineEntrypointConfiguration):
 
 def main(options: Options) -> int:
     """Run the pipeline on this process's main thread and return the exit code."""
-    os.environ[names.ENV_ORCHESTRATES] = "1"
+    os.environ[names.ENV_ORCHESTRATES] = options.snapshot_id
     os.environ.setdefault(ENV_ZENML_DYNAMIC_PIPELINE_MONITORING_INTERVAL, MONITORING_SECONDS)
     if options.max_parallelism is not None:
         os.environ[ENV_ZENML_DYNAMIC_PIPELINE_WORKER_COUNT] = str(options.max_parallelism)

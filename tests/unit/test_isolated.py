@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -108,6 +109,61 @@ def test_an_inline_step_has_what_its_pipeline_has(field: str) -> None:
         check_inline("train", config, layer)
     assert f"{field} of step train" in str(caught.value)
     assert '@step(runtime="isolated")' in str(caught.value)
+
+
+def called_by(
+    root: Mapping[str, Any], child: Mapping[str, Any], step: Mapping[str, Any] | None = None
+) -> tuple[Any, Layer]:
+    """A step that a child pipeline calls: ZenML hands the child's settings to it, and nothing of the root's."""
+    run = snapshot({}, settings=root, dynamic=True)
+    config, layer, made = called(StepInput(settings=step or {}), child, name="inner")
+    return config, replace(layer, root=run.pipeline_configuration, child=made.pipeline_configuration)
+
+
+OF_CHILDREN: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], tuple[str, ...]]] = {
+    "a GPU": ({}, {"gpu": "T4"}, {}, ("gpu of child pipeline inner='T4'", "step train runs inline")),
+    "another GPU": ({"gpu": "H100"}, {"gpu": "T4"}, {}, ("gpu of child pipeline inner='T4'",)),
+    "a step's GPU": ({}, {}, {"gpu": "T4"}, ("gpu of step train='T4'",)),
+    "a step's other GPU": ({}, {"gpu": "H100"}, {"gpu": "T4"}, ("gpu of step train='T4'",)),
+    "a secret": ({}, {"secrets": ["hf"]}, {}, ("secrets of child pipeline inner", "set secrets on the pipeline")),
+    "one volume more": ({"volumes": {"/a": "a"}}, {"volumes": {"/b": "b"}}, {}, ("volumes of child pipeline inner",)),
+    "less time": ({}, {"timeout": 60}, {}, ("timeout of child pipeline inner=60",)),
+}
+"""By what a child asks for: settings of the root, of the child and of its step, and what is said of them."""
+
+
+@pytest.mark.parametrize("case", OF_CHILDREN)
+def test_an_inline_step_of_a_child_has_what_the_root_has(case: str) -> None:
+    root, child, step, says = OF_CHILDREN[case]
+    config, layer = called_by(root, child, step)
+    with pytest.raises(InvalidSettings) as caught:
+        check_inline("train", config, layer)
+    assert all(part in str(caught.value) for part in says), str(caught.value)
+    wishes_of("train", config, layer)  # what it may have in a sandbox of its own
+    check_inline("train", *called_by({**root, **child, **step}, child, step))
+    check_inline("train", *called_by({**root, **child, **step}, {}))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("max_parallelism", 2), ("orphan_timeout", 60), ("modal_environment", "dev")]
+)
+def test_what_the_root_has_for_its_children_too(field: str, value: Any) -> None:
+    for check in (wishes_of, check_inline):
+        check("train", *called_by({field: value}, {field: value}))
+        for child, step, whose in (({field: value}, {}, "child pipeline inner"), ({}, {field: value}, "step train")):
+            with pytest.raises(InvalidSettings) as caught:
+                check("train", *called_by({}, child, step))
+            assert f"{field} of {whose}={value!r}" in str(caught.value)
+            assert f"Set {field} on the pipeline that is run" in str(caught.value)
+            assert f"take it off {whose}" in str(caught.value)
+
+
+def test_what_an_isolated_step_of_a_child_has() -> None:
+    root = {"modal_environment": "dev", "max_parallelism": 2, "gpu": "H100", "timeout": 600, "secrets": ["hf"]}
+    settings = wishes_of("train", *called_by(root, {"timeout": 60}, {"gpu": "T4"})).settings
+    assert (settings.modal_environment, settings.max_parallelism) == ("dev", 2), "the root's, for all"
+    assert (settings.timeout, settings.gpu, settings.secrets) == (60, "T4", []), "the child's own"
+    assert settings.region == "us-east", "the component's"
 
 
 def test_no_image() -> None:

@@ -11,6 +11,7 @@ from shapes import add, await_file, fail_after, fail_first, one, trace
 from zenml import pipeline, step, unmapped, wait
 from zenml.config.resource_settings import ResourceSettings
 from zenml.config.retry_config import StepRetryConfig
+from zenml.enums import ExecutionMode
 from zenml.steps import CommandStep
 
 AGAIN = StepRetryConfig(max_retries=1, delay=0, backoff=1)
@@ -144,3 +145,39 @@ def selfish(folder: str) -> None:
     """An inline step that asks for a GPU."""
     one.with_options(settings={"orchestrator": {"gpu": "T4"}})(folder)
     Path(folder, "went on").touch()
+
+
+@pipeline(dynamic=True, settings={"orchestrator": {"timeout": 300}})
+def modest(folder: str) -> None:
+    """A child whose settings are for steps in sandboxes of their own."""
+    apart(folder, 1)
+
+
+@pipeline(dynamic=True, settings={"orchestrator": {"gpu": "T4"}})
+def greedy(folder: str) -> None:
+    """A child that asks for a GPU, and whose step runs where that of its caller does."""
+    one(folder)
+
+
+@pipeline(dynamic=True)
+def calling(folder: str) -> None:
+    """Calls a child that can have what it asks for, and one that can't."""
+    modest(folder)
+    greedy(folder)
+
+
+@pipeline(dynamic=True, enable_cache=False, execution_mode=ExecutionMode.FAIL_FAST)
+def falling(folder: str) -> None:
+    """Fails while a command runs in a sandbox of its own."""
+    command = ["sh", "-c", f"touch {folder}/sleeps.jsonl; exec sleep 600"]
+    CommandStep(command, name="sleeps", runtime="isolated").submit()
+    fail_after(folder, "sleeps")
+
+
+@pipeline(dynamic=True)
+def catching(folder: str) -> None:
+    """Goes on after a child has failed."""
+    try:
+        falling(folder)
+    except ValueError:
+        hangs_here(folder)

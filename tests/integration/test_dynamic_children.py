@@ -1,0 +1,61 @@
+"""Child pipelines of a dynamic one: what they may ask for, and the ends of their isolated steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter
+from zenml.enums import ExecutionStatus
+
+from bridge import asks, step_runs
+from tests.integration.lab import Lab, eventually
+from tests.integration.under import Under
+
+
+@pytest.mark.slow
+def test_a_child_that_asks_for_what_its_sandbox_has_not(lab: Lab) -> None:
+    """Its isolated steps have it; what would run in the sandbox of the pipeline that calls it is refused."""
+    import dynamics
+
+    ran = lab.run(dynamics.calling, lab.stack("modal"))
+    assert ran.status == "failed"
+    assert ran.states == {"calling": "Failed", "pipeline:modest: apart": "Completed"}
+    assert {box.timeout for box in lab.sandboxes(ran) if box.tags.get("zenml_step") == "apart"} == {300}
+    message = ran.flow_run.state.message
+    assert "gpu of child pipeline greedy='T4'" in message
+    assert "step one runs inline, in the sandbox of the pipeline that is run" in message
+    assert not ran.traces("one")
+
+
+@pytest.mark.slow
+def test_a_child_that_fails_fast_leaves_no_sandbox(lab: Lab, tmp_path: Path) -> None:
+    """Its command, whose sandbox nothing else would end, was stopped just before it failed; its caller goes on."""
+    import dynamics
+
+    under = Under(lab, tmp_path).start(dynamics.catching, "modal", {})
+    under.until_steps({"hangs_here": "running"})
+    task_run = "pipeline:falling: sleeps"
+
+    def state() -> str | None:
+        with get_client(sync_client=True) as client:
+            found = client.read_task_runs(flow_run_filter=FlowRunFilter(id={"any_": [under.flow_run_id]}))  # type: ignore[arg-type]
+        return next((one.state.name for one in found if one.name == task_run and one.state), None)
+
+    try:
+        assert eventually(state, lambda found: found not in ("Pending", "Running"), 15) == "Cancelled"
+    finally:
+        (tmp_path / "go-here").touch()
+    ran = under.join()
+    assert (ran.status, ran.flow_run.state.name) == ("completed", "Completed")
+    assert ran.states == {"catching": "Completed", task_run: "Cancelled"}
+    (child,) = (member for member in step_runs.family(ran.run) if member.id != ran.run.id)
+    sleeps, done_with = child.steps["sleeps"].id, set[UUID]()
+    assert child.status is ExecutionStatus.FAILED
+    first, again = (asks.asked(ran.run, done_with, {sleeps}) for _ in range(2))
+    assert ([found.step_run.id for found in first], again) == ([sleeps], []), (
+        "also where the flow sees both ends at once"
+    )
+    assert not asks.asked(ran.run, set(), set()), "one that had no sandbox"
