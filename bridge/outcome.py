@@ -137,7 +137,8 @@ def judge(
     """
     if record.reported in SUCCESSFUL:
         return Outcome(Verdict.SUCCEEDED, Cost.NOTHING, record)
-    if stop_requested or record.reported is Reported.STOPPED:
+    # One that failed for good before the stop reached it stays failed, as it is in ZenML.
+    if record.reported is Reported.STOPPED or (stop_requested and record.reported is not Reported.FAILED):
         return Outcome(Verdict.STOPPED, Cost.NOTHING, record, Diagnosis("The step was stopped"))
     if not reports and end.end is End.EXITED and end.exit_code == 0:
         return Outcome(Verdict.SUCCEEDED, Cost.NOTHING, record)

@@ -6,7 +6,7 @@ from itertools import product
 
 import pytest
 
-from bridge.outcome import Cost, End, Reported, SandboxEnd, StepRecord, Verdict, judge, refused
+from bridge.outcome import SUCCESSFUL, Cost, End, Reported, SandboxEnd, StepRecord, Verdict, judge, refused
 
 SUCCESS = (Verdict.SUCCEEDED, Cost.NOTHING)
 STOPPED = (Verdict.STOPPED, Cost.NOTHING)
@@ -50,9 +50,10 @@ def test_every_end_with_every_report(end: End, reported: Reported, code: int | N
 
 @pytest.mark.parametrize(("end", "reported"), list(product(End, Reported)))
 def test_a_stop_that_was_asked_for_is_no_failure(end: End, reported: Reported) -> None:
-    """But a step that was done before the stop reached it stays done."""
+    """But a step that was done before the stop reached it stays done, and one that had failed for good stays failed."""
     outcome = judge(SandboxEnd(end, 137), StepRecord(reported, "id", 1), stop_requested=True)
-    assert (outcome.verdict, outcome.cost) == (SUCCESS if BY_REPORT.get(reported) == SUCCESS else STOPPED)
+    ended_before = reported in (*SUCCESSFUL, Reported.FAILED)
+    assert (outcome.verdict, outcome.cost) == (BY_REPORT[reported] if ended_before else STOPPED)
 
 
 @pytest.mark.parametrize(
