@@ -1,17 +1,22 @@
-"""Modal: the credentials and the environment of each component, by a real call."""
+"""Modal: the credentials of each component, and what it names there, by real calls."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from zenml.models import ComponentResponse
 
 from bridge import names
-from bridge.components import Place, place_of, title
+from bridge.components import OurConfig, Place, place_of, title
 from bridge.doctor.finding import Finding, Grade, told
 from bridge.doctor.patient import Patient
 from bridge.errors import CredentialsRefused, InvalidSettings, RunnerUnavailable, SandboxRefused
 from bridge.flow import on_own_loop
-from bridge.runners.base import Runner
+from bridge.plan import SandboxSpec, VolumeMount
+from bridge.runners.base import AsksAhead, Runner
 from bridge.settings import ModalPrefectOrchestratorConfig
 
 OUTAGE_SECONDS = 5.0
@@ -22,66 +27,111 @@ _CHECK = "modal"
 _ACCOUNT = "Run `modal setup`, or set `--token_id` and `--token_secret` on the component"
 
 
-def credentials(patient: Patient) -> Iterator[Finding]:
-    """Whether Modal takes the credentials, and has the environment, of each component of this package."""
-    places, unreadable = places_of(patient)
-    yield from unreadable
-    for place, whose in places.items():
-        yield _at(place, whose, patient)
+@dataclass(frozen=True)
+class Used:
+    """A place, and the components of the stack whose sandboxes are there.
 
-
-def places_of(patient: Patient) -> tuple[dict[Place, str], list[Finding]]:
-    """Where the stack's sandboxes are, and whose they are, to begin a sentence with: "" where all are in one place.
-
-    Also what is wrong with components of which that can't be read.
+    ``whose`` names them, to begin a sentence with; it is "" where all components have their sandboxes in one place.
     """
-    places: dict[Place, list[str]] = {}
+
+    place: Place
+    configs: tuple[OurConfig, ...]
+    whose: str
+
+
+def credentials(patient: Patient) -> Iterator[Finding]:
+    """Whether Modal takes the credentials of each component, and has its environment, secrets and volumes."""
+    used, unreadable = places_of(patient)
+    yield from unreadable
+    for one in used:
+        for finding in _at(one, patient):
+            yield replace(finding, what=f"{one.whose}{finding.what}")
+
+
+def places_of(patient: Patient) -> tuple[list[Used], list[Finding]]:
+    """Where the stack's sandboxes are, and what is wrong with components of which that can't be read."""
+    places: dict[Place, list[tuple[ComponentResponse, OurConfig]]] = {}
     unreadable = []
     for component, config in patient.components:
         try:
-            places.setdefault(place_of(config), []).append(title(component))
+            places.setdefault(place_of(config), []).append((component, config))
         except InvalidSettings as error:
             unreadable.append(told(_CHECK, Grade.PROBLEM, f"{title(component)}: {error}", _ACCOUNT))
     alone = len(places) == 1 and not unreadable
-    return {place: "" if alone else f"{', '.join(whose)}: " for place, whose in places.items()}, unreadable
+    used = []
+    for place, found in places.items():
+        whose = "" if alone else f"{', '.join(title(component) for component, _ in found)}: "
+        used.append(Used(place, tuple(config for _, config in found), whose))
+    return used, unreadable
 
 
-def _at(place: Place, whose: str, patient: Patient) -> Finding:
-    def found(grade: Grade, what: str, fix: str = "") -> Finding:
-        return Finding(_CHECK, grade, f"{whose}{what}", fix)
-
+def _at(used: Used, patient: Patient) -> Iterator[Finding]:
+    place = used.place
     if place.runner == "process":
-        return found(Grade.OK, "not used: sandboxes are local processes, which need no account")
+        yield Finding(_CHECK, Grade.OK, "not used: sandboxes are local processes, which need no account")
+        return
     environment = place.modal_environment
+    # A worker has an account of its own, unless the component brings one.
+    workers = place.token_id is None and _on_workers(patient)
     try:
-        on_own_loop(lambda: _ask(place.runner_for(outage=OUTAGE_SECONDS), environment))
+        missing = on_own_loop(lambda: _ask(place.runner_for(outage=OUTAGE_SECONDS), environment, _named(used)))
     except CredentialsRefused as error:
-        if place.token_id is None and _on_workers(patient):
+        if workers:
             what = "this machine has no Modal account; the worker needs one"
-            return found(Grade.NOTE, what, f"To look at Modal from here too: {_ACCOUNT[0].lower()}{_ACCOUNT[1:]}")
-        return told(_CHECK, Grade.PROBLEM, f"{whose}{error}", _ACCOUNT)
+            fix = f"To look at Modal from here too: {_ACCOUNT[0].lower()}{_ACCOUNT[1:]}"
+            yield Finding(_CHECK, Grade.NOTE, what, fix)
+        else:
+            yield told(_CHECK, Grade.PROBLEM, str(error), _ACCOUNT)
     except SandboxRefused as error:
         fix = f"modal environment create {environment}" if environment else "Check `modal config show`"
-        return found(Grade.PROBLEM, str(error).rstrip("."), fix)
+        yield Finding(_CHECK, Grade.PROBLEM, str(error).rstrip("."), fix)
     except (RunnerUnavailable, asyncio.TimeoutError) as error:
         what = str(error).rstrip(".") or f"Modal didn't answer within {PATIENCE_SECONDS:g} s"
-        return found(
-            Grade.UNKNOWN, what, "Check the network and https://status.modal.com, and MODAL_SERVER_URL if it is set"
-        )
-    where = f"environment `{environment}`" if environment else "the profile's environment"
-    return found(Grade.OK, f"the credentials are good; {where} is there")
+        fix = "Check the network and https://status.modal.com, and MODAL_SERVER_URL if it is set"
+        yield Finding(_CHECK, Grade.UNKNOWN, what, fix)
+    else:
+        where = f"environment `{environment}`" if environment else "the profile's environment"
+        yield Finding(_CHECK, Grade.OK, f"the credentials are good; {where} is there")
+        for what, fix in missing:
+            yield Finding(_CHECK, Grade.NOTE if workers else Grade.PROBLEM, what.rstrip("."), fix)
+
+
+def _named(used: Used) -> dict[SandboxSpec, str]:
+    """What the components at a place name there, each as a sandbox that has it alone, and how it is made."""
+    environment = used.place.modal_environment
+    there = f" --env {shlex.quote(environment)}" if environment else ""
+    named = {}
+    for config in used.configs:
+        for name in config.secrets:
+            spec = SandboxSpec(modal_environment=environment, secrets=(name,))
+            named[spec] = f"modal secret create{there} {shlex.quote(name)} KEY=VALUE, or mend `secrets`"
+        for path, text in config.volumes.items():
+            mount = VolumeMount.of(path, text)
+            spec = SandboxSpec(modal_environment=environment, volumes=(mount,))
+            named[spec] = f"modal volume create{there} {shlex.quote(mount.name)}, or mend `volumes`"
+    return named
 
 
 def _on_workers(patient: Patient) -> bool:
-    """Whether runs are a worker's: it has an account of its own, unless the component brings one."""
+    """Whether the stack's runs are carried out by a worker."""
     return any(
         isinstance(config, ModalPrefectOrchestratorConfig) and config.work_pool for _, config in patient.components
     )
 
 
-async def _ask(runner: Runner, environment: str | None) -> None:
-    async def ask() -> None:
+async def _ask(runner: Runner, environment: str | None, named: Mapping[SandboxSpec, str]) -> list[tuple[str, str]]:
+    """Look an environment up, and what is named there; return what is missing, each with the fix."""
+
+    async def ask() -> list[tuple[str, str]]:
+        missing = []
         async with runner:
             await runner.running({names.TAG_SANDBOX: "doctor"}, environment)  # of which there is none: the call counts
+            for spec, fix in named.items():
+                try:
+                    if isinstance(runner, AsksAhead):
+                        await runner.check(None, [spec])
+                except SandboxRefused as error:
+                    missing.append((str(error), fix))
+        return missing
 
-    await asyncio.wait_for(ask(), PATIENCE_SECONDS)
+    return await asyncio.wait_for(ask(), PATIENCE_SECONDS)

@@ -65,9 +65,9 @@ class _Seen:
 def round_trip(patient: Patient) -> Iterator[Finding]:
     """Make a sandbox as the stack's runs do, look around in it, and end it: one wherever the stack has sandboxes."""
     places, _ = places_of(patient)  # what can't be read is the matter of the check before
-    for place, whose in places.items():
-        for finding in _through(place, patient):
-            yield replace(finding, what=f"{whose}{finding.what}")
+    for used in places:
+        for finding in _through(used.place, patient):
+            yield replace(finding, what=f"{used.whose}{finding.what}")
 
 
 def _through(place: Place, patient: Patient) -> Iterator[Finding]:

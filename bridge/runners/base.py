@@ -144,9 +144,11 @@ class Runner(Protocol):
 class AsksAhead(Protocol):
     """A runner that can cheaply find out, before a run starts, whether what it needs exists. Not every runner can."""
 
-    async def check(self, app: str, specs: Sequence[SandboxSpec]) -> None:
+    async def check(self, app: str | None, specs: Sequence[SandboxSpec]) -> None:
         """Look up what sandboxes of these specs refer to by name, without making any; says nothing of images and
         machines, which only a sandbox can find out. Call it inside ``async with runner:``.
+
+        ``app`` is made where there is none; None leaves apps alone.
 
         Raises ``SandboxRefused`` (with ``CredentialsRefused``), ``RunnerUnavailable``.
         """

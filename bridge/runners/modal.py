@@ -95,7 +95,7 @@ class ModalRunner:
         """Return the argv that runs the host in a sandbox; its image brings this very package."""
         return ("python", HOST_PROGRAM, *arguments)
 
-    async def check(self, app: str, specs: Sequence[SandboxSpec]) -> None:
+    async def check(self, app: str | None, specs: Sequence[SandboxSpec]) -> None:
         """Look up environments, secrets, volumes and the app; see :class:`bridge.runners.base.AsksAhead`.
 
         Where the installed SDK can't do what is asked, that is said first.
@@ -108,6 +108,8 @@ class ModalRunner:
             await self._objects.secret(environment, name)
         for environment, name in sorted(volumes, key=str):
             await self._objects.volume(environment, name)
+        if app is None:
+            return
         # Last, since it makes the app where there is none.
         for environment in dict.fromkeys(spec.modal_environment for spec in specs):
             await self._objects.app(environment, app)
