@@ -22,3 +22,12 @@ def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackModal]:
         for name, value in modal.env.items():
             monkeypatch.setenv(name, value)
         yield modal
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave to `make test-all` the other backend of what is marked as `at` one of them: what it shows doesn't differ."""
+    for item in items:
+        callspec, marker = getattr(item, "callspec", None), item.get_closest_marker("at")
+        backend = callspec.params.get("backend") if callspec is not None else None
+        if backend in BACKENDS and marker is not None and backend not in marker.args:
+            item.add_marker(pytest.mark.slow)

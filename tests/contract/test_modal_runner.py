@@ -215,6 +215,7 @@ async def test_a_secret_is_nowhere_but_in_a_secret(cloud: LoopbackModal, runner:
     assert "as-loopback" not in repr((runner, vars(runner)))
 
 
+@pytest.mark.at("v2")
 async def test_one_lookup_and_one_build_a_run(cloud: LoopbackModal, backend: str) -> None:
     async with runner_for(cloud) as runner:
         spec = replace(SPEC, secrets=("named",), volumes=(VolumeMount("/mnt/data", "data"),))
@@ -478,12 +479,14 @@ async def test_a_wait_survives_a_dropped_connection(cloud: LoopbackModal, runner
     assert (await wait).exit_code == 137
 
 
+@pytest.mark.at("v2")
 async def test_a_listing_survives_an_outage(cloud: LoopbackModal, runner: ModalRunner, backend: str) -> None:
     sandbox = await runner.start(request())
     cloud.unavailable(3)
     assert [box.id for box in await runner.running({})] == [sandbox.id]
 
 
+@pytest.mark.at("v2")
 async def test_an_outage_that_lasts(cloud: LoopbackModal, backend: str) -> None:
     async with runner_for(cloud, outage=2) as runner:
         sandbox = await runner.start(request())
@@ -565,6 +568,7 @@ async def test_a_create_that_fails_inside_modal(cloud: LoopbackModal, runner: Mo
 
 
 @pytest.mark.parametrize("away", ["unavailable", pytest.param("paused", marks=pytest.mark.slow)])
+@pytest.mark.at("v2")
 async def test_a_start_survives_an_outage(cloud: LoopbackModal, backend: str, away: str) -> None:
     """All of it: connecting, app, image and the create; the SDK itself gives up after 0.7 s."""
 
@@ -648,6 +652,7 @@ async def test_cancelling_one_of_two_leaves_the_other(cloud: LoopbackModal, runn
     assert await sandbox.poll() is None
 
 
+@pytest.mark.at("v2")
 async def test_a_found_sandbox_is_not_undone(cloud: LoopbackModal, runner: ModalRunner, backend: str) -> None:
     """Re-attaching after a crash, and being cancelled at it, ends nothing."""
     sandbox = await runner.start(request())
@@ -661,6 +666,7 @@ async def test_a_found_sandbox_is_not_undone(cloud: LoopbackModal, runner: Modal
     assert await sandbox.poll() is None
 
 
+@pytest.mark.at("v2")
 async def test_leaving_the_runner_ends_no_sandbox(cloud: LoopbackModal, backend: str) -> None:
     async with runner_for(cloud) as runner:
         sandbox = await runner.start(request())
@@ -675,12 +681,14 @@ async def test_leaving_the_runner_ends_no_sandbox(cloud: LoopbackModal, backend:
 # The rate of creates.
 
 
+@pytest.mark.at("v2")
 async def test_throttled_creates_are_repeated(cloud: LoopbackModal, runner: ModalRunner, backend: str) -> None:
     cloud.set(creates_per_second=4)
     await asyncio.gather(*(runner.start(request("true", name=f"box-{n}")) for n in range(8)))
     assert cloud.stats().created == 8
 
 
+@pytest.mark.at("v2")
 async def test_the_create_rate_is_kept(cloud: LoopbackModal, backend: str) -> None:
     cloud.set(creates_per_second=5)  # a little air: what counts is when a create arrives
     async with runner_for(cloud, create_rate=4) as runner:
@@ -760,6 +768,7 @@ async def test_output_that_breaks_off_with_the_machine(cloud: LoopbackModal, run
     assert await reading == ["up"]
 
 
+@pytest.mark.at("v2")
 async def test_one_endless_line_costs_bounded_memory(cloud: LoopbackModal, runner: ModalRunner, backend: str) -> None:
     code = "import sys\nfor _ in range(300): sys.stdout.write('x' * 100_000)"
     sandbox = await runner.start(request("python", "-c", code))
@@ -771,6 +780,7 @@ async def test_one_endless_line_costs_bounded_memory(cloud: LoopbackModal, runne
 # Many at once.
 
 
+@pytest.mark.at("v2")
 async def test_many_waits_leave_room_for_other_calls(cloud: LoopbackModal, backend: str) -> None:
     """200 long polls on a server that takes 100 streams a connection: a create still comes through."""
     cloud.set(max_streams=100)

@@ -82,6 +82,7 @@ def test_independent_steps_run_side_by_side(finished) -> None:
     assert most_at_once(finished("zoo").job, [f"meet_{number}" for number in range(4)]) == 4
 
 
+@pytest.mark.slow  # tests/integration/test_runs.py has it too
 def test_max_parallelism_is_kept_and_used(finished) -> None:
     ran = finished("two at once")
     assert ran.code == 0
@@ -95,6 +96,7 @@ def test_steps_that_the_sandbox_can_t_hold_together_never_overlap(finished) -> N
     assert most_at_once(ran.job, [f"wide_{number}" for number in range(3)]) == 1
 
 
+@pytest.mark.slow  # test_admission.py deals them out
 def test_each_step_sees_the_gpus_that_it_holds(finished) -> None:
     ran = finished("gpus")
     assert ran.code == 0
@@ -275,6 +277,7 @@ def test_a_killed_host_takes_its_steps_with_it_and_the_next_goes_on(zen: Zen, tm
     assert (hung["version"], hung["status"]) == (1, "completed")
 
 
+@pytest.mark.slow  # a killed host has the same ways
 def test_a_dead_zygote_costs_one_attempt_and_steps_without_one_die_with_the_host_too(zen: Zen, tmp_path: Path) -> None:
     job = zen.submit("retried", tmp_path, how="kill parent")
     host = job.start_pipeline()

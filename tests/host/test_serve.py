@@ -163,6 +163,7 @@ async def begun(job: Job, host: Host) -> int:
     return int(job.trace("hung")[0]["pid"])
 
 
+@pytest.mark.slow  # each end of a step is among those below
 async def test_a_step_that_kills_what_forks(zen: Zen, tmp_path: Path) -> None:
     """The step dies with it, and the next one is told that this host is of no use any more."""
     job = zen.submit("retried", tmp_path, how="kill parent")

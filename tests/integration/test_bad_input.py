@@ -419,6 +419,7 @@ class TestParametersOfTheFlow:
         assert (ran[0].error, ran[0].status, ran[0].flow_run.state.name) == (None, "completed", "Completed")
 
 
+@pytest.mark.slow  # tests/unit/test_names.py has the names
 def test_names_that_nobody_takes_are_no_bad_input(lab: Lab) -> None:
     """They become a slug with a hash, and different names never meet."""
     import inputs

@@ -124,7 +124,7 @@ STRUCK = {"evicted": (2, 1), "killed": (2, 2), "forgotten": (2, 1), "kept": (1, 
 @pytest.mark.parametrize(
     ("mode", "steps"),
     [
-        pytest.param("cold", ["evicted", "killed"]),
+        pytest.param("cold", ["evicted", "killed"], marks=slow),  # test_ends.py has them, with a flow that lives
         pytest.param("cold", list(STRUCK), marks=slow),
         pytest.param("warm", list(STRUCK), marks=slow),
     ],

@@ -92,6 +92,7 @@ def life(events: list[dict[str, Any]], step: str) -> list[tuple[str, int]]:
 TWICE = [("started", 1), ("failed", 1), ("retried", 2), ("started", 2), ("failed", 2)]
 
 
+@pytest.mark.slow  # an automation that is optional
 def test_a_gpu_step_that_fails_twice_is_told_of(
     lab: Lab, hook: tuple[str, queue.Queue[dict[str, str]]], automation: None, fresh_image: str
 ) -> None:

@@ -19,6 +19,7 @@ def shapes(lab: Lab):  # type: ignore[no-untyped-def]
     return shapes
 
 
+@pytest.mark.at("modal-v2")
 def test_lines_are_there_while_the_step_runs(lab: Lab, shapes, place: str, tmp_path: Path) -> None:
     """The step prints a line and then waits for a file, which is made when the line has arrived in Prefect."""
     from prefect.client.orchestration import get_client
@@ -50,6 +51,7 @@ def test_lines_are_there_while_the_step_runs(lab: Lab, shapes, place: str, tmp_p
 
 
 @pytest.mark.at("modal-v2")
+@pytest.mark.slow  # the shipper and the runners have tests of their own of both
 def test_many_lines_and_bad_bytes(lab: Lab, shapes, place: str) -> None:
     lines = 100_000
     ran = lab.run(shapes.flood, lab.stack(place), settings={"execution_mode": "per_step"}, lines=lines)

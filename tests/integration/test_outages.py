@@ -52,7 +52,7 @@ def ended_right(ran: Ran, lab: Lab, mode: str) -> None:
 @pytest.mark.parametrize(
     ("mode", "back", "seconds"),
     [
-        ("per_step", "before the end", AWAY_SECONDS),
+        pytest.param("per_step", "before the end", AWAY_SECONDS, marks=slow),  # `make test` has it in tests/chaos
         pytest.param("per_step", "after the end", LONG_SECONDS, marks=slow),
         pytest.param("pipeline", "before the end", LONG_SECONDS, marks=slow),
     ],

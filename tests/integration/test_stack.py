@@ -127,6 +127,7 @@ pathlib.Path("found.json").write_text(json.dumps(found))
 """
 
 
+@pytest.mark.slow  # the examples run on one
 def test_a_default_local_stack(lab: Lab, tmp_path: Path) -> None:
     """SQLite and the artifact store that ZenML comes with, in a program of their own."""
     script = tmp_path / "script.py"
@@ -176,6 +177,7 @@ def native_modal(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.skipif(not os.access("/", os.W_OK), reason="ZenML's own entrypoints make the folder /app")
+@pytest.mark.slow  # half a minute
 def test_beside_ZenMLs_own_modal_integration(lab: Lab, native_modal: LoopbackModal, tmp_path: Path) -> None:
     """Both flavours in one store and one process: theirs runs a pipeline unpatched, and so does ours, afterwards."""
     import inputs

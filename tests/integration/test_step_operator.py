@@ -343,6 +343,7 @@ def end_a_caller(modal: LoopbackModal, stack: str, ran: Ran, number: signal.Sign
     return box
 
 
+@pytest.mark.slow  # one that asks no more is swept, see below
 def test_ctrl_c_ends_the_sandbox(here: Lab, modal: LoopbackModal, operators: Operators, tmp_path: Path) -> None:
     ran = Ran(tmp_path)
     box = end_a_caller(modal, operators.stack([operators.operator("modal")]), ran, signal.SIGINT)
@@ -463,6 +464,7 @@ def test_whoever_called_the_operator_is_lost(
     assert [other.id for other in boxes_of(modal, ran)["hangs"] if "zenml_step_run_id" in other.tags] == [box.id]
 
 
+@pytest.mark.slow  # test_dynamic.py has one, and a static pipeline has the operator
 def test_a_dynamic_pipeline(here: Lab, modal: LoopbackModal, operators: Operators, operated) -> None:
     """Two steps at once, on ZenML's local orchestrator."""
     ran = here.run(operated.dynamic, operators.stack([operators.operator("modal")]))

@@ -142,7 +142,7 @@ def test_stopped_by_force_in_zenml(lab: Lab, stoppable, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("mode", "graceful"),
     [
-        ("per_step", False),
+        pytest.param("per_step", False, marks=pytest.mark.slow),
         pytest.param("per_step", True, marks=pytest.mark.slow),
         pytest.param("pipeline", False, marks=pytest.mark.slow),
     ],
@@ -271,6 +271,7 @@ def worker(lab: Lab, tmp_path: Path) -> Iterator[Callable[[UUID], UUID]]:
     started.stop()
 
 
+@pytest.mark.slow  # test_status.py stops one through a worker
 def test_a_workers_flow_is_cancelled(lab: Lab, stoppable, worker: Callable[[UUID], UUID], tmp_path: Path) -> None:
     from zenml.config import DockerSettings
     from zenml.utils import source_utils
@@ -293,6 +294,7 @@ def test_a_workers_flow_is_cancelled(lab: Lab, stoppable, worker: Callable[[UUID
     assert ran.steps == {"hangs": "stopped", "again": "stopped"}
 
 
+@pytest.mark.slow  # half a minute
 def test_a_worker_that_is_terminated_drains(lab: Lab, tmp_path: Path) -> None:
     """Its flow gets no signal and runs to its end; then the worker goes."""
     import shapes

@@ -99,6 +99,7 @@ def test_the_table_follows_the_run(lab: Lab, tmp_path: Path, mode: str) -> None:
 
 
 @pytest.mark.skipif(not Path(CHROMIUM).exists(), reason="needs /usr/bin/chromium: apt-get install chromium")
+@pytest.mark.slow  # the API says the same, without its picture
 def test_the_task_runs_tab_in_a_browser(lab: Lab, diamond: Ran, tmp_path: Path) -> None:
     page = f"{lab.prefect.url}/v2/runs/flow-run/{diamond.flow_run.id}?tab=TaskRuns"
     text = browse(page, tmp_path, "--dump-dom")

@@ -42,7 +42,8 @@ def component_of(stack: str) -> str:
     return stack  # the lab gives both one name
 
 
-@pytest.mark.parametrize("where", ["process", pytest.param("modal", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("where", ["process", "modal"])
+@pytest.mark.slow  # test_deploy.py and test_status.py have runs through workers
 def test_a_run_through_a_worker(lab: Lab, pool: str, where: str) -> None:
     import shapes
 

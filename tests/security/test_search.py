@@ -176,6 +176,7 @@ def test_nothing_secret_is_left_by_images_that_modal_builds(scene: Scene, lines:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.slow  # the right ones are looked for in the same places
 def test_wrong_secrets_are_not_repeated(scene: Scene, lines: CommandLines) -> None:
     """What makes a run fail is said without being shown, with all the causes of the error."""
     stacks = {
