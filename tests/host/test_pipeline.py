@@ -248,7 +248,7 @@ def test_steps_of_a_sandbox_that_is_ended_from_outside_go_on_in_the_next(zen: Ze
 
 
 @pytest.mark.slow
-def test_a_retry_that_waits_in_a_sandbox_that_is_ended_from_outside_waits_for_the_next(zen: Zen, tmp_path: Path) -> None:
+def test_a_retry_that_waits_outlives_a_sandbox_that_is_ended_from_outside(zen: Zen, tmp_path: Path) -> None:
     """Also in a run that would take the attempts that never were as failed ones."""
     job = zen.submit("abandoned", tmp_path, options={"execution_mode": "continue_on_failure"})
     host = job.start_pipeline()
