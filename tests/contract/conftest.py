@@ -25,7 +25,7 @@ def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackModal]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave to `make test-all` the other backend of what is marked as `at` one of them: what it shows doesn't differ."""
+    """Leave to `make test-all` the other backend of what is marked as `at` one of them."""
     for item in items:
         callspec, marker = getattr(item, "callspec", None), item.get_closest_marker("at")
         backend = callspec.params.get("backend") if callspec is not None else None
