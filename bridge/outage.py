@@ -29,16 +29,20 @@ def is_passing(error: BaseException) -> bool:
     return isinstance(error, (httpx.TransportError, OSError))
 
 
+def asking_again(patience: float = PATIENCE_SECONDS) -> AsyncRetrying:
+    """Ask Prefect's API again while it can't be asked, for ``patience`` seconds; then the last error is raised."""
+    return AsyncRetrying(
+        retry=retry_if_exception(is_passing),
+        wait=wait_exponential_jitter(initial=0.5, max=5),
+        stop=stop_after_delay(patience),
+        reraise=True,
+    )
+
+
 async def until_it_answers(client: PrefectClient, flow_run_id: UUID, patience: float = PATIENCE_SECONDS) -> None:
     """Wait until Prefect's API answers, ``patience`` seconds at most; then say so and go on."""
     try:
-        async for attempt in AsyncRetrying(
-            retry=retry_if_exception(is_passing),
-            wait=wait_exponential_jitter(initial=0.5, max=5),
-            stop=stop_after_delay(patience),
-            before_sleep=_say,
-            reraise=True,
-        ):
+        async for attempt in asking_again(patience).copy(before_sleep=_say):
             with attempt:
                 await client.read_flow_run(flow_run_id)
     except ObjectNotFound:

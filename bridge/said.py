@@ -17,6 +17,7 @@ from prefect.client.schemas.sorting import LogSort
 
 from bridge import names
 from bridge.logs import sandbox_of_line
+from bridge.outage import asking_again
 
 PAGE = 200
 """Most records that Prefect's API returns at once."""
@@ -42,8 +43,15 @@ class Said:
             self.sandboxes[key] = sandbox_of_line(log.message)
 
 
+async def _page(client: PrefectClient, chosen: LogFilter, offset: int) -> list[Log]:
+    async for attempt in asking_again():
+        with attempt:
+            return await client.read_logs(chosen, limit=PAGE, offset=offset, sort=LogSort.TIMESTAMP_ASC)
+    raise AssertionError("unreachable: tenacity returns or raises")
+
+
 async def read_said(client: PrefectClient, task_run_ids: Iterable[UUID]) -> Said:
-    """Read the logs of these task runs. Raises what Prefect's client raises."""
+    """Read the logs of these task runs; an API that is away is asked again. Raises what Prefect's client raises."""
     said = Said()
     room = asyncio.Semaphore(_AT_ONCE)
 
@@ -52,7 +60,7 @@ async def read_said(client: PrefectClient, task_run_ids: Iterable[UUID]) -> Said
         offset = 0
         async with room:
             while True:
-                page = await client.read_logs(chosen, limit=PAGE, offset=offset, sort=LogSort.TIMESTAMP_ASC)
+                page = await _page(client, chosen, offset)
                 for log in page:
                     said.add(log)
                 offset += len(page)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as Unfinished
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
+from prefect.client.orchestration import get_client
 
+from bridge.said import Said, read_said
 from tests.integration.lab import Lab, Ran, eventually
 from tests.integration.under import Under
 from tests.servers import Server
@@ -163,3 +169,23 @@ def test_the_artifact_store_is_away_and_the_step_may_not_be_tried_again(lab: Lab
     assert ran.states == {"first": "Failed", "second": "NotRun"}
     assert "The artifact store can't be reached" in ran.task_runs["first"].state.message
     assert eventually(lambda: lab.modal.stats().alive, lambda alive: alive == 0, 20) == 0
+
+
+@slow
+def test_what_an_earlier_process_said_is_read_when_prefect_is_back(lab: Lab) -> None:
+    entered, away = threading.Event(), threading.Event()
+
+    async def read() -> Said:
+        async with get_client() as client:
+            entered.set()
+            await asyncio.to_thread(away.wait, 60)
+            return await read_said(client, [uuid4()])
+
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(asyncio.run, read())
+        assert entered.wait(60)
+        with gone(lab.prefect):
+            away.set()
+            with pytest.raises(Unfinished):
+                reading.result(5)
+        assert reading.result(60) == Said()
