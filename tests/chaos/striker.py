@@ -23,6 +23,8 @@ from tests.integration.lab import eventually
 AWAY_SECONDS = 3.0
 WARM_TIMEOUT = 15
 """Seconds a warm step may take that is to run into its timeout."""
+ALIVE = "prefect_flow_alive_at"
+"""The run's metadata in which its flow writes when, where, and as which process of its flow run it lives."""
 ENDS_WITHIN = 60.0
 """Seconds a stopped run may take to its end before the step that it waits for is let go: then it was lost."""
 
@@ -100,6 +102,11 @@ class Striker:
         with get_client(sync_client=True) as client:
             return client.read_flow_run(self._flow_run_id).run_count >= self._flow.lives or not self._flow.alive()
 
+    def _at_work(self) -> bool:
+        """Whether the newest process has given its sign of life, or has ended."""
+        sign = str(Client().get_pipeline_run(self._run_id).run_metadata.get(ALIVE, ""))
+        return sign.rpartition(" ")[2] == str(self._flow.lives) or not self._flow.alive()
+
     def _away(self, kind: str, step: str, attempt: Attempt) -> None:
         meanwhile = attempt.pid % 2 == 0
         if kind == "modal away":
@@ -115,6 +122,8 @@ class Striker:
 
     def _stop(self, kind: str) -> str:
         if kind == "interrupt":
+            # Ctrl-C while `modal-prefect resume` only looks what there is ends that command, and nothing of the run.
+            eventually(self._at_work, bool, 60)
             self._flow.signal(signal.SIGINT if self.case.seed % 2 else signal.SIGTERM)
         elif kind == "cancel":
             with get_client(sync_client=True) as client:
