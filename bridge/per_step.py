@@ -253,9 +253,11 @@ class _StepTask:
         return may_retry
 
     def _may_try_again(self, outcome: Outcome, number: int) -> bool:
-        # Decided once, before ZenML is told: a stop between two answers would leave the two sides with different ends.
+        # Decided once: a stop between two answers would leave the two sides with different ends. ZenML has heard of the
+        # failure by now, and doesn't wait for another attempt where the run was being stopped, which this may not know.
         return (
             outcome.cost is Cost.OWN_RETRY
+            and outcome.record.reported is Reported.RETRYING
             and number <= self._step.retry.retries
             and not self._permit.last_attempt
             and not self._permit.kill.is_set()

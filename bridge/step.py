@@ -209,7 +209,7 @@ class Attempts:
             return outcome
         now = await self._truth.read(step.name)
         if now.version > before.version:
-            return stopped_after(outcome, now) if now.reported is Reported.STOPPED else outcome
+            return stopped_after(outcome, now) if now.reported is Reported.STOPPED else replace(outcome, record=now)
         if outcome.cost is not Cost.OWN_RETRY or outcome.record.reported is not Reported.NOTHING:
             return outcome
         diagnosis = Diagnosis(

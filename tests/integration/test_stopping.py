@@ -193,6 +193,28 @@ def test_stopped_gracefully_between_two_steps(lab: Lab, stoppable, tmp_path: Pat
 
 
 @pytest.mark.slow
+def test_a_step_that_fails_before_the_stop_is_seen_is_not_tried_again(lab: Lab, stoppable, tmp_path: Path) -> None:
+    """ZenML has it as failed for good, though it has retries left: so has Prefect."""
+    from zenml.utils import run_utils, source_utils
+
+    from tests.integration.unwatched import run_unwatched
+
+    def stop(run_id: UUID) -> None:
+        assert eventually(lambda: (tmp_path / "late.jsonl").exists(), bool, 90)
+        run_utils.stop_run(run=Client().get_pipeline_run(run_id), graceful=True)
+        (tmp_path / "fail-late").touch()
+
+    source_utils.set_custom_source_root(str(PROJECT))
+    lab.activate(lab.stack("process"))
+    pipeline = stoppable.tried_again.with_options(settings={"orchestrator": PER_STEP})
+    pipeline.prepare(str(tmp_path))
+    run_id, _ = run_unwatched(pipeline.create_snapshot(name=f"late-{tmp_path.name}").id, stop)
+    ran = lab.read(Ran(tmp_path), run_id)
+    assert (ran.steps, ran.states) == ({"late": "failed"}, {"late": "Failed"})
+    assert (ran.run.steps["late"].version, ran.task_runs["late"].run_count, len(ran.traces("late"))) == (1, 1, 1)
+
+
+@pytest.mark.slow
 def test_interrupted_when_the_last_step_is_over(lab: Lab, tmp_path: Path) -> None:
     """While the flow only waits for Prefect's API: there is nothing left to stop, and both sides say so."""
     under = Under(lab, tmp_path)

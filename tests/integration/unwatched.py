@@ -1,4 +1,4 @@
-"""A run in one sandbox whose flow doesn't look whether it is to be stopped: as the real one between two looks."""
+"""A run whose flow doesn't look whether it is to be stopped: as the real one between two looks."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from uuid import UUID
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.context import AsyncClientContext, FlowRunContext
+from prefect.states import Completed, Failed
 from zenml.pipelines.run_utils import create_placeholder_run
 
 from bridge import step_runs
 from bridge.board import Board
 from bridge.flow import on_own_loop
 from bridge.logs import LogShipper
+from bridge.per_step import PerStep
+from bridge.plan import Mode
 from bridge.resume import Earlier
 from bridge.run import Run, load_snapshot, load_stack, open_run, runner_of
 from bridge.step import Attempts
@@ -23,7 +26,7 @@ from bridge.submission import create_flow_run
 from bridge.truth import Truth, ZenMLThread
 from bridge.upstream_prefect import run_existing_flow_run
 from bridge.warm import WarmSteps
-from bridge.whole_pipeline import WholePipeline
+from bridge.whole_pipeline import WholePipeline, summary
 
 
 @flow(persist_result=False)
@@ -45,6 +48,10 @@ async def _carry_out(run: Run) -> State[None]:
     ):
         truth = Truth(thread, lambda steps: step_runs.latest(run.run, steps))
         attempts = Attempts(run, runner, thread, truth, warm)
+        if run.plan.mode is Mode.PER_STEP:
+            steps = PerStep(run, attempts, shipper, thread, board=Board(run.plan), earlier=Earlier(), parallelism=None)
+            await steps.run_all()
+            return Completed() if not steps.failures else Failed(message=summary(steps.failures))
         pipeline = WholePipeline(run, attempts, shipper, thread, Board(run.plan), Earlier())
         return await pipeline.execute()
 

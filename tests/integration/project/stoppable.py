@@ -109,6 +109,19 @@ def given_up(folder: str) -> None:
 
 
 @pipeline
+def tried_again(folder: str) -> None:
+    """``late`` fails when told, and could be tried again."""
+    fail_when_told.with_options(retry=StepRetryConfig(max_retries=2, delay=0, backoff=1))(folder, id="late")
+
+
+@pipeline
+def outlasting(folder: str) -> None:
+    """``bad`` fails when told, beside ``long``, which comes to its end when told."""
+    fail_when_told(folder, id="bad")
+    tell(folder, id="long")
+
+
+@pipeline
 def held_in_both(folder: str) -> None:
     """``hangs`` runs in a sandbox that it could share with ``later``, ``alone`` in one of its own."""
     add(folder, hang(folder, id="hangs"), id="later")
