@@ -343,11 +343,15 @@ class _Judge:
                 if self.pipeline
                 else _by_step(self.seen.logs.get(step.name, ())).get(step.name, [])
             )
+            before = 0
             for attempt in self.seen.attempts.get(step.name, ()):
                 found = [line for number, line in lines if number == attempt.number]
-                yield from self._lines(step, attempt, found, flooded)
+                yield from self._lines(step, attempt, found, FIRST_LINES - before, flooded)
+                # One that goes on after a loss has one log, and one cap, with what was lost.
+                strike = self._strike_on(attempt)
+                before = before + len(found) if strike is not None and strike.kind in LOST else 0
 
-    def _lines(self, step: StepSpec, attempt: Attempt, found: list[int], flooded: bool) -> Iterator[str]:
+    def _lines(self, step: StepSpec, attempt: Attempt, found: list[int], first: int, flooded: bool) -> Iterator[str]:
         where = f"the log of {step.name}, attempt {attempt.number},"
         if len(set(found)) < len(found):
             yield f"{where} has lines twice"
@@ -357,7 +361,7 @@ class _Judge:
             return
         kept = set(range(step.lines))
         if step.lines >= FLOOD:
-            kept = set(range(FIRST_LINES)) | set(range(step.lines - LAST_LINES, step.lines))
+            kept = set(range(first)) | set(range(step.lines - LAST_LINES, step.lines))
         if missing := sorted(kept - set(found)):
             yield f"{where} lacks {len(missing)} of {step.lines} lines, the first being {missing[0]}"
 

@@ -152,6 +152,15 @@ def test_what_is_wrong(sentence: str) -> None:
     assert any(sentence in found for found in violations(PLAIN, WRONG[sentence])), violations(PLAIN, WRONG[sentence])
 
 
+@pytest.mark.parametrize(("last_kept", "wrong"), [(9_000, 0), (8_000, 1)])
+def test_what_goes_on_after_a_loss_has_one_cap_with_what_was_lost(last_kept: int, wrong: int) -> None:
+    kept = [*range(last_kept), *range(10_300, 10_700)]
+    said = [*(f"s1 1 line {number}" for number in range(1_000)), *(f"s1 2 line {number}" for number in kept)]
+    seen = replace(twice("evict", ["completed"], 1), logs={**GOOD.logs, "s1": said})
+    case = replace(PLAIN, steps=(PLAIN.steps[0], replace(PLAIN.steps[1], lines=10_700)))
+    assert len(violations(case, seen)) == wrong, violations(case, seen)
+
+
 def test_a_cancel_that_nobody_heeded() -> None:
     seen = replace(GOOD, strikes=[struck("cancel")])
     assert any("the run is completed" in found for found in violations(PLAIN, seen))
