@@ -352,6 +352,11 @@ def _with_arguments(layer: Layer, arguments: Mapping[str, str]) -> Layer:
     return replace(layer, commands=(*(f"ARG {name}" for name in sorted(arguments)), *layer.commands))
 
 
+def without_passwords(text: str) -> str:
+    """A text in which URLs don't show who logs in with them."""
+    return _CREDENTIALS.sub(r"\g<scheme>://***@", text)
+
+
 def _password_in(text: str, variable: re.Pattern[str] | None) -> str | None:
     """The URL in a text that has a password, with the password taken out; not if that is a ``variable``."""
     for found in _CREDENTIALS.finditer(text):

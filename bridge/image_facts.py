@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+import posixpath
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import zenml
@@ -21,7 +22,7 @@ from zenml.utils import code_repository_utils, source_utils
 from zenml.utils.pipeline_docker_image_builder import DEFAULT_DOCKER_PARENT_IMAGE, PipelineDockerImageBuilder
 
 from bridge.errors import InvalidSettings
-from bridge.image_definition import Code, Dockerfile, Facts
+from bridge.image_definition import Code, Dockerfile, Facts, without_passwords
 
 MOST_CODE_BYTES = 500 << 20
 """Code that is larger holds data by mistake."""
@@ -63,13 +64,14 @@ def _requirements(
             log=False,
             extra_requirements_files=build.extra_requirements_files,
         )
-    except (OSError, RuntimeError, KeyError) as error:
+    except (OSError, RuntimeError, LookupError, ValueError) as error:
+        # Without its cause, whose text may show a password.
         raise InvalidSettings(
             f"DockerSettings of {where}",
             _asked(build.settings),
-            f"the requirements can't be gathered: {error}",
+            f"the requirements can't be gathered: {without_passwords(str(error))}",
             "Name files that exist, relative to the folder where you run the pipeline, and commands that succeed there",
-        ) from error
+        ) from None
     return tuple((name, text) for name, text, _ in files)
 
 
@@ -81,7 +83,13 @@ def _asked(settings: DockerSettings) -> dict[str, object]:
         "replicate_local_python_environment",
         "required_integrations",
     )
-    return {name: value for name in names if (value := vars(settings)[name])}
+    return {name: _shown(value) for name in names if (value := vars(settings)[name])}
+
+
+def _shown(value: object) -> object:
+    if isinstance(value, list):
+        return [_shown(item) for item in value]
+    return without_passwords(value) if isinstance(value, str) else value
 
 
 def _apt_packages(settings: DockerSettings, stack: Stack, where: str) -> tuple[str, ...]:
@@ -93,9 +101,12 @@ def _apt_packages(settings: DockerSettings, stack: Stack, where: str) -> tuple[s
 
 def _code(settings: DockerSettings, where: str) -> Code:
     root = source_utils.get_source_root()
-    ignored = (settings.build_config and settings.build_config.dockerignore) or settings.dockerignore
-    if ignored is not None and not os.path.isfile(ignored):
-        raise _not_there("dockerignore", ignored, where)
+    of_build = settings.build_config.dockerignore if settings.build_config else None
+    ignored = of_build or settings.dockerignore
+    named = "build_config.dockerignore" if of_build else "dockerignore"
+    used = ignored or os.path.join(root, ".dockerignore")
+    if ignored or os.path.isfile(used):
+        _text(named, used, where)  # which says what is wrong with it; ZenML reads it below
     found = {
         name: path
         for name, path in BuildContext(root=root, dockerignore_file=ignored).get_files().items()
@@ -125,18 +136,37 @@ def _dockerfile(settings: DockerSettings, where: str) -> Dockerfile | None:
     path, context = settings.dockerfile, settings.build_context_root
     if path is None:
         return None
-    if not os.path.isfile(path):
-        raise _not_there("dockerfile", path, where)
+    text = _text("dockerfile", path, where)
     if context is not None and not os.path.isdir(context):
         raise _not_there("build_context_root", context, where)
     config = settings.parent_image_build_config
     ignored = config.dockerignore if config else None
     if ignored is None and context is not None and os.path.isfile(os.path.join(context, ".dockerignore")):
         ignored = os.path.join(context, ".dockerignore")
-    if ignored is not None and not os.path.isfile(ignored):
-        raise _not_there("parent_image_build_config.dockerignore", ignored, where)
-    patterns = Path(ignored).read_text("utf-8").splitlines() if ignored else []
-    return Dockerfile(path, Path(path).read_text("utf-8"), context, tuple(patterns))
+    patterns = _patterns(_text("parent_image_build_config.dockerignore", ignored, where)) if ignored else ()
+    return Dockerfile(path, text, context, tuple(patterns))
+
+
+def _patterns(dockerignore: str) -> Iterator[str]:
+    """As Docker understands them: Modal's SDK takes comments for patterns, and `!/a` for another one than `!a`."""
+    for line in map(str.strip, dockerignore.splitlines()):
+        if line.startswith("#"):
+            continue
+        kept = line.startswith("!")
+        path = posixpath.normpath(line[kept:].strip().strip("/"))
+        if path != ".":
+            yield f"!{path}" if kept else path
+
+
+def _text(field: str, path: str, where: str) -> str:
+    if not os.path.isfile(path):
+        raise _not_there(field, path, where)
+    try:
+        return Path(path).read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidSettings(
+            f"DockerSettings.{field} of {where}", path, f"its text isn't UTF-8: {error}", "Save it as UTF-8"
+        ) from error
 
 
 def _not_there(field: str, path: str, where: str) -> InvalidSettings:

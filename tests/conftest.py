@@ -44,6 +44,7 @@ TOGETHER = {
     "tests/integration/test_work_pool.py": "worker",
     "tests/docs/test_commands.py": "",
     "tests/security/test_search.py": "",
+    "tests/unit/test_image_facts.py": "",
     "tests/unit/test_imports.py": "",
     "tests/unit/test_stored.py": "",
 }
