@@ -24,6 +24,11 @@ from bridge.settings import ModalPrefectOrchestratorConfig
 EPHEMERAL_STARTUP_SECONDS = 120
 """How long Prefect's temporary local server may take to come up."""
 
+_RIGHT_URL = (
+    "Check `prefect config view`, or set `prefect_api_url` on the orchestrator, `zenml orchestrator update <name> "
+    "--prefect_api_url=<url>`; the URL ends with /api."
+)
+
 
 @contextlib.contextmanager
 def prefect_settings(config: ModalPrefectOrchestratorConfig) -> Iterator[None]:
@@ -74,10 +79,7 @@ def prefect_api() -> Iterator[SyncPrefectClient]:
     except httpx.HTTPStatusError as error:
         raise PrefectUnavailable(f"{_where()} {_refusal(error.response)}") from error
     except (PrefectException, httpx.HTTPError, OSError, RuntimeError, ValueError) as error:
-        raise PrefectUnavailable(
-            f"{_where()} can't be used ({type(error).__name__}: {error}). Check `prefect config view`, or set "
-            "`prefect_api_url` on the orchestrator; the URL ends with /api."
-        ) from error
+        raise PrefectUnavailable(f"{_where()} can't be used ({type(error).__name__}: {error}). {_RIGHT_URL}") from error
 
 
 @contextlib.contextmanager
@@ -117,6 +119,5 @@ def _refusal(response: httpx.Response) -> str:
             "password PREFECT_API_AUTH_STRING, or the headers that your proxy wants in PREFECT_CLIENT_CUSTOM_HEADERS."
         )
     if response.status_code in (404, 405):
-        fix = "Check `prefect config view`, or `prefect_api_url` on the orchestrator; the URL ends with /api."
-        return f"can't be used: it {said}. Is the URL right? {fix}"
+        return f"can't be used: it {said}. Is the URL right? {_RIGHT_URL}"
     return f"can't be used: it {said} ({response.text[:500]}). Check the server's log, and that it isn't too old."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from zenml.stack import Stack
 
 from bridge import names
@@ -47,8 +49,9 @@ def _check(stack: Stack, config: RunnerConfig, kind: str, name: str) -> tuple[bo
     if stack.artifact_store.config.is_local:
         return False, (
             f"artifact_store=`{stack.artifact_store.name}` is local, and a Modal sandbox can't reach this machine's "
-            f'files. Use a remote one (S3, GCS, Azure), or `runner="process"` on the {kind} `{name}` to run steps as '
-            "local processes."
+            f"files. Use a remote one (S3, GCS, Azure), `zenml stack update {shlex.quote(stack.name)} -a <artifact "
+            f'store>`, or `runner="process"` on the {kind} `{name}` to run steps as local processes, '
+            f"`zenml {kind.replace(' ', '-')} update {shlex.quote(name)} --runner=process`."
         )
     if not modal_builds(config, stack) and (wrong := _no_way_for_images(stack, kind, name)):
         return False, wrong

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from email.utils import parsedate_to_datetime
 
 import httpx
@@ -23,8 +23,13 @@ _PATIENCE = 10.0
 
 def clocks(patient: Patient) -> Iterator[Finding]:
     """How far this machine's clock is from those of ZenML and Prefect."""
+    yield from compared(_servers(patient))
+
+
+def compared(servers: Iterable[tuple[str, str]]) -> Iterator[Finding]:
+    """How far this machine's clock is from those of servers, each with its name and a URL that it answers."""
     check, agreed = "clocks", []
-    for whose, url in _servers(patient):
+    for whose, url in servers:
         ahead = _ahead(url)
         if ahead is None:
             continue

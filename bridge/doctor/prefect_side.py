@@ -9,6 +9,7 @@ from importlib.metadata import version
 
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
+from prefect.client.schemas.objects import DeploymentStatus
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.settings import PREFECT_API_URL
 
@@ -43,12 +44,19 @@ def api(patient: Patient) -> Iterator[Finding]:
         with prefect_api() as client:
             there = client.api_version()
             client.read_work_pools(limit=1)  # something that a key is needed for
-        if there.split(".")[0] != client.client_version().split(".")[0]:
-            what = f"Prefect's server is {there}, and the client here is {client.client_version()}"
-            fix = f"Bring the server to {client.client_version()}, or pip install 'prefect=={there}'"
-            yield Finding(check, Grade.PROBLEM, what, fix)
+        if differ := of_one_major(there, client.client_version()):
+            yield differ
             return
         yield Finding(check, Grade.OK, f"Prefect {there} at {PREFECT_API_URL.value()}")
+
+
+def of_one_major(there: str, here: str) -> Finding | None:
+    """What is wrong where Prefect's server is of another major release than the client."""
+    if there.split(".")[0] == here.split(".")[0]:
+        return None
+    what = f"Prefect's server is {there}, and the client here is {here}"
+    fix = f"Bring the server to {here}, or pip install 'prefect=={there}'"
+    return Finding("prefect api", Grade.PROBLEM, what, fix)
 
 
 def work_pool(patient: Patient) -> Iterator[Finding]:
@@ -77,7 +85,6 @@ def deployments(patient: Patient) -> Iterator[Finding]:
     check, bad = "deployments", False
     with _server(patient), prefect_api() as client:
         found = [one for one in _all(client) if (one.entrypoint or "").startswith("bridge.")]
-        pools = {pool.name for pool in client.read_work_pools(limit=200)}
         flows = {one.flow_id: client.read_flow(one.flow_id).name for one in found}
     for one in found:
         name = f"{flows[one.flow_id]}/{one.name}"
@@ -86,11 +93,12 @@ def deployments(patient: Patient) -> Iterator[Finding]:
             if one.name in (names.DEPLOYMENT, names.SWEEP)
             else "Run the pipeline once from here, which brings it up to date"
         )
-        if one.work_pool_name is not None and one.work_pool_name not in pools:
+        if one.work_pool_name is None and one.status != DeploymentStatus.READY:
+            # Prefect takes a pool that is deleted from its deployments; those that somebody serves have none and are
+            # ready.
             bad = True
-            what = f"deployment `{name}`: its work pool `{one.work_pool_name}` doesn't exist any more"
-            fix = f"prefect work-pool create {shlex.quote(one.work_pool_name)} --type process"
-            yield Finding(check, Grade.PROBLEM, what, fix)
+            what = f"deployment `{name}` has no work pool, so nothing picks up its runs: the pool was deleted"
+            yield Finding(check, Grade.PROBLEM, what, again)
         if why := _out_of_date(one):
             bad = True
             yield Finding(check, Grade.NOTE, f"deployment `{name}` is out of date: {why}", again)

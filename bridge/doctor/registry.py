@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import shlex
 from collections.abc import Iterator
 
 import httpx
@@ -35,7 +36,7 @@ def registry(patient: Patient) -> Iterator[Finding]:
     except Exception as error:
         # A service connector or a secret store may raise anything of its own.
         what = f"the credentials of `{found.name}` can't be read ({type(error).__name__}: {error})"
-        yield Finding(check, Grade.PROBLEM, what, f"zenml container-registry describe {found.name}")
+        yield Finding(check, Grade.PROBLEM, what, _other_credentials(found.name))
         return
     uri = found.config.uri
     pair = (credentials.user, credentials.password) if credentials else None
@@ -53,14 +54,22 @@ def registry(patient: Patient) -> Iterator[Finding]:
             check,
             Grade.PROBLEM,
             f"{uri} refuses {given} ({status})",
-            f"zenml container-registry update {found.name} --authentication_secret=<a ZenML secret with username and "
-            "password>, or connect it: `zenml container-registry connect`",
+            _other_credentials(found.name),
         )
     elif status >= 400:
         what = f"{uri} answers {status}: is it a container registry?"
         yield Finding(check, Grade.UNKNOWN, what, f"Check the uri of the container registry `{found.name}`")
     else:
         yield Finding(check, Grade.OK, f"{uri} takes {given}")
+
+
+def _other_credentials(name: str) -> str:
+    name = shlex.quote(name)
+    return (
+        "Give it good ones, `zenml secret create <secret> --username=<user> --password=<password>` and then "
+        f"`zenml container-registry update {name} --authentication_secret=<secret>`, or connect it: "
+        f"`zenml container-registry connect {name} --connector=<connector>`"
+    )
 
 
 def log_in(uri: str, pair: tuple[str, str] | None) -> int:

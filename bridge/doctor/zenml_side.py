@@ -30,10 +30,9 @@ def server(patient: Patient) -> Iterator[Finding]:
         what = f"ZenML's server can't be used ({type(error).__name__}: {_first_line(error)})"
         yield Finding(_SERVER, Grade.UNKNOWN, what, "Check `zenml status`, and log in with `zenml login <url>`")
         raise Unmet("ZenML's server can't be used") from error
-    there, here = str(info.version), zenml.__version__
-    if there.split(".")[:2] != here.split(".")[:2]:
-        what = f"ZenML's server is {there}, and the client here is {here}"
-        yield Finding(_SERVER, Grade.PROBLEM, what, f"pip install 'zenml=={there}', or bring the server to {here}")
+    there = str(info.version)
+    if differ := of_one_series(there):
+        yield differ
         return
     if store.type == StoreType.REST:
         yield Finding(_SERVER, Grade.OK, f"ZenML {there} at {store.url}")
@@ -44,6 +43,14 @@ def server(patient: Patient) -> Iterator[Finding]:
         "ZenML keeps its data in a local database: fine for one laptop, out of Modal's reach",
         "For Modal sandboxes log in to a ZenML server: `zenml login <url>`",
     )
+
+
+def of_one_series(there: str, here: str = zenml.__version__) -> Finding | None:
+    """What is wrong where ZenML's server is of another release series than the client."""
+    if there.split(".")[:2] == here.split(".")[:2]:
+        return None
+    what = f"ZenML's server is {there}, and the client here is {here}"
+    return Finding(_SERVER, Grade.PROBLEM, what, f"pip install 'zenml=={there}', or bring the server to {here}")
 
 
 def stack(patient: Patient) -> Iterator[Finding]:

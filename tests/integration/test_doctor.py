@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
+import re
 import shlex
 import socket
 import subprocess
@@ -33,6 +36,7 @@ def look(stack: str, **options: Any) -> dict[str, list[Finding]]:
 
     found: dict[str, list[Finding]] = {}
     for finding in examine(Patient(stack), **options):
+        assert finding.fix or not finding.grade.is_bad, f"nothing to be done about it: {finding}"
         found.setdefault(finding.check, []).append(finding)
     return found
 
@@ -41,10 +45,24 @@ def bad(findings: dict[str, list[Finding]]) -> list[Finding]:
     return [finding for found in findings.values() for finding in found if finding.grade.is_bad]
 
 
-def quoted(fix: str, starts: str) -> list[str]:
-    """The command that a fix quotes, as a shell would take it."""
+def quoted(fix: str, starts: str, **blanks: str) -> list[str]:
+    """The command that a fix quotes, as a shell would take it, once a reader has filled its ``blanks`` in."""
     command = next(part for part in fix.replace("`", "\0").split("\0") if starts in part)
-    return shlex.split(command[command.index(starts) :])
+    command = command[command.index(starts) :]
+    for blank, value in blanks.items():
+        assert f"<{blank}>" in command.replace(" ", "_"), command
+        command = re.sub(rf"<{blank.replace('_', '[_ ]')}>", shlex.quote(value), command)
+    assert not re.search(r"<[^>]*>", command), command
+    return shlex.split(command)
+
+
+def typed(command: list[str]) -> None:
+    """Carry a command of ZenML out, by its own command line, in this process: a start of it takes seconds."""
+    from zenml.cli.cli import cli
+
+    assert command[0] == "zenml"
+    with contextlib.redirect_stdout(io.StringIO()):
+        cli.main(command[1:], standalone_mode=False)
 
 
 @pytest.fixture
@@ -129,7 +147,16 @@ class TestFiveCommonMistakes:
         assert problem.grade is Grade.PROBLEM
         names_all(problem.what, "artifact_store=`default` is local")
         names_all(problem.fix, "Use a remote one", 'runner="process"')
-        client.update_stack(name, component_updates={StackComponentType.ARTIFACT_STORE: ["shared"]})
+        typed(quoted(problem.fix, "zenml stack update", artifact_store="shared"))
+        assert [one.grade for one in look(name)["stack"]] == [Grade.OK]
+
+        # The other way, on a component of this test alone.
+        typed(["zenml", "stack", "update", name, "-a", "default"])
+        ours = f"local-{uuid4().hex[:6]}"
+        client.create_stack_component(ours, "modal-prefect", StackComponentType.ORCHESTRATOR, {"runner": "modal"})
+        typed(["zenml", "stack", "update", name, "-o", ours])
+        (problem,) = look(name)["stack"]
+        typed(quoted(problem.fix, "zenml orchestrator update"))
         assert [one.grade for one in look(name)["stack"]] == [Grade.OK]
 
     def test_a_gpu_without_a_type(self, lab: Lab) -> None:
@@ -170,13 +197,19 @@ class TestFiveCommonMistakes:
 
     def test_a_wrong_prefect_url(self, lab: Lab, closed_port: int) -> None:
         wrong = f"http://127.0.0.1:{closed_port}/api"
-        found = look(lab.stack("process", prefect_api_url=wrong))
+        stack = lab.stack("process", prefect_api_url=wrong)
+        found = look(stack)
         (problem,) = found["prefect api"]
         assert problem.grade is Grade.UNKNOWN
         names_all(problem.what, wrong)
         names_all(problem.fix, "`prefect_api_url`", "the URL ends with /api")
         assert [one.grade for one in found["work pool"]] == [Grade.SKIPPED]
-        assert not bad(look(lab.stack("process", prefect_api_url=f"{lab.prefect.url}/api")))
+        # The orchestrators of these stacks are called as the stacks are.
+        command = quoted(problem.fix, "zenml orchestrator update", name=stack, url=f"{lab.prefect.url}/api")
+        typed(command)
+        mended = look(stack)
+        assert not bad(mended)
+        names_all(mended["prefect api"][0].what, f"{lab.prefect.url}/api")
 
 
 class TestWhatElseIsWrong:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -14,7 +18,8 @@ import pytest
 from rich.console import Console
 
 import bridge
-from bridge.doctor import installation, registry
+from bridge.doctor import installation, prefect_side, registry, zenml_side
+from bridge.doctor.clocks import compared
 from bridge.doctor.examination import examine_by
 from bridge.doctor.finding import Finding, Grade, told
 from bridge.doctor.patient import Patient, Unmet
@@ -180,15 +185,29 @@ class _Registry(BaseHTTPRequestHandler):
         """Tests tell by their result."""
 
 
-@pytest.fixture(params=["bearer", "basic"])
-def registry_uri(request: pytest.FixtureRequest) -> Iterator[str]:
-    handler = type("Handler", (_Registry,), {"scheme": request.param})
+@contextmanager
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """A server on loopback; its address."""
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
-        yield f"127.0.0.1:{server.server_address[1]}/team"
-        server.shutdown()
-        thread.join(10)
+        try:
+            yield f"127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join(10)
+
+
+@contextmanager
+def a_registry(scheme: str) -> Iterator[str]:
+    with serving(type("Handler", (_Registry,), {"scheme": scheme})) as address:
+        yield f"{address}/team"
+
+
+@pytest.fixture(params=["bearer", "basic"])
+def registry_uri(request: pytest.FixtureRequest) -> Iterator[str]:
+    with a_registry(request.param) as uri:
+        yield uri
 
 
 class TestTheRegistry:
@@ -211,3 +230,77 @@ class TestTheRegistry:
     )
     def test_its_address(self, uri: str, base: str) -> None:
         assert registry.base_url(uri) == base
+
+
+class TestTheReleasesOfServers:
+    @pytest.mark.parametrize(
+        ("differ", "there", "here", "package"),
+        [
+            (zenml_side.of_one_series, "0.97.3", "0.98.0", "zenml"),
+            (prefect_side.of_one_major, "2.20.1", "3.8.0", "prefect"),
+        ],
+    )
+    def test_another_one_than_the_client_s(
+        self, differ: Callable[[str, str], Finding | None], there: str, here: str, package: str
+    ) -> None:
+        found = differ(there, here)
+        assert found is not None
+        assert found.grade is Grade.PROBLEM
+        assert f"server is {there}, and the client here is {here}" in found.what
+        assert f"pip install '{package}=={there}'" in found.fix
+        assert here in found.fix
+
+    def test_those_that_go_together(self) -> None:
+        assert zenml_side.of_one_series("0.98.9", "0.98.0") is None
+        assert prefect_side.of_one_major("3.7.7", "3.9.0") is None
+
+
+class _Clock(BaseHTTPRequestHandler):
+    """Says that it is ``ahead`` seconds later than it is, if it says anything."""
+
+    ahead: float | None = 0.0
+
+    def do_GET(self) -> None:
+        self.send_response_only(200)
+        if self.ahead is not None:
+            self.send_header("Date", formatdate(time.time() + self.ahead, usegmt=True))
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+
+def seen_of(*clocks: float | None) -> list[Finding]:
+    """What is found of servers with these clocks."""
+    with ExitStack() as stack:
+        servers = [stack.enter_context(serving(type("Handler", (_Clock,), {"ahead": ahead}))) for ahead in clocks]
+        return list(compared([(f"server {index}", f"http://{address}/") for index, address in enumerate(servers)]))
+
+
+class TestTheClocks:
+    @pytest.mark.parametrize(
+        ("ahead", "grade", "says"),
+        [
+            (120.0, Grade.PROBLEM, "behind server 0"),
+            (-120.0, Grade.PROBLEM, "ahead of server 0"),
+            (10.0, Grade.NOTE, "behind server 0"),
+            (-10.0, Grade.NOTE, "ahead of server 0"),
+        ],
+    )
+    def test_one_that_is_wrong(self, ahead: float, grade: Grade, says: str) -> None:
+        (found,) = seen_of(ahead)
+        assert found.grade is grade
+        seconds = re.search(r"this machine's clock is (\d+) s", found.what)
+        assert seconds is not None, found.what
+        assert abs(int(seconds[1]) - abs(ahead)) <= 2
+        assert found.what.endswith(says)
+        assert "timedatectl set-ntp true" in found.fix
+
+    def test_those_that_agree(self) -> None:
+        assert seen_of(0.0, 0.0) == [Finding("clocks", Grade.OK, "agrees with server 0 and server 1")]
+
+    def test_one_that_agrees_beside_one_that_does_not(self) -> None:
+        assert [one.grade for one in seen_of(120.0, 0.0)] == [Grade.PROBLEM, Grade.OK]
+
+    def test_who_says_nothing_is_not_judged(self) -> None:
+        """Nor who isn't there at all: that is another check's matter."""
+        assert seen_of(None) == []
+        assert list(compared([("nobody", "http://127.0.0.1:9/")])) == []
