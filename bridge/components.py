@@ -16,7 +16,7 @@ from zenml.stack import StackComponent
 
 from bridge import names, runners
 from bridge.runners.base import Runner
-from bridge.runners.registry import RegistryCredentials
+from bridge.runners.registry import Registry
 from bridge.settings import ModalPrefectOrchestratorConfig, ModalPrefectStepOperatorConfig
 
 OurConfig = ModalPrefectOrchestratorConfig | ModalPrefectStepOperatorConfig
@@ -33,19 +33,19 @@ class Place:
     token_secret: str | None = field(default=None, repr=False)
     modal_environment: str | None = None
 
-    def with_environments(self, modal_environments: Iterable[str]) -> list[Place]:
-        """This place, and those in other environments of its account. Local processes have no environments."""
+    def in_environments(self, modal_environments: Iterable[str]) -> dict[str, Place]:
+        """Those in other environments of its account, by environment. Local processes have no environments."""
         if self.runner == "process":
-            return [self]
-        return [self, *(replace(self, modal_environment=name) for name in modal_environments)]
+            return {}
+        return {name: replace(self, modal_environment=name) for name in modal_environments}
 
-    def runner_for(self, registry: RegistryCredentials | None = None, outage: float = runners.OUTAGE_SECONDS) -> Runner:
-        """Make its runner; ``registry`` is who pulls images, ``outage`` how many seconds Modal may be away."""
+    def runner_for(self, registry: Registry | None = None, outage: float = runners.OUTAGE_SECONDS) -> Runner:
+        """Make its runner; ``registry`` may want a login for its images, ``outage`` is how long Modal may be away."""
         return runners.create(
             self.runner,
             token_id=self.token_id,
             token_secret=self.token_secret,
-            registry_credentials=registry,
+            registry=registry,
             outage=outage,
         )
 

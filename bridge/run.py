@@ -20,7 +20,6 @@ from bridge.errors import RunIsOver, RunNotPossible, how_to_replay
 from bridge.plan import Plan, SandboxSpec, StepPlan
 from bridge.run_status import end_run
 from bridge.runners.base import Runner, SandboxRequest
-from bridge.runners.registry import RegistryCredentials
 from bridge.settings import RunnerConfig
 from bridge.versions import check_zenml
 
@@ -273,13 +272,6 @@ def own_run(snapshot_id: UUID, run_id: UUID | None, flow_run_id: str) -> Pipelin
     return run if run is not None and run.orchestrator_run_id == flow_run_id else None
 
 
-def registry_credentials(stack: Stack) -> RegistryCredentials | None:
-    """The user and password of the stack's container registry, if it needs them."""
-    registry = stack.container_registry
-    pair = registry.credentials if registry else None
-    return RegistryCredentials(registry.config.uri, *pair) if registry and pair else None
-
-
 def runner_of(
     config: RunnerConfig, stack: Stack, create_rate: float = 4.0, outage: float = runners.OUTAGE_SECONDS
 ) -> Runner:
@@ -287,11 +279,13 @@ def runner_of(
 
     ``create_rate`` is most sandboxes created per second, ``outage`` how many seconds Modal may be away.
     """
+    from bridge.registry_login import registry_of  # needs tenacity, which a sandbox that reads this module may lack
+
     return runners.create(
         config.runner,
         token_id=config.token_id,
         token_secret=config.token_secret,
-        registry_credentials=registry_credentials(stack) if config.runner == "modal" else None,
+        registry=registry_of(stack) if config.runner == "modal" else None,
         create_rate=create_rate,
         outage=outage,
     )

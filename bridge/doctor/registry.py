@@ -15,7 +15,6 @@ import httpx
 
 from bridge.doctor.finding import Finding, Grade
 from bridge.doctor.patient import Patient
-from bridge.run import registry_credentials
 from bridge.runners.registry import DOCKER_HUB
 
 _SECONDS = 10.0
@@ -32,14 +31,13 @@ def registry(patient: Patient) -> Iterator[Finding]:
     if found is None:
         return  # Modal builds the images, or the stack's own check says that they come from nowhere
     try:
-        credentials = registry_credentials(patient.stack)
+        pair = found.credentials
     except Exception as error:
         # A service connector or a secret store may raise anything of its own.
         what = f"the credentials of `{found.name}` can't be read ({type(error).__name__}: {error})"
         yield Finding(check, Grade.PROBLEM, what, _other_credentials(found.name))
         return
     uri = found.config.uri
-    pair = (credentials.user, credentials.password) if credentials else None
     try:
         status = log_in(uri, pair)
     except httpx.HTTPError as error:

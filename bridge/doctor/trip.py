@@ -23,7 +23,7 @@ from bridge.errors import CapacityUnavailable, RunnerError, RunnerUnavailable
 from bridge.flow import on_own_loop
 from bridge.outcome import SandboxEnd
 from bridge.plan import SandboxSpec
-from bridge.run import registry_credentials
+from bridge.registry_login import registry_of
 from bridge.runners.base import Runner, SandboxRequest
 
 SECONDS = 600.0
@@ -75,7 +75,7 @@ def _through(place: Place, patient: Patient) -> Iterator[Finding]:
     needed = [Requirement(text) for text in sorted(patient.stack.requirements())]
     on_modal = place.runner == "modal"
     image = (patient.image or _newest_image(patient)) if on_modal else None
-    runner = place.runner_for(registry_credentials(patient.stack) if on_modal else None, OUTAGE_SECONDS)
+    runner = place.runner_for(registry_of(patient.stack) if on_modal else None, OUTAGE_SECONDS)
     packages = dict.fromkeys(["zenml", *(one.name for one in needed)])
     try:
         seen = on_own_loop(lambda: _go(runner, image, place.modal_environment, (address, *packages)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from bridge.runners.base import Runner
-from bridge.runners.registry import RegistryCredentials
+from bridge.runners.registry import Registry
 
 OUTAGE_SECONDS = 120.0
 """How long Modal may be unreachable before a runner says so; the SDK itself gives up after 0.7 s."""
@@ -16,7 +16,7 @@ def create(
     *,
     token_id: str | None = None,
     token_secret: str | None = None,
-    registry_credentials: RegistryCredentials | None = None,
+    registry: Registry | None = None,
     create_rate: float = 4.0,
     outage: float = OUTAGE_SECONDS,
 ) -> Runner:
@@ -26,7 +26,7 @@ def create(
         kind: The orchestrator's ``runner``.
         token_id: Modal token; without the pair Modal's own configuration is used.
         token_secret: Modal token.
-        registry_credentials: User and password of a container registry, for the images that come from there.
+        registry: A container registry whose images need a user and a password.
         create_rate: Most sandboxes created per second.
         outage: Seconds that Modal may be away before the runner says so.
     """
@@ -36,7 +36,7 @@ def create(
         return ModalRunner(
             token_id=token_id,
             token_secret=token_secret,
-            registry_credentials=registry_credentials,
+            registry=registry,
             create_rate=create_rate,
             outage=outage,
         )

@@ -29,7 +29,7 @@ from bridge.runners.modal_objects import HOST_PROGRAM, ModalObjects
 from bridge.runners.modal_prices import prices_of
 from bridge.runners.modal_sandbox import ModalSandbox
 from bridge.runners.rate import RateLimit
-from bridge.runners.registry import RegistryCredentials
+from bridge.runners.registry import Registry
 
 if TYPE_CHECKING:
     from bridge.image_definition import ImageDefinition
@@ -45,7 +45,7 @@ class ModalRunner:
         token_id: With ``token_secret``, the credentials; without, Modal's own configuration
             (``MODAL_TOKEN_ID`` and ``MODAL_TOKEN_SECRET``, a profile of ``~/.modal.toml``).
         token_secret: See ``token_id``.
-        registry_credentials: User and password of a registry, for the images that come from there.
+        registry: A container registry whose images need a user and a password.
         create_rate: Most sandboxes created per second.
         outage: Seconds of Modal being away that connecting, creating and waiting survive.
     """
@@ -55,7 +55,7 @@ class ModalRunner:
         *,
         token_id: str | None = None,
         token_secret: str | None = None,
-        registry_credentials: RegistryCredentials | None = None,
+        registry: Registry | None = None,
         create_rate: float = 4.0,
         outage: float = OUTAGE_SECONDS,
     ) -> None:
@@ -63,7 +63,7 @@ class ModalRunner:
         if bool(token_id) != bool(token_secret):
             raise ValueError("token_id and token_secret belong together: give both or neither")
         self._clients = Clients((token_id, token_secret) if token_id and token_secret else None, outage)
-        self._objects = ModalObjects(self._clients, registry_credentials, outage)
+        self._objects = ModalObjects(self._clients, registry, outage)
         self._creator = Creator(self._clients, self._objects, RateLimit(create_rate), outage)
         self._outage = outage
 

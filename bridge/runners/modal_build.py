@@ -36,7 +36,7 @@ class ImageBuilder:
         """Build it and return its id; see :class:`bridge.runners.base.BuildsImages`."""
         app = await self._objects.app(environment, app_name)
         secrets = [await self._objects.secret(environment, name) for name in definition.build_secrets]
-        credentials = self._objects.registry_secret(definition.parent)
+        credentials = await self._objects.registry_secret(definition.parent) if definition.parent else None
         with tempfile.TemporaryDirectory(prefix="zenml-modal-prefect-image-") as folder:
             image, what = _base(definition, credentials, secrets, Path(folder))
             total = 1 + len(definition.layers)

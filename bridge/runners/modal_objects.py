@@ -19,7 +19,7 @@ from bridge.errors import RunnerUnavailable, SandboxRefused
 from bridge.runners import OUTAGE_SECONDS
 from bridge.runners.modal_clients import Clients
 from bridge.runners.modal_errors import SDK_ERRORS, is_away, ride_out, translated
-from bridge.runners.registry import RegistryCredentials
+from bridge.runners.registry import Registry
 
 PACKAGE_PATH = "/opt/zenml-modal-prefect/bridge"
 """Where a sandbox finds the ``bridge`` of the process that made it."""
@@ -66,12 +66,10 @@ class ModalObjects:
     ``RunnerUnavailable``.
     """
 
-    def __init__(
-        self, clients: Clients, registry_credentials: RegistryCredentials | None, outage: float = OUTAGE_SECONDS
-    ) -> None:
+    def __init__(self, clients: Clients, registry: Registry | None, outage: float = OUTAGE_SECONDS) -> None:
         self._clients = clients
         self._outage = outage
-        self._registry_credentials = registry_credentials
+        self._registry = registry
         self._apps: _Memo[tuple[str | None, str], modal.App] = _Memo()
         self._images: _Memo[tuple[str | None, str], modal.Image] = _Memo()
         self._secrets: _Memo[tuple[str | None, str], modal.Secret] = _Memo()
@@ -122,12 +120,11 @@ class ModalObjects:
         """Return an image of a registry, or one that Modal built, with this process's ``bridge`` in it, built."""
         return await self._images.get((environment, reference), lambda: self._build(app, reference))
 
-    def registry_secret(self, image: str) -> modal.Secret | None:
-        """What a build needs to pull an image of the registry whose credentials were given; None for another."""
-        found = self._registry_credentials
-        if found is None or not found.are_for(image):
-            return None
-        return modal.Secret.from_dict({"REGISTRY_USERNAME": found.user, "REGISTRY_PASSWORD": found.password})
+    async def registry_secret(self, image: str) -> modal.Secret | None:
+        """What a build needs to pull an image of the registry that was given, asked for now; None for another."""
+        registry = self._registry
+        pair = await asyncio.to_thread(registry.login) if registry is not None and registry.has(image) else None
+        return modal.Secret.from_dict({"REGISTRY_USERNAME": pair[0], "REGISTRY_PASSWORD": pair[1]}) if pair else None
 
     async def _build(self, app: modal.App, reference: str) -> modal.Image:
         built = names.built_image_id(reference)
@@ -137,7 +134,7 @@ class ModalObjects:
                 package = Path(folder) / "bridge"
                 await asyncio.to_thread(shutil.copytree, Path(bridge.__file__).parent, package, ignore=_IGNORED)
                 if built is None:
-                    image = modal.Image.from_registry(reference, secret=self.registry_secret(reference))
+                    image = modal.Image.from_registry(reference, secret=await self.registry_secret(reference))
                 else:
                     image = modal.Image.from_id(built, client=self._clients.main)
                 image = image.add_local_dir(package, PACKAGE_PATH, copy=True)

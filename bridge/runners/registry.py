@@ -1,7 +1,8 @@
-"""User and password of a container registry, and which images they are for."""
+"""A container registry: which images come from it, and who pulls them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 DOCKER_HUB = frozenset({"docker.io", "index.docker.io", "registry.hub.docker.com"})
@@ -9,18 +10,20 @@ DOCKER_HUB = frozenset({"docker.io", "index.docker.io", "registry.hub.docker.com
 
 
 @dataclass(frozen=True, slots=True)
-class RegistryCredentials:
-    """User and password of a container registry, which no other registry may see.
-
-    ``uri`` is what the names of its images begin with, as ZenML has it: ``ghcr.io/acme``.
-    """
+class Registry:
+    """A container registry, whose user and password no other registry may see."""
 
     uri: str
-    user: str
-    password: str = field(repr=False)
+    """What the names of its images begin with, as ZenML has it: ``ghcr.io/acme``."""
+    login: Callable[[], tuple[str, str] | None] = field(repr=False)
+    """Asks for user and password, None where it needs none. Called for each image that is built: the tokens of clouds
+    are good for hours only, and a run may need an image first when it is a day old.
 
-    def are_for(self, image: str) -> bool:
-        """Whether they are for the registry that this image comes from."""
+    Blocks. Raises ``RunnerUnavailable`` where they can't be asked for now, ``SandboxRefused`` where there are none.
+    """
+
+    def has(self, image: str) -> bool:
+        """Whether this image comes from it."""
         return _in_full(image).startswith(_in_full(f"{self.uri.rstrip('/')}/"))
 
 

@@ -8,20 +8,26 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from zenml.config import DockerSettings
 
 from bridge import names
 from bridge.errors import ImageNotBuilt, RunnerUnavailable, SandboxRefused
-from bridge.image_definition import Code, Dockerfile, ImageDefinition, Layer
+from bridge.image_definition import Code, Dockerfile, Facts, ImageDefinition, Layer, define
 from bridge.plan import SandboxSpec
 from bridge.runners.base import SandboxRequest
 from bridge.runners.modal import ModalRunner
-from bridge.runners.registry import RegistryCredentials
+from bridge.runners.modal_objects import PACKAGE_PATH
+from bridge.runners.registry import Registry
+from tests import servers
 from tests.loopback import LoopbackImage, LoopbackModal
+from tests.loopback.build_commands import CALLS
+from tests.wheel import wheel
 
 PARENT = "registry.example.com/parent:1"
 FRESH = "registry.example.com/fresh:1"
 FLAKY = "registry.example.com/flaky:1"
 PRIVATE = "registry.example.com/private:1"
+WITH_PIP = "registry.example.com/with-pip:1"
 APP = "zenml-images"
 INDEX = "an-index"
 
@@ -31,6 +37,7 @@ def server() -> Iterator[LoopbackModal]:
     python = Path(sys.executable)
     public = dict.fromkeys((PARENT, FRESH, FLAKY), LoopbackImage(python))
     images = {**public, PRIVATE: LoopbackImage(python, credentials=("me", "hunter2"))}
+    images[WITH_PIP] = LoopbackImage(servers.ROOT / ".venv" / "bin" / "python")
     with LoopbackModal(images, secrets={INDEX: {"INDEX_TOKEN": "hunter2"}}) as cloud:
         yield cloud
 
@@ -65,7 +72,7 @@ BASE = ImageDefinition(
 
 
 async def build(definition: ImageDefinition, said: list[str], registry: str = "registry.acme.com") -> str:
-    async with ModalRunner(registry_credentials=RegistryCredentials(registry, "me", "hunter2")) as runner:
+    async with ModalRunner(registry=Registry(registry, lambda: ("me", "hunter2"))) as runner:
         return await runner.build_image(APP, definition, None, said.append)
 
 
@@ -110,6 +117,51 @@ async def test_layers_are_built_in_order_and_a_change_of_code_builds_only_its_ow
         "exec(pathlib.Path('pkg/run.py').read_text())"
     )
     assert await output_of(second, script) == ["hello you False", "hello you there unseen six", "two"]
+
+
+async def test_what_docker_settings_say_of_the_machine_reaches_the_sandbox(
+    cloud: LoopbackModal, tmp_path: Path
+) -> None:
+    """Packages of Debian, pip, variables of both kinds, the local project's command, a user: in that order."""
+    name, packed = wheel("unheard-of", "greeting = 'hello'\n")
+    (tmp_path / name).write_bytes(packed)
+    project = code(
+        tmp_path,
+        "import os, pathlib, unheard_of\n"
+        "seen = [os.environ[name] for name in ('EARLY', 'OMP_NUM_THREADS')]\n"
+        "called = pathlib.Path(os.environ['LOOPBACK_ROOT'], 'var/log/stand-ins').read_text().splitlines()\n"
+        "pathlib.Path('installed.txt').write_text(' '.join([unheard_of.greeting, *seen, *called]))\n",
+    )
+    settings = DockerSettings(
+        parent_image=WITH_PIP,
+        apt_packages=["git", "libgomp1=12.*"],
+        python_package_installer="pip",
+        python_package_installer_args={"no-index": None, "find-links": str(tmp_path)},
+        requirements=["unheard-of==1.0"],
+        environment={"early": "it's early"},
+        runtime_environment={"omp_num_threads": 3},
+        local_project_install_command="python pkg/run.py",
+        user="worker:staff",
+    )
+    requirements = ((".zenml_user_requirements", "unheard-of==1.0"),)
+    facts = Facts("0", "", requirements, apt_packages=("ffmpeg",), code=project)
+    said: list[str] = []
+    image = await build(define(settings, facts, "the pipeline").definition, said)
+    assert not [line for line in said if ", uv" in line]
+    apt = "apt-get update apt-get install -y --no-install-recommends git libgomp1=12.* ffmpeg"
+    script = (
+        "import os, pathlib, unheard_of; print(pathlib.Path('installed.txt').read_text());"
+        "print(*(os.environ[name] for name in ('EARLY', 'OMP_NUM_THREADS', 'ZENML_CONFIG_PATH')), sep='|')"
+    )
+    installed, variables = await output_of(image, script)
+    assert installed == f"hello it's early 3 {apt}"  # and not yet of another user
+    assert variables == "it's early|3|/app/.zenconfig"
+    images = {one.id: one for one in cloud.images()}
+    built, of_sandbox = images[image], images[cloud.sandboxes()[-1].image]
+    assert (built.root / CALLS).read_text().splitlines()[-1] == "chown -R worker:staff ."
+    # `bridge` comes on top.
+    assert [(one.root / PACKAGE_PATH[1:]).is_dir() for one in (built, of_sandbox)] == [False, True]
+    assert of_sandbox.user == built.user == "worker:staff"
 
 
 async def test_a_failing_command_shows_its_output(cloud: LoopbackModal) -> None:

@@ -30,7 +30,7 @@ from bridge.runners.modal import ModalRunner
 from bridge.runners.modal_output import DRAIN_SECONDS
 from bridge.runners.modal_sandbox import ModalSandbox
 from bridge.runners.rate import RateLimit
-from bridge.runners.registry import RegistryCredentials
+from bridge.runners.registry import Registry
 from tests.contract.modal_lab import (
     CREDENTIALS,
     IMAGE,
@@ -50,7 +50,7 @@ def runner_for(
     *,
     create_rate: float = 100,
     outage: float = 120,
-    registry_credentials: RegistryCredentials | None = None,
+    registry: Registry | None = None,
 ) -> ModalRunner:
     token_id, token_secret = cloud.token
     return ModalRunner(
@@ -58,7 +58,7 @@ def runner_for(
         token_secret=token_secret,
         create_rate=create_rate,
         outage=outage,
-        registry_credentials=registry_credentials,
+        registry=registry,
     )
 
 
@@ -264,15 +264,15 @@ async def test_private_registry(cloud: LoopbackModal) -> None:
     async with runner_for(cloud) as runner:
         with pytest.raises(SandboxRefused, match="authentication required"):
             await runner.start(request(spec=spec))
-    its_own = RegistryCredentials("registry.example.com", *CREDENTIALS)
-    async with runner_for(cloud, registry_credentials=its_own) as runner:
+    its_own = Registry("registry.example.com", lambda: CREDENTIALS)
+    async with runner_for(cloud, registry=its_own) as runner:
         await runner.start(request(spec=spec))
     assert cloud.stats().calls["SecretGetOrCreate"] == 1, "that of the build"
 
 
 async def test_the_credentials_of_one_registry_are_not_shown_to_another(cloud: LoopbackModal) -> None:
-    others = RegistryCredentials("registry.acme.com", *CREDENTIALS)
-    async with runner_for(cloud, registry_credentials=others) as runner:
+    others = Registry("registry.acme.com", lambda: CREDENTIALS)
+    async with runner_for(cloud, registry=others) as runner:
         await runner.start(request("true"))
         with pytest.raises(SandboxRefused, match="authentication required"):
             await runner.start(request(name="private", spec=replace(SPEC, image=PRIVATE_IMAGE)))
