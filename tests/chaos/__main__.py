@@ -47,12 +47,12 @@ def main() -> int:
             print(f"  {seen.run}, {time.monotonic() - began:.1f} s", flush=True)
             for sentence in found:
                 print(f"  WRONG {sentence}", flush=True)
+            if options.report:
+                Path(options.report).write_text(json.dumps(report.as_json(), indent=1))
             if found:
                 (folder / f"case-{seed}" / "seen.txt").write_text(f"{case}\n{found}\n{seen}\n\n{log}")
                 if options.stop:
                     break
-            if options.report:
-                Path(options.report).write_text(json.dumps(report.as_json(), indent=1))
     print(report)
     return 0 if report.good else 1
 

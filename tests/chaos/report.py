@@ -39,9 +39,14 @@ class Report:
             self.failed[case.seed] = found
 
     @property
+    def enough(self) -> bool:
+        """Whether there were cases enough to say of a kind of fault that it never struck."""
+        return self.cases >= ENOUGH
+
+    @property
     def never(self) -> list[str]:
         """The kinds of faults that never struck a running step, where there were cases enough."""
-        return [kind for kind in KINDS if not self.struck[kind]] if self.cases >= ENOUGH else []
+        return [kind for kind in KINDS if not self.struck[kind]] if self.enough else []
 
     @property
     def good(self) -> bool:
@@ -57,6 +62,7 @@ class Report:
             "ends": dict(self.ends),
             "struck": {kind: self.struck[kind] for kind in KINDS},
             "failed": {str(seed): found for seed, found in self.failed.items()},
+            "enough": self.enough,
             "never struck": self.never,
         }
 
@@ -66,6 +72,8 @@ class Report:
             f"{self.sandboxes} sandboxes; they ended {_counts(self.ends)}",
             "struck a running step: " + _counts(Counter({kind: self.struck[kind] for kind in KINDS})),
         ]
+        if not self.enough:
+            lines.append(f"too few runs to judge by kinds that never struck: {self.cases}, of {ENOUGH}")
         if self.never:
             lines.append("never struck a running step: " + ", ".join(self.never))
         for seed, found in self.failed.items():
