@@ -13,9 +13,13 @@ Tagged = tuple[Sandbox, Mapping[str, str]]
 
 
 class Listing:
-    """Lists sandboxes. Use as ``async with``: what it has listed can be ended until it is left."""
+    """Lists the running sandboxes with all of ``tags``.
 
-    def __init__(self) -> None:
+    Use as ``async with``: what it has listed can be ended until it is left.
+    """
+
+    def __init__(self, tags: Mapping[str, str]) -> None:
+        self._tags = tags
         self._open = AsyncExitStack()
         self._places: set[Place] = set()
         self._named: set[str] = set()
@@ -28,15 +32,15 @@ class Listing:
     ) -> None:
         await self._open.aclose()
 
-    async def tagged(self, tags: Mapping[str, str], place: Place) -> Sequence[Tagged]:
-        """Return a place's running sandboxes with all of ``tags`` that weren't listed before, each with its own tags.
+    async def at(self, place: Place) -> Sequence[Tagged]:
+        """Return those at a place that weren't listed before, each with its own tags.
 
         Raises ``RunnerUnavailable``, ``SandboxRefused`` (with ``CredentialsRefused``).
         """
         if place in self._places:
             return []
         runner = await self._open.enter_async_context(place.runner_for())
-        found = await runner.tagged(tags, place.modal_environment)
+        found = await runner.tagged(self._tags, place.modal_environment)
         self._places.add(place)
         # Two places may be one: an environment and the profile's, an account by its token and as this machine's own.
         new = [(sandbox, own) for sandbox, own in found if sandbox.id not in self._named]

@@ -26,7 +26,7 @@ from bridge.operated import wishes_of
 from bridge.ownership import Judgement, Owner, judge_caller
 from bridge.runners.base import Sandbox
 from bridge.step_operator import ModalPrefectStepOperator
-from bridge.swept import Found, Report, noted, read_uuid
+from bridge.swept import Found, Report, named, noted, read_uuid
 
 
 def sweep(stack: StackResponse, report: Report, end: bool, modal_environments: Sequence[str], tolerance: float) -> None:
@@ -63,10 +63,14 @@ class _Sweeper:
             names.TAG_STACK: names.modal_tag(self._stack.name),
             names.TAG_STEP_OPERATOR: names.modal_tag(self._operator.name),
         }
-        async with Listing() as listing:
-            for place in place_of(self._operator.config).with_environments(self._environments):
-                for sandbox, own in await listing.tagged(tags, place):
-                    await self._one(sandbox, own, report, end)
+        place = place_of(self._operator.config)
+        async with Listing(tags) as listing:
+            boxes = [*await listing.at(place)]
+            for name, other in place.in_environments(self._environments).items():
+                with named(report, name):
+                    boxes += await listing.at(other)
+            for sandbox, own in boxes:
+                await self._one(sandbox, own, report, end)
 
     async def _one(self, sandbox: Sandbox, own: Mapping[str, str], report: Report, end: bool) -> None:
         run_id, step_run_id = read_uuid(own.get(names.TAG_RUN_ID)), read_uuid(own.get(names.TAG_STEP_RUN_ID))

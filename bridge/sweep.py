@@ -37,7 +37,7 @@ from bridge.listing import Listing, Tagged
 from bridge.orchestrator import ModalPrefectOrchestrator
 from bridge.ownership import OVER, Facts, FlowState, Judgement, Owner, judge
 from bridge.prefect_api import prefect_api, prefect_settings
-from bridge.swept import Found, Report, noted, read_uuid
+from bridge.swept import Found, Report, named, noted, read_uuid
 from bridge.watch import cancelled_before
 
 TOLERANCE_SECONDS = 60.0
@@ -104,6 +104,26 @@ def sweep(
 
     Raises nothing for what can't be asked or ended: the report says so.
     """
+    (report,) = sweep_each([stack], end=end, modal_environments=modal_environments, tolerance=tolerance)
+    return report
+
+
+def sweep_each(
+    stacks: Iterable[StackResponse],
+    *,
+    end: bool,
+    modal_environments: Sequence[str] = (),
+    tolerance: float = TOLERANCE_SECONDS,
+) -> list[Report]:
+    """Do the same with several stacks, which may have several Modal accounts: one of them has each environment."""
+    reports = [_swept(stack, end, modal_environments, tolerance) for stack in stacks]
+    there = {name for report in reports for name in report.environments}
+    for report in reports:
+        report.problems += [why for name, why in report.missing.items() if name not in there]
+    return reports
+
+
+def _swept(stack: StackResponse, end: bool, modal_environments: Sequence[str], tolerance: float) -> Report:
     report = Report(stack.name)
     with noted(report):
         if not ours(stack, StackComponentType.ORCHESTRATOR):
@@ -130,7 +150,11 @@ class _Sweeper:
         self._environments = modal_environments
 
     async def sweep(self, report: Report, end: bool) -> None:
-        async with Listing() as listing:
+        tags = {
+            names.TAG_SERVER: str(Client().zen_store.get_store_info().id),
+            names.TAG_STACK: names.modal_tag(self._stack.name),
+        }
+        async with Listing(tags) as listing:
             boxes = await self._sandboxes(listing, report)
             report.found = await asyncio.to_thread(self._look, boxes)
             if not end:
@@ -142,15 +166,13 @@ class _Sweeper:
 
     async def _sandboxes(self, listing: Listing, report: Report) -> dict[UUID, list[Tagged]]:
         """The sandboxes of this stack and ZenML server that run, by their run; those of its step operators too."""
-        tags = {
-            names.TAG_SERVER: str(Client().zen_store.get_store_info().id),
-            names.TAG_STACK: names.modal_tag(self._stack.name),
-        }
-        boxes: list[Tagged] = []
-        for place in place_of(self._orchestrator.config).with_environments(self._environments):
-            boxes += await listing.tagged(tags, place)
+        place = place_of(self._orchestrator.config)
+        boxes = [*await listing.at(place)]
+        for name, other in place.in_environments(self._environments).items():
+            with named(report, name):
+                boxes += await listing.at(other)
         for component in ours(self._stack, StackComponentType.STEP_OPERATOR):
-            boxes += await self._beside(component, tags, listing, report)
+            boxes += await self._beside(component, listing, report)
         found: dict[UUID, list[Tagged]] = {}
         for sandbox, own in boxes:
             if (run_id := read_uuid(own.get(names.TAG_RUN_ID))) is not None:
@@ -159,20 +181,20 @@ class _Sweeper:
                 report.problems.append(f"sandbox {sandbox.id} names no run in its tag {names.TAG_RUN_ID}: left alone")
         return found
 
-    async def _beside(
-        self, operator: ComponentResponse, tags: Mapping[str, str], listing: Listing, report: Report
-    ) -> list[Tagged]:
+    async def _beside(self, operator: ComponentResponse, listing: Listing, report: Report) -> list[Tagged]:
         """The sandboxes of a step operator, which may have another runner, account or environment.
 
         Where it can't be asked, runs end all the same: its sandboxes are found by their tags the next time.
         """
-        places: list[Place] = []
         boxes: list[Tagged] = []
+        others: Mapping[str, Place] = {}
         with noted(report, f"{title(operator)}: "):
-            places = place_of(config_of(operator)).with_environments(self._environments)
-        for place in places:
-            with noted(report, f"{title(operator)}: "):
-                boxes += await listing.tagged(tags, place)
+            place = place_of(config_of(operator))
+            others = place.in_environments(self._environments)
+            boxes += await listing.at(place)
+        for name, other in others.items():
+            with noted(report, f"{title(operator)}: "), named(report, name):
+                boxes += await listing.at(other)
         return boxes
 
     def _look(self, boxes: Mapping[UUID, Sequence[Tagged]]) -> list[Found]:

@@ -18,7 +18,7 @@ def sweep_stacks(stack: str | None = None, end: bool = True, tolerance: float = 
     """End the runs and sandboxes that nobody owns.
 
     Args:
-        stack: The ZenML stack to look at. Leave it empty for all whose orchestrator is `modal-prefect`.
+        stack: The ZenML stack to look at. Leave it empty for all with an orchestrator or step operator `modal-prefect`.
         end: Whether to end what is found. Without it, the log lists it.
         tolerance: By how many seconds the clocks of two machines may differ.
     """

@@ -10,7 +10,7 @@ from uuid import UUID
 from prefect.client.schemas.objects import FlowRun
 from zenml.models import PipelineRunResponse
 
-from bridge.errors import BridgeError
+from bridge.errors import BridgeError, CredentialsRefused, SandboxRefused
 from bridge.ownership import Judgement, Owner
 from bridge.runners.base import Sandbox
 from bridge.truth import couldnt_ask
@@ -42,6 +42,10 @@ class Report:
     ended: set[UUID] = field(default_factory=set)
     problems: list[str] = field(default_factory=list)
     """What couldn't be asked or ended."""
+    environments: set[str] = field(default_factory=set)
+    """Of the Modal environments that somebody named: those that an account has."""
+    missing: dict[str, str] = field(default_factory=dict)
+    """Those that an account hasn't, each with what it says: which is a problem where none has it."""
 
     def of(self, owner: Owner) -> list[Found]:
         """The runs with that owner."""
@@ -70,6 +74,19 @@ def noted(report: Report, what: str = "") -> Iterator[None]:
         if not couldnt_ask(error):
             raise
         report.problems.append(f"{what}ZenML can't be reached: {type(error).__name__}: {error}")
+
+
+@contextmanager
+def named(report: Report, modal_environment: str) -> Iterator[None]:
+    """Note in the report whether an account has a Modal environment that somebody named for all of them."""
+    try:
+        yield
+    except CredentialsRefused:
+        raise
+    except SandboxRefused as error:
+        report.missing[modal_environment] = str(error)
+    else:
+        report.environments.add(modal_environment)
 
 
 def read_uuid(text: str | None) -> UUID | None:

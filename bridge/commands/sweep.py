@@ -30,16 +30,13 @@ def sweep(stack: str | None, everything: bool, yes: bool, environments: tuple[st
     A run whose flow is at work, or may come back, is never touched, nor one of which nothing certain is known.
     """
     from bridge.ownership import Owner
-    from bridge.sweep import stacks
-    from bridge.sweep import sweep as sweep_stack
+    from bridge.sweep import stacks, sweep_each
 
     if stack is not None and everything:
         raise click.UsageError("--stack and --all exclude each other.")
     with told_plainly():
-        reports = [
-            sweep_stack(one, end=yes, modal_environments=environments, tolerance=tolerance)
-            for one in stacks(stack, everything)
-        ]
+        found = stacks(stack, everything)
+        reports = sweep_each(found, end=yes, modal_environments=environments, tolerance=tolerance)
     for report in reports:
         for line in report.lines():
             click.echo(line)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -16,6 +19,7 @@ from tests.integration.beside import with_operators
 from tests.integration.lab import IMAGE, Lab
 from tests.integration.refusals import names_all
 from tests.integration.workers import make_pool
+from tests.loopback import LoopbackImage, LoopbackModal
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +41,9 @@ def cancelled(lab: Lab, stack: str) -> Any:
     return ran.run
 
 
-def left_on_modal(lab: Lab, stack: str, run: Any, operator: str) -> str:
+def left_on_modal(
+    token: tuple[str, str], stack: str, run: Any, operator: str, modal_environment: str | None = None
+) -> str:
     """The sandbox of a command step whose caller was killed, as the operator makes it."""
     from bridge import names
     from bridge.components import Place
@@ -51,10 +57,11 @@ def left_on_modal(lab: Lab, stack: str, run: Any, operator: str) -> str:
         names.TAG_STEP: "train",
         names.TAG_STEP_OPERATOR: operator,
     }
-    request = SandboxRequest(f"left-{uuid4().hex}", "zenml-chain", ("sleep", "600"), SandboxSpec(IMAGE), tags=tags)
+    spec = SandboxSpec(IMAGE, modal_environment=modal_environment)
+    request = SandboxRequest(f"left-{uuid4().hex}", "zenml-chain", ("sleep", "600"), spec, tags=tags)
 
     async def start() -> str:
-        async with Place("modal", *lab.modal.token).runner_for() as runner:
+        async with Place("modal", *token).runner_for() as runner:
             return (await runner.start(request)).id
 
     return asyncio.run(start())
@@ -79,7 +86,7 @@ def test_a_step_operator_on_modal_beside_local_processes(lab: Lab, pool: str, mo
     ours = lab.stack("process", work_pool=pool, synchronous=False)
     name, (operator,) = with_operators(ours, {"runner": "modal", **token_of(lab)})
     run = cancelled(lab, name)
-    box = left_on_modal(lab, name, run, operator)
+    box = left_on_modal(lab.modal.token, name, run, operator)
     monkeypatch.delenv("MODAL_TOKEN_ID")
     monkeypatch.delenv("MODAL_TOKEN_SECRET")
     (stack,) = stacks(name)
@@ -100,7 +107,7 @@ def test_a_step_operator_that_cannot_be_asked(lab: Lab, pool: str) -> None:
     ours = lab.stack("process", work_pool=pool, synchronous=False)
     name, operators = with_operators(ours, token_of(lab), token_of(lab))
     run = cancelled(lab, name)
-    box = left_on_modal(lab, name, run, operators[0])
+    box = left_on_modal(lab.modal.token, name, run, operators[0])
     change(operators[0], modal_environment="nowhere")
     change(operators[1], token_id="{{gone.token_id}}", token_secret="{{gone.token_secret}}")
     (stack,) = stacks(name)
@@ -127,7 +134,7 @@ def test_a_step_operator_in_the_orchestrator_s_place(lab: Lab, pool: str) -> Non
     ours = lab.stack("modal", work_pool=pool, synchronous=False)
     name, operators = with_operators(ours, token_of(lab), {**token_of(lab), "modal_environment": "main"})
     run = cancelled(lab, name)
-    box = left_on_modal(lab, name, run, operators[0])
+    box = left_on_modal(lab.modal.token, name, run, operators[0])
     (stack,) = stacks(name)
     report = sweep(stack, end=False, modal_environments=["main"])
     assert not report.problems
@@ -135,3 +142,62 @@ def test_a_step_operator_in_the_orchestrator_s_place(lab: Lab, pool: str) -> Non
     assert [sandbox.id for sandbox, _ in found.sandboxes] == [box]
     assert sweep(stack, end=True).ended == {run.id}
     assert lab.modal.sandbox(box).status == "terminated"
+
+
+GUEST = ("ak-guest", "as-guest")
+
+
+@pytest.fixture
+def shared(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackModal]:
+    """A Modal with two accounts, of which one has an environment that the other hasn't."""
+    modal = LoopbackModal(
+        {IMAGE: LoopbackImage(python=Path(sys.executable))},
+        environments=["main", "archive"],
+        guests={GUEST: ["main"]},
+    )
+    for name, value in modal.env.items():
+        monkeypatch.setenv(name, value)
+    with modal:
+        yield modal
+
+
+def of_account(token: tuple[str, str]) -> dict[str, str]:
+    return dict(zip(("token_id", "token_secret"), token, strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("whose", ["orchestrator", "step operator"])
+def test_an_environment_that_one_of_two_accounts_has(lab: Lab, pool: str, shared: LoopbackModal, whose: str) -> None:
+    """It is looked at in the account that has it; one that none of them has is an error, and the rest is swept."""
+    from bridge.sweep import stacks, sweep
+
+    accounts = [shared.token, GUEST] if whose == "orchestrator" else [GUEST, shared.token]
+    ours = lab.stack("modal", work_pool=pool, synchronous=False, **of_account(accounts[0]))
+    name, (operator,) = with_operators(ours, of_account(accounts[1]))
+    run = cancelled(lab, name)
+    box = left_on_modal(shared.token, name, run, operator, "archive")
+    (stack,) = stacks(name)
+    report = sweep(stack, end=False, modal_environments=["archive", "nowhere"])
+    (problem,) = report.problems
+    names_all(problem, "'nowhere'")
+    (found,) = report.found
+    assert [sandbox.id for sandbox, _ in found.sandboxes] == [box]
+    report = sweep(stack, end=True, modal_environments=["archive"])
+    assert (report.problems, report.ended) == ([], {run.id})
+    assert shared.sandbox(box).status == "terminated"
+    assert status(run) == "stopped"
+
+
+@pytest.mark.slow
+def test_an_environment_that_one_of_two_stacks_has(lab: Lab, pool: str, shared: LoopbackModal) -> None:
+    """As with `--all`; the second has ZenML's own orchestrator."""
+    from bridge.sweep import stacks, sweep_each
+
+    orchestrated = lab.stack("modal", work_pool=pool, synchronous=False, **of_account(GUEST))
+    name, _ = with_operators(orchestrated, of_account(shared.token))
+    Client().update_stack(name, component_updates={StackComponentType.ORCHESTRATOR: ["default"]})
+    both = [*stacks(orchestrated), *stacks(name)]
+    for found in (both, both[::-1]):
+        assert [report.problems for report in sweep_each(found, end=False, modal_environments=["archive"])] == [[], []]
+    (alone,) = sweep_each(both[:1], end=False, modal_environments=["archive"])
+    names_all(alone.problems[0], "'archive'")

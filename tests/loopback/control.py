@@ -94,7 +94,7 @@ class Objects:
         return api_pb2.AppGetOrCreateResponse(app_id=app.id)
 
     async def AppList(self, request: api_pb2.AppListRequest, metadata: Metadata) -> api_pb2.AppListResponse:
-        environment = self.world.environment(request.environment_name)
+        environment = self.world.environment(request.environment_name, metadata.get("x-modal-token-id", ""))
         item = api_pb2.AppListResponse.AppListItem
         apps = [app for app in self.world.apps.values() if app.environment == environment]
         return api_pb2.AppListResponse(

@@ -26,6 +26,7 @@ from modal_proto.task_command_router_grpc import TaskCommandRouterBase
 from packaging.version import Version
 
 from tests.loopback.control import Control
+from tests.loopback.images import BuiltImage
 from tests.loopback.model import LoopbackImage, SandboxRecord, Stats
 from tests.loopback.router import Router
 from tests.loopback.rpc import ManyStreamsServer, Service, Tape, configuration
@@ -48,7 +49,8 @@ class LoopbackModal:
         secrets: Named secrets of the workspace.
         volumes: Named volumes of the workspace.
         environments: Its environments, the default one first.
-        token: The one token pair it accepts.
+        token: The token pair it accepts, of an account with all environments.
+        guests: Other token pairs that it accepts, each with those of the environments that its account has.
         tape: Whether to keep every request: :meth:`requests` returns them.
     """
 
@@ -60,6 +62,7 @@ class LoopbackModal:
         volumes: Sequence[str] = (),
         environments: Sequence[str] = ("main",),
         token: tuple[str, str] = ("ak-loopback", "as-loopback"),
+        guests: Mapping[tuple[str, str], Sequence[str]] | None = None,
         tape: bool = False,
     ) -> None:
         self._tape: Tape | None = [] if tape else None
@@ -68,6 +71,7 @@ class LoopbackModal:
         self._volume_names = tuple(volumes)
         self._environments = tuple(environments)
         self.token = token
+        self._guests = guests or {}
         self._thread = threading.Thread(target=self._run, name="loopback-modal", daemon=True)
         self._ready: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._loop: asyncio.AbstractEventLoop
@@ -121,6 +125,7 @@ class LoopbackModal:
                 folder=self.folder,
                 registry=self._images,
                 environments=self._environments,
+                guests={token_id: tuple(environments) for (token_id, _), environments in self._guests.items()},
                 declared_secrets=self._secrets,
                 declared_volumes=self._volume_names,
                 marker=uuid.uuid4().hex,
@@ -163,7 +168,8 @@ class LoopbackModal:
         if time.monotonic() < self._world.faults.unavailable_until:
             raise GRPCError(Status.UNAVAILABLE, "the control plane is down: injected by the test")
         # modal/client.py, _get_metadata: the pair goes with every call. A missing one the SDK refuses itself.
-        if (metadata.get("x-modal-token-id"), metadata.get("x-modal-token-secret")) != self.token:
+        pair = (metadata.get("x-modal-token-id"), metadata.get("x-modal-token-secret"))
+        if pair != self.token and pair not in self._guests:
             raise GRPCError(Status.UNAUTHENTICATED, "Token ID not found or token secret wrong")
         # modal/sandbox/_impl_v2.py, auth_metadata: every V2 call carries the token of AuthTokenGet as well.
         if name.startswith("Sandbox") and name.endswith("V2") and not metadata.get("x-modal-auth-token"):
@@ -189,6 +195,10 @@ class LoopbackModal:
     def sandbox(self, key: str) -> SandboxRecord:
         """The sandbox of that id or (newest) of that name. Raises ``KeyError``."""
         return self._on_loop(lambda: self._find(key).record())
+
+    def images(self) -> list[BuiltImage]:
+        """All images that were built, in the order of their first build."""
+        return self._on_loop(lambda: list(self._world.images.built.values()))
 
     def stats(self) -> Stats:
         """Counts and sums so far."""

@@ -60,6 +60,8 @@ class World:
     folder: Path
     registry: Mapping[str, LoopbackImage]
     environments: tuple[str, ...]
+    guests: Mapping[str, tuple[str, ...]]
+    """Token id -> the environments of an account that has only some of them."""
     declared_secrets: Mapping[str, Mapping[str, str]]
     declared_volumes: Sequence[str]
     marker: str
@@ -85,11 +87,12 @@ class World:
         for name in self.declared_volumes:
             self.add_volume(name)
 
-    def environment(self, name: str) -> str:
+    def environment(self, name: str, token_id: str = "") -> str:
         """Return the environment of that name. Raises NOT_FOUND (modal/_object.py: unknown environment)."""
-        if name and name not in self.environments:
+        there = self.guests.get(token_id, self.environments)
+        if name and name not in there:
             raise GRPCError(Status.NOT_FOUND, f"Environment {name!r} not found")
-        return name or self.environments[0]
+        return name or there[0]
 
     def app(self, app_id: str) -> App:
         if app_id not in self.apps:
