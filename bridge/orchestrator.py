@@ -71,6 +71,15 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
         return [ExecutionMode.FAIL_FAST, ExecutionMode.STOP_ON_FAILURE, ExecutionMode.CONTINUE_ON_FAILURE]
 
     @property
+    def run_init_cleanup_at_step_level(self) -> bool:
+        """Whether the init and cleanup hooks belong to a step: asked in the process that runs it.
+
+        Inline steps of a dynamic pipeline share the process of its function, which runs both itself: the end of one
+        would take from all others what the init hook made.
+        """
+        return names.ENV_ORCHESTRATES not in os.environ
+
+    @property
     def validator(self) -> StackValidator:
         """Whether the stack's components can be reached from where its sandboxes run."""
         return StackValidator(custom_validation_function=lambda stack: check_stack(stack, self.config))

@@ -30,7 +30,7 @@ OF_ZENML = {
     **dict.fromkeys(("model_artifacts_or_metadata", "client_lazy_loaders"), "artifacts of any materializer"),
     **dict.fromkeys(("enable_step_logs", "enable_pipeline_logs"), "logs of steps"),
     **dict.fromkeys(("start_hook_source", "end_hook_source"), "hooks of a run"),
-    **dict.fromkeys(("success_hook_source", "failure_hook_source"), "hooks: `on_success`"),
+    **dict.fromkeys(("success_hook_source", "failure_hook_source"), "hooks: `on_start`, `on_end`, `on_success`"),
     **dict.fromkeys(("init_hook_source", "init_hook_kwargs", "cleanup_hook_source"), "hooks: `on_init`"),
     **dict.fromkeys(("pause_hook_source", "resume_hook_source"), "pause"),
     **dict.fromkeys(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import sys
 from pathlib import Path
@@ -76,7 +77,6 @@ def run(lab: Lab, pipeline: Any, stack: str, into: Path, settings: dict[str, Any
         prepared(str(into))
     (new,) = [run for run in Client().list_pipeline_runs(size=10, sort_by="desc:created").items if run.id not in known]
     run = Client().get_pipeline_run(new.id)
-    lines = (into / "seen.jsonl").read_text().splitlines()
     return {
         "status": run.status.value,
         "steps": {name: (step.status.value, step.version) for name, step in run.steps.items()},
@@ -90,8 +90,32 @@ def run(lab: Lab, pipeline: Any, stack: str, into: Path, settings: dict[str, Any
         "metadata": run.steps["several"].run_metadata["rows"],
         "model": run.model_version.model.name if run.model_version else None,
         "exception": run.steps["breaks"].exception_info.message,
-        "seen": sorted(set(lines)),
+        **seen(into / "seen.jsonl"),
     }
+
+
+def seen(path: Path) -> dict[str, Any]:
+    """What each step and the run's own hooks wrote down, in order; and the init and cleanup hooks of each process."""
+    by_step: dict[str | None, list[dict[str, Any]]] = {}
+    by_process: dict[int, list[str]] = {}
+    for line in map(json.loads, path.read_text().splitlines()):
+        process = line.pop("pid", 0)
+        if line["what"] in ("init hook", "cleanup hook"):
+            by_process.setdefault(process, []).append(line["what"])
+        else:
+            by_step.setdefault(line.pop("step"), []).append(line)
+    return {"seen": by_step, "processes": list(by_process.values())}
+
+
+def check_seen(found: dict[str, Any], processes: int) -> None:
+    """In each of so many processes: the init hook, once, and at last the cleanup hook. Steps had what it made."""
+    assert found["processes"] == [["init hook", "cleanup hook"]] * processes
+    states = [line["of_init"] for lines in found["seen"].values() for line in lines if "of_init" in line]
+    assert states == [{"greeting": "hello"}] * 3
+
+
+def without_processes(found: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in found.items() if name != "processes"}
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +144,9 @@ def test_everything(
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(STACK_CODE)]))
     runner, settings = PLACES[place]
     found = run(lab, everything.everything, lab.stack(runner), tmp_path / "run", settings)
-    assert found == expected
+    check_seen(expected, 1)
+    check_seen(found, 7)  # each attempt has a process of its own
+    assert without_processes(found) == without_processes(expected)
 
 
 @pytest.mark.slow
@@ -135,4 +161,6 @@ def test_everything_as_a_dynamic_pipeline(
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(STACK_CODE)]))
     found = run(lab, everything.dynamic, lab.stack(runner), tmp_path / "run", {})
-    assert found == expected_of_dynamic
+    check_seen(expected_of_dynamic, 1)
+    check_seen(found, 1 + 5)  # the function's process, with all inline steps, and one for each isolated attempt
+    assert without_processes(found) == without_processes(expected_of_dynamic)
