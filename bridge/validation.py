@@ -90,10 +90,15 @@ def _no_way_for_images(stack: Stack, kind: str, name: str) -> str:
 
 def modal_builds(config: RunnerConfig, stack: Stack) -> bool:
     """Whether Modal builds the images of a component's sandboxes, rather than ZenML for a registry."""
+    return modal_builds_with(config, has_registry=stack.container_registry is not None)
+
+
+def modal_builds_with(config: RunnerConfig, *, has_registry: bool) -> bool:
+    """The same for a stack that need not be loaded."""
     source = vars(config)["image_source"]  # attribute access would look for references to secrets
     if config.runner == "process":
         return False
-    return source == "modal" or (source is None and stack.container_registry is None)
+    return source == "modal" or (source is None and not has_registry)
 
 
 def refuse_run(settings: ModalPrefectOrchestratorSettings, work_pool: str | None) -> None:

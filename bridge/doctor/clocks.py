@@ -12,6 +12,7 @@ from zenml.enums import StoreType
 
 from bridge.doctor.finding import Finding, Grade
 from bridge.doctor.patient import Patient, Unmet
+from bridge.errors import InvalidSettings
 from bridge.prefect_api import prefect_settings
 
 NOTICED_SECONDS = 5.0
@@ -50,8 +51,8 @@ def _servers(patient: Patient) -> Iterator[tuple[str, str]]:
         with prefect_settings(patient.orchestrator_config):
             if url := PREFECT_API_URL.value():
                 yield "Prefect's server", f"{url}/health"
-    except Unmet:
-        return
+    except (Unmet, InvalidSettings):
+        return  # what is wrong with the orchestrator is another check's matter
 
 
 def _ahead(url: str) -> float | None:

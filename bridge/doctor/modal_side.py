@@ -18,6 +18,7 @@ from bridge.flow import on_own_loop
 from bridge.plan import SandboxSpec, VolumeMount
 from bridge.runners.base import AsksAhead, Runner
 from bridge.settings import ModalPrefectOrchestratorConfig
+from bridge.validation import modal_builds_with
 
 OUTAGE_SECONDS = 5.0
 """How long Modal may be away: who asks how things are wants to hear that it is."""
@@ -49,9 +50,12 @@ def credentials(patient: Patient) -> Iterator[Finding]:
 
 
 def places_of(patient: Patient) -> tuple[list[Used], list[Finding]]:
-    """Where the stack's sandboxes are, and what is wrong with components of which that can't be read."""
+    """Where the stack's sandboxes are, and the components of which that can't be read, with what is wrong."""
     places: dict[Place, list[tuple[ComponentResponse, OurConfig]]] = {}
-    unreadable = []
+    unreadable = [
+        Finding(_CHECK, Grade.SKIPPED, f"{title(component)}: its configuration has to be mended first")
+        for component, _ in patient.unreadable
+    ]
     for component, config in patient.components:
         try:
             places.setdefault(place_of(config), []).append((component, config))
@@ -74,7 +78,8 @@ def _at(used: Used, patient: Patient) -> Iterator[Finding]:
     # A worker has an account of its own, unless the component brings one.
     workers = place.token_id is None and _on_workers(patient)
     try:
-        missing = on_own_loop(lambda: _ask(place.runner_for(outage=OUTAGE_SECONDS), environment, _named(used)))
+        named = _named(used, has_registry=patient.has_registry)
+        missing = on_own_loop(lambda: _ask(place.runner_for(outage=OUTAGE_SECONDS), environment, named))
     except CredentialsRefused as error:
         if workers:
             what = "this machine has no Modal account; the worker needs one"
@@ -96,19 +101,26 @@ def _at(used: Used, patient: Patient) -> Iterator[Finding]:
             yield Finding(_CHECK, Grade.NOTE if workers else Grade.PROBLEM, what.rstrip("."), fix)
 
 
-def _named(used: Used) -> dict[SandboxSpec, str]:
+def _named(used: Used, *, has_registry: bool) -> dict[SandboxSpec, str]:
     """What the components at a place name there, each as a sandbox that has it alone, and how it is made."""
     environment = used.place.modal_environment
-    there = f" --env {shlex.quote(environment)}" if environment else ""
+    there = f"--env {shlex.quote(environment)} " if environment else ""
     named = {}
+    fields: dict[str, dict[str, None]] = {}
     for config in used.configs:
-        for name in config.secrets:
-            spec = SandboxSpec(modal_environment=environment, secrets=(name,))
-            named[spec] = f"modal secret create{there} {shlex.quote(name)} KEY=VALUE, or mend `secrets`"
+        # A secret of builds is asked for where Modal builds.
+        builds = config.build_secrets if modal_builds_with(config, has_registry=has_registry) else ()
+        for field, secrets in (("secrets", config.secrets), ("build_secrets", builds)):
+            for name in secrets:
+                fields.setdefault(name, {})[f"`{field}`"] = None
+    for name, of in fields.items():
+        spec = SandboxSpec(modal_environment=environment, secrets=(name,))
+        named[spec] = f"modal secret create {there}{shlex.quote(name)} KEY=VALUE, or mend {' and '.join(of)}"
+    for config in used.configs:
         for path, text in config.volumes.items():
             mount = VolumeMount.of(path, text)
             spec = SandboxSpec(modal_environment=environment, volumes=(mount,))
-            named[spec] = f"modal volume create{there} {shlex.quote(mount.name)}, or mend `volumes`"
+            named[spec] = f"modal volume create {there}{shlex.quote(mount.name)}, or mend `volumes`"
     return named
 
 

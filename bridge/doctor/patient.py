@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import cast
 
 from zenml.client import Client
+from zenml.enums import StackComponentType
 from zenml.models import ComponentResponse, StackResponse
 from zenml.stack import Stack
 from zenml.zen_stores.base_zen_store import BaseZenStore
@@ -58,21 +60,48 @@ class Patient:
         return Stack.from_model(self.stack_model)
 
     @cached_property
-    def components(self) -> tuple[tuple[ComponentResponse, OurConfig], ...]:
-        """What the stack has of this package, each with its configuration: the orchestrator first, its step operators.
+    def read(self) -> tuple[tuple[ComponentResponse, OurConfig | BridgeError], ...]:
+        """What the stack has of this package, the orchestrator first, then its step operators.
 
-        Read without the stack's other components, which may be broken. Raises ``Unmet`` where there is none,
-        ``BridgeError`` where a configuration makes no sense.
+        Each has its configuration, or what is wrong with it, and is read without the stack's other components, which
+        may be broken. Raises ``Unmet`` where there is none.
         """
         found = ours(self.stack_model)
         if not found:
             raise Unmet("the stack has no component of this package")
-        return tuple((component, config_of(component)) for component in found)
+        return tuple((component, _read(component)) for component in found)
+
+    @property
+    def components(self) -> tuple[tuple[ComponentResponse, OurConfig], ...]:
+        """Those whose configuration makes sense. Raises ``Unmet`` where the stack has none of this package."""
+        return tuple((component, config) for component, config in self.read if not isinstance(config, BridgeError))
+
+    @property
+    def unreadable(self) -> tuple[tuple[ComponentResponse, BridgeError], ...]:
+        """The others. Raises ``Unmet`` as well."""
+        return tuple((component, error) for component, error in self.read if isinstance(error, BridgeError))
+
+    @property
+    def has_registry(self) -> bool:
+        """Whether the stack has a container registry."""
+        return bool(self.stack_model.components.get(StackComponentType.CONTAINER_REGISTRY))
 
     @property
     def orchestrator_config(self) -> ModalPrefectOrchestratorConfig:
-        """The configuration of the orchestrator. Raises ``Unmet`` where it isn't this package's."""
-        _, first = self.components[0]
-        if not isinstance(first, ModalPrefectOrchestratorConfig):
+        """The configuration of the orchestrator. Raises ``Unmet`` where it isn't this package's.
+
+        Raises ``BridgeError`` where it makes no sense.
+        """
+        component, config = self.read[0]
+        if component.type is not StackComponentType.ORCHESTRATOR:
             raise Unmet("the stack's orchestrator isn't this package's, so Prefect has no part in its runs")
-        return first
+        if isinstance(config, BridgeError):
+            raise config
+        return cast(ModalPrefectOrchestratorConfig, config)
+
+
+def _read(component: ComponentResponse) -> OurConfig | BridgeError:
+    try:
+        return config_of(component)
+    except BridgeError as error:
+        return error

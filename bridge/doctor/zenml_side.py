@@ -71,6 +71,10 @@ def stack(patient: Patient) -> Iterator[Finding]:
         return
     try:
         loaded = patient.stack
+    for component, error in patient.unreadable:
+        yield told(check, Grade.PROBLEM, f"{title(component)}: {error}", "Mend the component's configuration")
+    if patient.unreadable:
+        return  # nor can the stack be loaded
     except Exception as error:
         # A flavour's code may raise whatever it likes when it is imported or reads its configuration.
         yield Finding(

@@ -8,10 +8,15 @@ import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
 
+from bridge import names
+
 _CREDENTIAL = re.compile(
     r"MODAL_TOKEN_.*|PREFECT__.*|PREFECT_.*(API_KEY|AUTH_STRING|PASSWORD|SECRET|TOKEN|CONNECTION_URL).*"
 )
 """Credentials of Modal and Prefect, and Prefect's context of the flow run that this process is in."""
+
+_OWN = frozenset({names.ENV_ORCHESTRATES})
+"""What a program says of itself alone: one that it starts, as a step operator does, is another one."""
 
 _NEEDED = re.compile(r"PATH|HOME|USER|LOGNAME|SHELL|LANG|LC_.*|TZ|TMPDIR|TERM|SSL_CERT_.*|LD_LIBRARY_PATH|DYLD_.*")
 
@@ -24,7 +29,7 @@ def inherited(source: Mapping[str, str], *, everything: bool) -> dict[str, str]:
     kept = {
         name: value
         for name, value in source.items()
-        if not _CREDENTIAL.fullmatch(name) and (everything or _NEEDED.fullmatch(name))
+        if name not in _OWN and not _CREDENTIAL.fullmatch(name) and (everything or _NEEDED.fullmatch(name))
     }
     if kept.get("PYTHONPATH"):
         kept["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, kept["PYTHONPATH"].split(os.pathsep)))

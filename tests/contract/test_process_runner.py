@@ -19,7 +19,7 @@ import bridge
 from bridge import names
 from bridge.errors import RunnerUnavailable, SandboxRefused
 from bridge.outcome import End
-from bridge.plan import Gpu, Resources, SandboxSpec, VolumeMount
+from bridge.plan import SandboxSpec
 from bridge.runners import supervisor
 from bridge.runners.base import SandboxRequest
 from bridge.runners.contract import FOR_EVER, GRANDCHILD, Lab, lines, process_exists, show, texts, write
@@ -102,6 +102,14 @@ async def test_the_request_wins_over_what_is_inherited(runner: ProcessRunner, la
     path, config = await run(runner, lab, request)
     assert path == "/mine"
     assert config.startswith(str(runner.state_dir))
+
+
+async def test_a_dynamic_pipelines_function_starts_other_programs(
+    runner: ProcessRunner, lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a step operator that it calls does: what the function's process says of itself isn't true of them."""
+    monkeypatch.setenv(names.ENV_ORCHESTRATES, "snapshot")
+    assert await run(runner, lab, lab.request(show(names.ENV_ORCHESTRATES))) == ["(unset)"]
 
 
 async def test_own_configuration_and_folder(runner: ProcessRunner, lab: Lab) -> None:
@@ -459,26 +467,6 @@ async def test_output_that_is_gone_is_an_error(runner: ProcessRunner, lab: Lab) 
 
 
 # ---- odds and ends
-
-
-def test_ignored_settings_are_named(tmp_path: Path) -> None:
-    runner = ProcessRunner(tmp_path)
-    assert runner.ignored(SandboxSpec(timeout=5, tags=(("a", "b"),))) == ()
-    spec = SandboxSpec(
-        image="i",
-        resources=Resources(cpu=1, memory=2, gpu=Gpu(("A100",))),
-        cloud="aws",
-        region=("eu",),
-        modal_environment="main",
-        secrets=("s",),
-        volumes=(VolumeMount("/v", "v"),),
-        block_network=True,
-        outbound_cidrs=("10.0.0.0/8",),
-        outbound_domains=("x.org",),
-    )
-    of_modal = "cloud", "region", "modal_environment", "secrets", "volumes"
-    network = "block_network", "outbound_cidr_allowlist", "outbound_domain_allowlist"
-    assert runner.ignored(spec) == ("image", "cpu", "memory", "gpu", *of_modal, *network)
 
 
 async def test_an_empty_command_is_refused(runner: ProcessRunner) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 
+import pytest
+
 from bridge.doctor.finding import Grade
 from tests.integration.beside import with_operators
 from tests.integration.lab import Lab
@@ -45,3 +47,25 @@ def test_those_of_a_step_operator_beside_the_orchestrator(lab: Lab) -> None:
 def test_a_worker_may_have_them_in_its_own_account(lab: Lab) -> None:
     _, note = look(lab.stack("modal", work_pool="somewhere", secrets=["no-such-secret"]))["modal"]
     assert note.grade is Grade.NOTE
+
+
+@pytest.mark.slow
+def test_secrets_of_builds(lab: Lab) -> None:
+    """Where Modal builds the images: by the stack's having no registry, or by the component's wish."""
+    from zenml.client import Client
+    from zenml.enums import StackComponentType
+
+    given = {"build_secrets": ["hf", "no-such-index"]}
+    (fine,) = look(stack := lab.stack("modal", **given))["modal"]
+    assert fine.grade is Grade.OK, "ZenML builds them, which doesn't ask for Modal's secrets"
+    mine = {"secrets": ["no-such-index"], "modal_environment": "main"}
+    _, problem = look(lab.stack("modal", image_source="modal", **given, **mine))["modal"]
+    assert problem.grade is Grade.PROBLEM
+    names_all(problem.what, "Modal secret 'no-such-index'")
+    assert problem.fix.startswith("modal secret create --env main no-such-index ")
+    assert problem.fix.endswith("or mend `secrets` and `build_secrets`")
+    parts = {kind: found[0].id for kind, found in Client().get_stack(stack).components.items()}
+    del parts[StackComponentType.CONTAINER_REGISTRY]
+    Client().create_stack(bare := f"bare-{stack}", components=parts)
+    _, problem = look(bare)["modal"]
+    assert problem.fix.endswith("or mend `build_secrets`")

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
 import pytest
 
 from bridge.doctor.finding import Grade
+from tests.databases import PLACES
 from tests.integration.beside import with_operators
 from tests.integration.lab import IMAGE, Lab
 from tests.integration.refusals import names_all
@@ -95,3 +102,45 @@ def test_a_round_trip_through_each_place(lab: Lab) -> None:
     assert remote, "the image lacks what a step operator is called with"
     for one in remote:
         names_all(one.what, f"step operator `{operator}`: ", IMAGE)
+
+
+def broken(folder: Path, component: str) -> None:
+    """Leave a configuration that this release refuses, as an older one may have: ZenML's server takes none such."""
+    with closing(sqlite3.connect(folder / PLACES["zenml"], timeout=30)) as database, database:
+        chosen = "from stack_component where name = ?"
+        ((found,),) = database.execute(f"select configuration {chosen}", [component]).fetchall()
+        configuration = {**json.loads(base64.b64decode(found)), "timeout": 0}
+        told = base64.b64encode(json.dumps(configuration).encode())
+        database.execute("update stack_component set configuration = ? where name = ?", [told, component])
+
+
+@pytest.mark.slow
+def test_a_step_operator_whose_configuration_is_refused(lab: Lab, folder: Path) -> None:
+    """Prefect and the orchestrator's Modal are looked at all the same."""
+    ours = lab.stack("modal", prefect_api_url=f"{lab.prefect.url}/api", **token_of(lab))
+    name, (operator,) = with_operators(ours, token_of(lab))
+    broken(folder, operator)
+    found = look(name)
+    (problem,) = found["stack"]
+    assert problem.grade is Grade.PROBLEM
+    names_all(problem.what, f"step operator `{operator}`", "timeout=0")
+    skipped, fine = found["modal"]
+    assert [skipped.grade, fine.grade] == [Grade.SKIPPED, Grade.OK]
+    names_all(skipped.what, f"step operator `{operator}`")
+    assert fine.what.startswith(f"orchestrator `{ours}`: the credentials are good")
+    assert [one.grade for check in ("prefect api", "work pool", "clocks") for one in found[check]] == [Grade.OK] * 3
+    assert found["deployments"]
+    assert Grade.SKIPPED not in {one.grade for one in found["deployments"]}
+
+
+@pytest.mark.slow
+def test_an_orchestrator_whose_configuration_is_refused(lab: Lab, folder: Path) -> None:
+    """The step operator's Modal is looked at all the same, and the clock of ZenML's server."""
+    ours = lab.stack("process")
+    name, (operator,) = with_operators(ours, token_of(lab))
+    broken(folder, ours)
+    found = look(name)
+    names_all(found["stack"][0].what, f"orchestrator `{ours}`", "timeout=0")
+    names_all(found["prefect api"][0].what, "timeout=0")
+    assert [one.what for one in found["modal"]][1].startswith(f"step operator `{operator}`: the credentials are good")
+    assert [one.grade for one in found["clocks"]] == [Grade.OK]
