@@ -31,7 +31,7 @@ from zenml.orchestrators.publish_utils import publish_pipeline_run_metadata
 from zenml.stack import Stack
 from zenml.utils.dashboard_utils import get_run_url
 
-from bridge import names, runners, step_runs, terminal, tracing
+from bridge import login, names, runners, step_runs, terminal, tracing
 from bridge.artifacts import Showing
 from bridge.board import Board
 from bridge.dynamic import DynamicPipeline
@@ -103,8 +103,9 @@ def zenml_pipeline(snapshot_id: UUID, run_id: UUID | None = None) -> State[None]
         give_up(snapshot_id, run_id, str(flow_run.id), _defect(error))
         raise
     introduce(run, flow_run)
-    if warning := other_bridge(flow_run.deployment_version):
-        get_run_logger().warning("%s", warning)
+    for warning in (other_bridge(flow_run.deployment_version), login.warning()):
+        if warning:
+            get_run_logger().warning("%s", warning)
     get_run_logger().info("%s", run.plan)
     about = {
         names.SPAN_PIPELINE: run.plan.pipeline,
@@ -242,7 +243,7 @@ def _defect(error: Exception) -> str:
 
 
 async def _carry_out(run: Run, runner: Runner, stop: Stop, life: int) -> State[None]:
-    thread, taken_up = ZenMLThread(), asyncio.Event()
+    thread, taken_up = ZenMLThread(login_comes_back=True), asyncio.Event()
     if life == 1:
         taken_up.set()
     try:

@@ -11,6 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+TOKEN_REFUSED = 77
+"""The exit code of a program in a sandbox to which ZenML's server doesn't listen any more."""
+
 
 class End(str, Enum):
     """How a sandbox ended, as far as its runner can tell."""
@@ -147,6 +150,9 @@ def judge(
         timed_out = end.end is End.TIMED_OUT
         diagnosis = _diagnose(end, record) if timed_out else _reported_failure(record, last_output)
         return Outcome(Verdict.FAILED, Cost.OWN_RETRY, record, diagnosis)
+    if reports and end.end is End.EXITED and end.exit_code == TOKEN_REFUSED:
+        # The token of another attempt would be as old.
+        return Outcome(Verdict.FAILED, Cost.EVERYTHING, record, _CUT_OFF)
     if end.end in _INFRASTRUCTURE:
         return Outcome(Verdict.LOST, Cost.INFRASTRUCTURE_RETRY, record, _diagnose(end, record))
     return Outcome(Verdict.FAILED, Cost.OWN_RETRY, record, _diagnose(end, record, last_output))
@@ -165,6 +171,12 @@ def stopped_after(failure: Outcome, record: StepRecord) -> Outcome:
 
 
 _INFRASTRUCTURE = frozenset({End.EVICTED, End.LOST, End.NEVER_STARTED})
+_CUT_OFF = Diagnosis(
+    "The step was cut off: ZenML's server took the token of its sandbox no longer",
+    "A run's token dies with it, by default one hour after a step has failed, also where other steps go on; nothing "
+    "that they do can be recorded then",
+    "Have `ZENML_WORKLOAD_TOKEN_EXPIRATION_LEEWAY` set on ZenML's server: the seconds that they may take, -1 for ever",
+)
 
 
 def _reported_failure(record: StepRecord, last_output: str) -> Diagnosis:

@@ -7,10 +7,11 @@ import logging
 from collections.abc import Callable
 from uuid import UUID
 
+from zenml.exceptions import CredentialsNotValid
 from zenml.models import PipelineRunResponse
 
 from bridge import lease
-from bridge.truth import ZenMLThread
+from bridge.truth import LOGIN_HAS_ENDED, ZenMLThread
 
 RETRY_SECONDS = 5.0
 
@@ -26,6 +27,7 @@ class _Renewing:
         # Of its own, and without patience: the next try comes soon, and must not wait behind other calls.
         self._thread = ZenMLThread(patience=0.0)
         self._task: asyncio.Task[None] | None = None
+        self._login_has_ended = False
 
     async def __aenter__(self) -> None:
         self._task = asyncio.ensure_future(self._keep_renewing())
@@ -40,12 +42,27 @@ class _Renewing:
         while True:
             try:
                 await self._thread.call(self._renew)
-                pause = self._period
+                pause, self._login_has_ended = self._period, False
+            except CredentialsNotValid as error:
+                self._say_so_once(error)
+                pause = min(self._period, RETRY_SECONDS)
             except Exception as error:
                 # The sandboxes can't read either where ZenML is away, and don't count that time.
                 _logger.warning("ZenML couldn't be told that somebody waits: %s: %s", type(error).__name__, error)
                 pause = min(self._period, RETRY_SECONDS)
             await asyncio.sleep(pause)
+
+    def _say_so_once(self, error: CredentialsNotValid) -> None:
+        """Sandboxes have logins of their own: unlike in an outage they do count this time."""
+        if not self._login_has_ended:
+            seconds = self._period * lease.LOOKS
+            _logger.error(
+                "%s Until then no sign of life can be given, and sandboxes end %g s after the last one (%s).",
+                LOGIN_HAS_ENDED,
+                seconds,
+                error,
+            )
+        self._login_has_ended = True
 
 
 class Renewal(_Renewing):

@@ -22,6 +22,7 @@ from tenacity import (
     stop_after_delay,
     wait_exponential_jitter,
 )
+from zenml.exceptions import CredentialsNotValid
 
 from bridge.outcome import StepRecord
 
@@ -30,6 +31,10 @@ T = TypeVar("T")
 PATIENCE_SECONDS = 600.0
 """How long ZenML's server is asked again before the flow gives up asking."""
 THREADS = 4
+LOGIN_HAS_ENDED = (
+    "ZenML's server doesn't take the login of this process any more. `zenml login` on this machine lets the run go on; "
+    "`ZENML_STORE_API_KEY`, the key of a service account, doesn't end."
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -48,11 +53,15 @@ def couldnt_ask(error: BaseException) -> bool:
 
 
 class ZenMLThread:
-    """Runs ZenML calls off the event loop. Close it with :meth:`close`."""
+    """Runs ZenML calls off the event loop. Close it with :meth:`close`.
 
-    def __init__(self, patience: float = PATIENCE_SECONDS) -> None:
+    With ``login_comes_back`` a login that has ended is waited for like a server: a person may log in again.
+    """
+
+    def __init__(self, patience: float = PATIENCE_SECONDS, *, login_comes_back: bool = False) -> None:
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="zenml")
         self._patience = patience
+        self._login_comes_back = login_comes_back
 
     async def call(self, function: Callable[[], T]) -> T:
         """Run ``function`` and return what it returns; asks again while ZenML can't be reached.
@@ -66,13 +75,16 @@ class ZenMLThread:
 
     def _patiently(self, function: Callable[[], T]) -> T:
         retrying = Retrying(
-            retry=retry_if_exception(couldnt_ask),
+            retry=retry_if_exception(self._may_come_back),
             wait=wait_exponential_jitter(initial=0.5, max=15),
             stop=stop_after_delay(self._patience),
             before_sleep=_say,
             reraise=True,
         )
         return retrying(function)
+
+    def _may_come_back(self, error: BaseException) -> bool:
+        return couldnt_ask(error) or (self._login_comes_back and isinstance(error, CredentialsNotValid))
 
     def close(self) -> None:
         """Let the threads go."""
@@ -81,6 +93,9 @@ class ZenMLThread:
 
 def _say(state: RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome else None
+    if isinstance(error, CredentialsNotValid):
+        _logger.warning("%s (%s) Asking again.", LOGIN_HAS_ENDED, error)
+        return
     _logger.warning("ZenML can't be reached (%s); asking again.", type(error).__name__)
 
 

@@ -9,7 +9,7 @@ from zenml.enums import StackComponentType, StoreType
 from zenml.models import ComponentResponse
 from zenml.stack import Stack
 
-from bridge import names
+from bridge import login, names
 from bridge.components import OurConfig, title
 from bridge.doctor.finding import Finding, Grade, told
 from bridge.doctor.installation import unfit
@@ -36,6 +36,8 @@ def server(patient: Patient) -> Iterator[Finding]:
         return
     if store.type == StoreType.REST:
         yield Finding(_SERVER, Grade.OK, f"ZenML {there} at {store.url}")
+        if at := login.ends_at():
+            yield Finding(_SERVER, Grade.NOTE, login.what_ends(at), login.HOW_TO_LAST)
         return
     yield Finding(
         _SERVER,

@@ -23,8 +23,9 @@ from zenml.steps import StepHeartBeatTerminationException
 from zenml.utils import code_utils, source_utils
 
 from bridge import names, upstream_zenml
-from bridge.host import patience
+from bridge.host import patience, refusal
 from bridge.host.tracing import span_of_step
+from bridge.outcome import TOKEN_REFUSED
 
 logger = get_logger(__name__)
 
@@ -156,7 +157,8 @@ def run_attempt(
     snapshot: PipelineSnapshotResponse | None = None,
     entrypoint: type[SandboxEntrypoint] = StepEntrypoint,
 ) -> int:
-    """Run one attempt on this process's main thread and return the exit code: 0, or 1 where the step raised.
+    """Run one attempt on this process's main thread and return the exit code: 0, or 1 where the step raised, or
+    ``TOKEN_REFUSED`` where ZenML's server doesn't take the sandbox's token any more.
 
     The traceback goes to the log. A step that calls ``sys.exit`` exits with its own code.
     """
@@ -169,7 +171,7 @@ def run_attempt(
         except SystemExit as error:
             logger.exception("The step called sys.exit.")
             return error.code if isinstance(error.code, int) else 1
-        except BaseException:
+        except BaseException as error:
             logger.exception("The step didn't succeed.")
-            return 1
+            return TOKEN_REFUSED if refusal.is_refusal(error) else 1
     return 0

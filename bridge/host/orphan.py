@@ -1,5 +1,8 @@
 """The sandbox's side of the lease (:mod:`bridge.lease`): without its flow it tells ZenML, and ends.
 
+It also ends where ZenML doesn't listen to it any more, since its token has died: nothing that it does could be
+recorded, nor could it see whether its flow is there. Its exit code tells the flow.
+
 A daemon thread in the program that a sandbox runs: it has to see the end of its flow while that program is in the
 user's code. Imports ZenML.
 """
@@ -13,14 +16,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection
+from functools import partial
 from uuid import UUID
 
 from zenml.client import Client
-from zenml.exceptions import AuthorizationException
+from zenml.constants import ENV_ZENML_WORKLOAD_TOKEN_EXPIRATION_LEEWAY
+from zenml.exceptions import AuthorizationException, CredentialsNotValid
 
 from bridge import names, orphans
-from bridge.host import patience, tracing
+from bridge.host import patience, refusal, tracing
 from bridge.lease import Lease, last_sign, last_sign_of_caller, period
+from bridge.outcome import TOKEN_REFUSED
 
 GRACE_SECONDS = 10.0
 """From SIGTERM to the end of a step that is a program of its own."""
@@ -32,12 +38,17 @@ _logger = logging.getLogger(__name__)
 
 
 def watch(
-    begin: Callable[[], Collection[str] | None], finish: Callable[[], object], *, last_word: bool = False
+    begin: Callable[[], Collection[str] | None],
+    finish: Callable[[], object],
+    *,
+    cut_off: Callable[[], object] | None = None,
+    last_word: bool = False,
 ) -> None:
     """Watch the lease, if this program is to have one: :data:`bridge.names.ENV_ORPHAN_TIMEOUT` says so.
 
     Both are called in another thread, once the flow is gone. ``begin`` is to start nothing more, and returns the steps
-    that run here, None for all of the run; then ZenML is told of their end; then ``finish`` is to end them.
+    that run here, None for all of the run; then ZenML is told of their end; then ``finish`` is to end them. Where ZenML
+    refuses the token it isn't told, and ``cut_off``, if it is given, ends them instead.
 
     With ``last_word`` ZenML is told once more why the run failed, after ``finish`` has returned, and this process ends:
     for a program that itself tells ZenML how its run ended.
@@ -62,9 +73,15 @@ def watch(
         finish()
         if last_word:
             _tell(explain)
-            _leave()
+            _leave(1)
 
-    _watch(orphan_timeout, lambda: last_sign(Client().zen_store.get_run(UUID(run_id))), end)
+    def refused() -> None:
+        begin()
+        (cut_off or finish)()
+        if last_word:
+            _leave(TOKEN_REFUSED)
+
+    _watch(orphan_timeout, lambda: last_sign(Client().zen_store.get_run(UUID(run_id))), end, refused)
 
 
 def watch_step_run(step_run_id: UUID) -> None:
@@ -75,9 +92,14 @@ def watch_step_run(step_run_id: UUID) -> None:
 
     def end(detail: str) -> None:
         _tell(lambda: orphans.end_step_run(step_run_id, orphans.caller_gone(detail)))
-        _end_this_process()
+        _end_this_process(1)
 
-    _watch(orphan_timeout, lambda: last_sign_of_caller(Client().zen_store.get_run_step(step_run_id)), end)
+    read = partial(_sign_of_caller, step_run_id)
+    _watch(orphan_timeout, read, end, partial(_end_this_process, TOKEN_REFUSED))
+
+
+def _sign_of_caller(step_run_id: UUID) -> str:
+    return last_sign_of_caller(Client().zen_store.get_run_step(step_run_id))
 
 
 def _lease(variable: str) -> str | None:
@@ -92,11 +114,22 @@ def _lease(variable: str) -> str | None:
     return orphan_timeout
 
 
-def _watch(orphan_timeout: str, read: Callable[[], str], end: Callable[[str], None]) -> None:
-    """Read the last sign of life again and again, in another thread; ``end`` is told how long there was none."""
+def _watch(
+    orphan_timeout: str, read: Callable[[], str], end: Callable[[str], None], refused: Callable[[], None]
+) -> None:
+    """Read the last sign of life again and again, in another thread; ``end`` is told how long there was none.
+
+    ``refused`` is called instead where ZenML refuses the token.
+    """
 
     def work() -> None:
-        _until_gone(read, float(orphan_timeout))
+        if _refused_at_the_end(read, float(orphan_timeout)):
+            _logger.error(
+                "ZenML's server doesn't take this sandbox's token any more (see its %s): what runs here ends.",
+                ENV_ZENML_WORKLOAD_TOKEN_EXPIRATION_LEEWAY,
+            )
+            refused()
+            return
         _logger.warning("Nobody gave a sign of life for %s s: this sandbox ends.", orphan_timeout)
         end(f"It gave no sign of life for {orphan_timeout} s, its `orphan_timeout`")
 
@@ -106,42 +139,52 @@ def _watch(orphan_timeout: str, read: Callable[[], str], end: Callable[[str], No
 def watch_step(step: str) -> None:
     """Watch the lease of a program that is one attempt of a step."""
 
-    watch(lambda: [step], _end_this_process)
+    watch(lambda: [step], partial(_end_this_process, 1), cut_off=partial(_end_this_process, TOKEN_REFUSED))
 
 
-def _end_this_process() -> None:
+def _end_this_process(code: int) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(GRACE_SECONDS)  # the process ends meanwhile
-    os._exit(1)
+    os._exit(code)
 
 
-def _leave() -> None:
+def _leave(code: int) -> None:
     """End this process from this thread, with what was said and traced so far."""
     tracing.flush()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(1)
+    os._exit(code)
 
 
-def _until_gone(read: Callable[[], str], orphan_timeout: float) -> None:
+def _refused_at_the_end(read: Callable[[], str], orphan_timeout: float) -> bool:
+    """Return once the lease is over: whether since ZenML refuses the token. Else the flow gives no sign of life."""
     lease = Lease(orphan_timeout, time.monotonic())
     while True:
         time.sleep(period(orphan_timeout))  # nothing tells of a sign of life, ZenML has to be asked
         asked = time.monotonic()
-        sign = _ask(read)
+        refused = False
+        try:
+            sign = _ask(read)
+        except CredentialsNotValid as error:
+            if refusal.came_with_the_end_of_the_run(error):
+                return True
+            _logger.warning("ZenML refuses this sandbox's token: %s", error)
+            sign, refused = "", True  # maybe not for ever
         now = time.monotonic()
         if sign is None:
             lease.unanswered(now)
         elif lease.seen(sign, now, now - asked):
-            return
+            return refused
 
 
 def _ask(read: Callable[[], str]) -> str | None:
-    """Return the last sign of life, or None where ZenML can't be asked."""
+    """Return the last sign of life, or None where ZenML can't be asked. Raises ``CredentialsNotValid``."""
     try:
         return read()
+    except CredentialsNotValid:
+        raise
     except (KeyError, AuthorizationException) as error:
-        # The run was deleted, or ended so long ago that its token has: no flow works on it.
+        # The run was deleted: no flow works on it.
         _logger.warning("ZenML knows nothing of the run any more: %s", error)
         return ""
     except Exception as error:
@@ -153,7 +196,11 @@ def _tell(tell: Callable[[], None]) -> None:
     what = "ZenML couldn't be told of the end"
     try:
         patience.patiently(
-            what, tell, lambda error: not isinstance(error, KeyError), PATIENCE_SECONDS, pause=_PAUSE_SECONDS
+            what,
+            tell,
+            lambda error: not isinstance(error, (KeyError, CredentialsNotValid)),
+            PATIENCE_SECONDS,
+            pause=_PAUSE_SECONDS,
         )
     except KeyError:
         return  # it was deleted

@@ -1,7 +1,8 @@
 """``python -m bridge.host pipeline``: a whole static pipeline in this sandbox.
 
 Exit codes: 0, every step succeeded; 1, a step failed; 2, the run was stopped, the sandbox ended from
-outside, or its flow is gone; 3, the host broke before its first step or in a way that is its own defect.
+outside, or its flow is gone; 3, the host broke before its first step or in a way that is its own defect; 77, ZenML's
+server doesn't take the sandbox's token any more.
 ZenML's records say the same more exactly, step by step.
 
 The user's code is imported in the steps' processes only. ZenML's init and cleanup hooks run there too, once
@@ -19,18 +20,20 @@ import tempfile
 from dataclasses import dataclass
 
 from bridge import names
-from bridge.host import child, forking, orphan, preload
+from bridge.host import child, forking, orphan, preload, refusal
 from bridge.host.admission import Capacity, Demand, SharedSandbox
 from bridge.host.attempt import StepHost
 from bridge.host.scheduler import Scheduler
 from bridge.host.spawning import SpawnHost
 from bridge.host.store import Store
 from bridge.host.zygote import Forked
+from bridge.outcome import TOKEN_REFUSED
 from bridge.plan import Plan, Resources
 from bridge.ready import Fate
 
 COMPLETED, FAILED, STOPPED, BROKEN = 0, 1, 2, 3
 _NO_FLOW = "the flow of this run is gone"
+_REFUSED = "ZenML's server refuses the token"
 
 _logger = logging.getLogger(__name__)
 
@@ -53,9 +56,9 @@ def main(options: Options) -> int:
     try:
         loaded = preload.load(options.snapshot_id, options.run_id)
         link = _split(loaded)
-    except Exception:
+    except Exception as error:
         _logger.exception("The pipeline can't start.")
-        return BROKEN
+        return _code_of(error)
     if isinstance(link, Forked):
         child.run(link.attempt, loaded)
     if link is None:
@@ -63,9 +66,13 @@ def main(options: Options) -> int:
     gc.enable()
     try:
         return asyncio.run(_schedule(options, loaded, link))
-    except Exception:
+    except Exception as error:
         _logger.exception("The host broke.")
-        return BROKEN
+        return _code_of(error)
+
+
+def _code_of(error: Exception) -> int:
+    return TOKEN_REFUSED if refusal.is_refusal(error) else BROKEN
 
 
 def _split(loaded: preload.Loaded) -> forking.Link | Forked | SpawnHost | None:
@@ -95,7 +102,11 @@ async def _schedule(options: Options, loaded: preload.Loaded, link: forking.Link
     def begin_end() -> None:
         loop.call_soon_threadsafe(scheduler.drain, _NO_FLOW)
 
-    orphan.watch(begin_end, lambda: loop.call_soon_threadsafe(scheduler.kill, _NO_FLOW))
+    def cut_off() -> None:
+        # How each step ended can't be asked then, which is how the scheduler ends.
+        loop.call_soon_threadsafe(scheduler.kill, _REFUSED)
+
+    orphan.watch(begin_end, lambda: loop.call_soon_threadsafe(scheduler.kill, _NO_FLOW), cut_off=cut_off)
     try:
         fates = await scheduler.run()
     finally:

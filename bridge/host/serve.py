@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bridge.host import wire
+from bridge.outcome import TOKEN_REFUSED
 
 if TYPE_CHECKING:
     from bridge.host.attempt import StepHost
@@ -103,7 +104,11 @@ async def _serve(options: Options, listener: socket.socket, link: Link | None) -
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, turns.stop)
-    orphan.watch(turns.running_steps, lambda: loop.call_soon_threadsafe(turns.stop))
+    orphan.watch(
+        turns.running_steps,
+        lambda: loop.call_soon_threadsafe(turns.stop),
+        cut_off=lambda: loop.call_soon_threadsafe(turns.cut_off, TOKEN_REFUSED),
+    )
     server = await asyncio.start_unix_server(turns.answer, sock=listener, limit=wire.MOST_CALL_BYTES)
     _logger.info("The step host is ready.")
     try:

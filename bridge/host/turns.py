@@ -31,6 +31,8 @@ class _Turn:
         self.journal = Journal(folder / "journal")
         self.work_dir = folder / "work"
         self.process: StepProcess | None = None
+        self.cut_off: int | None = None
+        """The exit code that its end counts as, whatever its process's own is."""
         self._pipes: list[_Pipe] = []
 
     async def run(self, host: StepHost, snapshot_id: str, environment: dict[str, str]) -> None:
@@ -67,6 +69,8 @@ class _Turn:
             process.signal(signal.SIGKILL)
             return SandboxEnd(End.TIMED_OUT, await ended, f"after {self.call.timeout:g} s")
         code = ended.result()
+        if self.cut_off is not None:
+            return SandboxEnd(End.EXITED, self.cut_off)
         if code == -signal.SIGKILL and oom_kills() > kills:
             return SandboxEnd(End.OUT_OF_MEMORY, code, "the kernel killed it for want of memory")
         return SandboxEnd(End.EXITED, code if code >= 0 else 128 - code)
@@ -189,6 +193,16 @@ class Turns:
     def stop(self) -> None:
         """End the running step, then this."""
         self._over.set()
+
+    def cut_off(self, code: int) -> None:
+        """End the running step, whose end counts as this exit code. Its caller can read that, so this goes on."""
+        for turn in self._turns.values():
+            if turn.journal.ended:
+                continue
+            turn.cut_off = code
+            if turn.process is not None:
+                turn.process.signal(signal.SIGTERM)
+                asyncio.get_running_loop().call_later(GRACE_SECONDS, turn.process.signal, signal.SIGKILL)
 
     async def over(self) -> None:
         """Wait until it is over."""

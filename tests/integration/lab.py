@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -272,3 +273,22 @@ def eventually(read: Callable[[], Any], good: Callable[[Any], bool], seconds: fl
         if good(found) or time.monotonic() > deadline:
             return found
         time.sleep(0.4)
+
+
+@contextmanager
+def lab_beside(lab: Lab, folder: Path, variables: Mapping[str, str]) -> Iterator[Lab]:
+    """Another ZenML server, whose settings are ``variables``; this process is its client while the block runs."""
+    from tests.integration.conftest import forget_zenml
+
+    served = servers.zenml_server(folder / "server")
+    server = replace(served, environment={**served.environment, **variables}).start()
+    before = dict(os.environ)
+    try:
+        os.environ |= servers.zenml_client_environment(folder / "zenml", server)
+        forget_zenml()
+        yield Lab(folder, lab.modal, lab.prefect, server)
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        forget_zenml()
+        server.stop()

@@ -6,6 +6,8 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.states import Crashed
 from zenml.client import Client
 from zenml.config import DockerSettings
 from zenml.enums import ExecutionStatus
@@ -16,7 +18,10 @@ from zenml.utils import source_utils
 
 from bridge.errors import RunIsOver
 from bridge.flow import zenml_pipeline
-from bridge.run import adopt_run, environment_of, load_snapshot
+from bridge.revival import resume
+from bridge.run import adopt_run, environment_of, load_snapshot, load_stack
+from bridge.run_status import bind_run, end_run
+from bridge.submission import create_flow_run
 from tests.integration.lab import IMAGE, PROJECT, Lab
 
 
@@ -64,3 +69,23 @@ def test_a_flow_that_can_not_begin_fails_the_run_that_it_has_made(lab: Lab, tmp_
     assert "nobody-s" in str(state.message)
     (run,) = Client().list_pipeline_runs(orchestrator_run_id=str(state.state_details.flow_run_id)).items
     assert run.status is ExecutionStatus.FAILED
+
+
+@pytest.mark.parametrize("how", ["stopped", "failed"])
+def test_a_run_that_ended_meanwhile_is_not_resumed(lab: Lab, tmp_path: Path, how: str) -> None:
+    """Its flow had died; the message names ZenML's replay, and Prefect says the same as ZenML from then on."""
+    snapshot = snapshot_of(lab, tmp_path, f"ended-{how}", execution_mode="per_step")
+    plan = load_stack(snapshot)[1].plan(snapshot)
+    run = create_placeholder_run(snapshot, None)
+    flow_run, _ = create_flow_run(snapshot, run, plan)
+    bind_run(run, str(flow_run.id))
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(flow_run.id, Crashed(), force=True)
+        end_run(run, failures={"": "as told"} if how == "failed" else {}, stopped=how == "stopped")
+        for some_id in (run.id, flow_run.id):
+            with pytest.raises(RunIsOver, match=rf"is {how} already.*replay\(pipeline_run='{run.id}'") as raised:
+                resume(some_id, sure=True, here=True, say=print)
+            assert raised.value.stopped == (how == "stopped")
+        state = client.read_flow_run(flow_run.id).state
+    assert state is not None
+    assert state.name == {"stopped": "Cancelled", "failed": "Failed"}[how]

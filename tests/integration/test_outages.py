@@ -83,6 +83,24 @@ def test_the_api_is_away(lab: Lab, tmp_path: Path, mode: str, back: str, seconds
     ended_right(ran, lab, mode)
 
 
+@slow  # half a minute without Prefect, which is what it is about
+@pytest.mark.parametrize("mode", ["per_step", "pipeline"])
+def test_sandboxes_outlive_their_lease_while_only_the_api_is_away(lab: Lab, tmp_path: Path, mode: str) -> None:
+    """Prefect is away for three times `orphan_timeout` under a step that runs: its flow is there all the same."""
+    import stoppable
+
+    under = Under(lab, tmp_path).start(stoppable.telling_twice, "modal", {**cold(mode), "orphan_timeout": 10})
+    under.until_steps({"first": "running"})
+    with gone(lab.prefect):
+        threading.Event().wait(30)
+        under.until_steps({"first": "running"}, 0)
+    (tmp_path / "go-first").touch()
+    (tmp_path / "go-second").touch()
+    ran = under.join(120)
+    ended_right(ran, lab, mode)
+    assert {step.version for step in ran.run.steps.values()} == {1}
+
+
 @slow
 @pytest.mark.parametrize(
     ("mode", "how"), [("per_step", "own sandboxes"), ("per_step", "warm"), ("pipeline", "one sandbox")]

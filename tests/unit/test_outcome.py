@@ -6,7 +6,18 @@ from itertools import product
 
 import pytest
 
-from bridge.outcome import SUCCESSFUL, Cost, End, Reported, SandboxEnd, StepRecord, Verdict, judge, refused
+from bridge.outcome import (
+    SUCCESSFUL,
+    TOKEN_REFUSED,
+    Cost,
+    End,
+    Reported,
+    SandboxEnd,
+    StepRecord,
+    Verdict,
+    judge,
+    refused,
+)
 
 SUCCESS = (Verdict.SUCCEEDED, Cost.NOTHING)
 STOPPED = (Verdict.STOPPED, Cost.NOTHING)
@@ -92,6 +103,17 @@ def test_the_last_output_tells_what_nothing_else_does() -> None:
     reported = StepRecord(Reported.FAILED, "i", 1)
     assert last in str(judge(SandboxEnd(End.EXITED, 1), reported, last_output=last).diagnosis)
     assert last not in str(judge(SandboxEnd(End.EVICTED), StepRecord(), last_output=last).diagnosis)
+
+
+@pytest.mark.parametrize("reported", [Reported.NOTHING, Reported.RUNNING])
+def test_a_step_whose_token_has_died_is_not_tried_again(reported: Reported) -> None:
+    """Both sides are told which variable of ZenML's server would have let it go on."""
+    record = StepRecord(reported, "id", 1)
+    outcome = judge(SandboxEnd(End.EXITED, TOKEN_REFUSED), record, last_output="whatever")
+    assert (outcome.verdict, outcome.cost, outcome.needs_step_run) == (Verdict.FAILED, Cost.EVERYTHING, True)
+    assert "`ZENML_WORKLOAD_TOKEN_EXPIRATION_LEEWAY`" in str(outcome.diagnosis)
+    of_command = judge(SandboxEnd(End.EXITED, TOKEN_REFUSED), record, reports=False)
+    assert of_command.cost is Cost.OWN_RETRY, "a command may exit with what it likes"
 
 
 def test_a_refused_sandbox_is_not_tried_again() -> None:
