@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 _BLOCK = re.compile(
-    r"^(?:<!-- (?P<note>[^>]*) -->\n)?```(?P<language>\w+)(?P<options>[^\n]*)\n(?P<text>.*?)^```$",
+    r"^(?:<!-- (?P<note>[^>]*) -->\n)?(?P<margin> *)```(?P<language>\w*)(?P<options>[^\n]*)\n"
+    r"(?P<text>.*?)^(?P=margin)```$",
     re.MULTILINE | re.DOTALL,
 )
 _TITLE = re.compile(r'title="([^"]+)"')
@@ -37,6 +39,6 @@ class Block:
 
 
 def blocks(page: Path) -> Iterator[Block]:
-    """The blocks of a page, in order."""
+    """The blocks of a page, in order; those in a list without their margin."""
     for found in _BLOCK.finditer(page.read_text(encoding="utf-8")):
-        yield Block(found["language"], found["options"].strip(), found["text"], found["note"] or "")
+        yield Block(found["language"], found["options"].strip(), textwrap.dedent(found["text"]), found["note"] or "")

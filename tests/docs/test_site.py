@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib
 import os
 import shlex
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from zenml.config import DockerSettings, ResourceSettings
 from zenml.config.retry_config import StepRetryConfig
 from zenml.config.schedule import Schedule
 
 from bridge import ModalPrefectOrchestratorSettings, ModalPrefectStepOperatorSettings
 from bridge.cli import main as command_line
+from bridge.errors import InvalidSettings
 from scripts import reference
 from tests.docs.console import Block, blocks
 from tests.docs.test_readme import DOCUMENTS, ROOT
@@ -29,6 +32,13 @@ SETTINGS: dict[str, type[BaseModel]] = {
         *(DockerSettings, ResourceSettings, StepRetryConfig, Schedule),
     )
 }
+OF_COMPONENTS: dict[str, type[BaseModel]] = {
+    "orchestrator": ModalPrefectOrchestratorSettings,
+    "step_operator": ModalPrefectStepOperatorSettings,
+    "resources": ResourceSettings,
+    "docker": DockerSettings,
+}
+"""By their key in `settings`, where they are given as a dictionary."""
 BLOCKS = [(path, block) for path in DOCUMENTS for block in blocks(path)]
 
 
@@ -77,6 +87,39 @@ def test_python_names_what_there_is(found: tuple[Path, Block]) -> None:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in SETTINGS:
             given = {keyword.arg for keyword in node.keywords if keyword.arg}
             assert given <= set(SETTINGS[node.func.id].model_fields), ast.unparse(node)
+            check(SETTINGS[node.func.id], {keyword.arg: keyword.value for keyword in node.keywords if keyword.arg})
+        if isinstance(node, ast.Dict):
+            for key, value in zip(node.keys, node.values, strict=True):
+                if isinstance(key, ast.Constant) and key.value in OF_COMPONENTS and isinstance(value, ast.Dict):
+                    settings = OF_COMPONENTS[key.value]
+                    names = {one.value: one for one in value.keys if isinstance(one, ast.Constant)}
+                    assert set(names) <= set(settings.model_fields), ast.unparse(value)
+                    check(settings, dict(zip(names, value.values, strict=True)))
+
+
+def check(settings: type[BaseModel], given: Mapping[str, ast.expr]) -> None:
+    """Values that stand there can be given; the others are the reader's."""
+    values = {}
+    for name, value in given.items():
+        with contextlib.suppress(ValueError):
+            values[name] = ast.literal_eval(value)
+    if len(values) == len(given):
+        settings.model_validate(values)
+
+
+def test_settings_that_make_no_sense_are_seen() -> None:
+    for text in (
+        'ModalPrefectOrchestratorSettings(block_network="perhaps")',
+        "ModalPrefectOrchestratorSettings(no_such=1)",
+        '{"step_operator": {"block_network": "perhaps"}}',
+        '{"step_operator": {"no_such": 1}}',
+        'ResourceSettings(cpu_count="many")',
+    ):
+        with pytest.raises((AssertionError, ValidationError, InvalidSettings)):
+            test_python_names_what_there_is((ROOT / "README.md", Block("python", "", text)))
+    test_python_names_what_there_is(
+        (ROOT / "README.md", Block("python", "", '{"step_operator": {"block_network": True, "timeout": minutes}}'))
+    )
 
 
 @pytest.mark.parametrize("found", [one for one in BLOCKS if "modal-prefect " in one[1].text], ids=ids)
