@@ -26,9 +26,9 @@ def came_with_the_end_of_the_run(error: BaseException) -> bool:
 
 def _refusals(error: BaseException | None) -> Iterator[CredentialsNotValid]:
     # ZenML's client says instead that it can't log in, where it tried to.
-    seen: list[BaseException] = []
-    while error is not None and error not in seen:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
         if isinstance(error, CredentialsNotValid):
             yield error
-        seen.append(error)
-        error = error.__cause__ or error.__context__
+        seen.add(id(error))
+        error = error.__context__ if error.__cause__ is None else error.__cause__
