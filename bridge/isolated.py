@@ -24,10 +24,15 @@ from bridge.run import Run
 from bridge.runners.base import SandboxRequest
 from bridge.settings import RUN_LEVEL, ModalPrefectOrchestratorSettings
 from bridge.single_step import Wishes, plan_around, step_plan, wishes
-from bridge.translate import SHARED
+from bridge.translate import NOT_DYNAMIC, SHARED
 
 OF_THE_RUN = (*sorted(RUN_LEVEL), "modal_environment")
 """Settings that one pipeline has for all: for itself and for the child pipelines that it calls, which inherit them."""
+_RELIED_ON = frozenset({"max_parallelism", "orphan_timeout", "modal_environment"})
+"""Those of them without which a child would have more at once, cost more or run elsewhere than it says: refused. The
+others change nothing for it, which is said."""
+_MODALS = frozenset({"gpu", *SHARED}) - {"timeout", "concurrency_limit"}
+"""What only Modal's sandboxes can have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +52,36 @@ class Layer:
 def wishes_of(step: str, config: StepConfiguration, layer: Layer) -> Wishes[ModalPrefectOrchestratorSettings]:
     """Read the settings and resources of an isolated step. Raises ``InvalidSettings`` and its child."""
     _check_of_the_run(step, config, layer)
-    where = f"step {step}"
+    where = _step(step)
     inherited = {
         field: value for field, value in _said(layer, layer.root, "the pipeline").items() if field in OF_THE_RUN
     }
     settings = _made(layer, where, inherited, _said(layer, config, where))
     return wishes(step, config, settings, layer.component.get("runner"))
+
+
+def unused_of_child(layer: Layer) -> tuple[str, ...]:
+    """What a child pipeline says and nothing is done about; none where the step isn't of one."""
+    if layer.child is None:
+        return ()
+    child = _name_of(layer.child)
+    of_root = _said(layer, layer.root, "the pipeline")
+    wanted = _made(layer, child, of_root, _said(layer, layer.child, child))
+    root = _made(layer, "the pipeline", of_root)
+    warnings = []
+    for field in dict.fromkeys((*OF_THE_RUN, "gpu", *SHARED)):
+        if getattr(wanted, field) == getattr(root, field):
+            continue
+        if _is_nothing_here(field, layer):
+            why = "runner='process' runs the steps on this machine"
+        elif field not in OF_THE_RUN or field in _RELIED_ON:
+            continue  # its steps have it, or are refused
+        elif field in NOT_DYNAMIC:
+            why = "the pipeline is dynamic"
+        else:
+            why = "that of the pipeline that is run holds"
+        warnings.append(f"{field} of {child}: not used, {why}.")
+    return tuple(warnings)
 
 
 def check_inline(step: str, config: StepConfiguration, layer: Layer) -> None:
@@ -62,6 +91,8 @@ def check_inline(step: str, config: StepConfiguration, layer: Layer) -> None:
     """
     _check_of_the_run(step, config, layer)
     for field, value, where in _others(("gpu", *SHARED), step, config, layer):
+        if where != _step(step) and _is_nothing_here(field, layer):
+            continue  # of a child: `unused_of_child`
         raise NotTranslatable(
             f"{field} of {where}",
             value,
@@ -73,6 +104,8 @@ def check_inline(step: str, config: StepConfiguration, layer: Layer) -> None:
 
 def _check_of_the_run(step: str, config: StepConfiguration, layer: Layer) -> None:
     for field, value, where in _others(OF_THE_RUN, step, config, layer):
+        if where != _step(step) and (field not in _RELIED_ON or _is_nothing_here(field, layer)):
+            continue  # of a child: `unused_of_child`
         raise NotTranslatable(
             f"{field} of {where}",
             value,
@@ -84,6 +117,18 @@ def _check_of_the_run(step: str, config: StepConfiguration, layer: Layer) -> Non
         )
 
 
+def _is_nothing_here(field: str, layer: Layer) -> bool:
+    return layer.component.get("runner") == "process" and field in _MODALS
+
+
+def _step(step: str) -> str:
+    return f"step {step}"
+
+
+def _name_of(child: PipelineConfiguration) -> str:
+    return f"child pipeline {child.name}"
+
+
 def _others(
     fields: Iterable[str], step: str, config: StepConfiguration, layer: Layer
 ) -> Iterator[tuple[str, object, str]]:
@@ -91,11 +136,11 @@ def _others(
 
     What nobody says is as in the pipeline that is run.
     """
-    of_step = f"step {step}"
+    of_step = _step(step)
     # ZenML has laid the step's own over those of its pipeline by now.
     said, of_root = _said(layer, config, of_step), _said(layer, layer.root, "the pipeline")
     wanted, root = _made(layer, of_step, of_root, said), _made(layer, "the pipeline", of_root)
-    child = f"child pipeline {layer.child.name}" if layer.child is not None else ""
+    child = _name_of(layer.child) if layer.child is not None else ""
     of_child = _said(layer, layer.child, child) if layer.child is not None else {}
     for field in fields:
         value = getattr(wanted, field)

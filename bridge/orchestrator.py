@@ -6,7 +6,7 @@ Imported in every sandbox, since ZenML loads the active stack there: neither Mod
 from __future__ import annotations
 
 import os
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from typing import TYPE_CHECKING, cast
 from uuid import UUID
 
@@ -363,8 +363,10 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
 
         del environment  # it holds a token; the flow has its own
         name, snapshot = step_run_info.pipeline_step_name, step_run_info.snapshot
-        for warning in wishes_of(name, step_run_info.config, self.layer(snapshot, _root())).warnings:
+        layer = self.layer(snapshot, _root())
+        for warning in wishes_of(name, step_run_info.config, layer).warnings:
             logger.warning("%s", warning)
+        _warn_of_child(layer)
         if self.config.runner == "modal":
             image_of(name, step_run_info.config, snapshot)
         asks.ask(step_run_info.step_run_id, self.id)
@@ -399,7 +401,9 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
             from bridge.host.tracing import begin_inline
             from bridge.isolated import check_inline
 
-            check_inline(info.pipeline_step_name, info.config, self.layer(info.snapshot, _root()))
+            layer = self.layer(info.snapshot, _root())
+            check_inline(info.pipeline_step_name, info.config, layer)
+            _warn_of_child(layer)
             begin_inline(info.pipeline_step_name, info.step_run_id)
 
     def cleanup_step_run(self, info: StepRunInfo, step_failed: bool) -> None:
@@ -440,6 +444,19 @@ def _root() -> PipelineSnapshotResponse | None:
     """The snapshot of the dynamic pipeline whose function runs in this process, whichever child a step is of."""
     snapshot_id = os.environ.get(names.ENV_ORCHESTRATES)
     return _stored(UUID(snapshot_id)) if snapshot_id is not None else None
+
+
+def _warn_of_child(layer: Layer) -> None:
+    """Say, once in this process, what of a child pipeline's settings is not used."""
+    from bridge.isolated import unused_of_child
+
+    for warning in unused_of_child(layer):
+        _warn_once(warning)
+
+
+@cache
+def _warn_once(warning: str) -> None:
+    logger.warning("%s", warning)
 
 
 @lru_cache(maxsize=1)

@@ -37,6 +37,8 @@ LONGEST_DELAY = 365 * 86400
 _PLACED = ("cloud", "region", "modal_environment", "secrets", "volumes", *network.FIELDS)
 SHARED = ("timeout", "concurrency_limit", *_PLACED)
 """Settings of a sandbox that steps which share one can't have each for itself."""
+NOT_DYNAMIC = ("execution_mode", "warm", "warm_idle_timeout")
+"""Settings that mean nothing for a dynamic pipeline."""
 _TUNING = ("tags", "infrastructure_retries", "capacity_timeout", "stream_logs")
 """The same, but a step loses nothing it relies on if the pipeline's value holds."""
 MODAL_ONLY = ("gpu", *_PLACED)
@@ -156,7 +158,7 @@ def _dynamic(
         concurrency_limit=settings.concurrency_limit,
         stream_logs=settings.stream_logs,
     )
-    unused = [field for field in ("execution_mode", "warm", "warm_idle_timeout") if field in settings.model_fields_set]
+    unused = [field for field in NOT_DYNAMIC if field in settings.model_fields_set]
     warnings = tuple(f"{field}: not used, the pipeline is dynamic." for field in unused)
     if is_local:
         warnings += _nothing_of_modal((), settings)

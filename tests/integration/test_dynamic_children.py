@@ -31,6 +31,19 @@ def test_a_child_that_asks_for_what_its_sandbox_has_not(lab: Lab) -> None:
 
 
 @pytest.mark.slow
+def test_a_child_that_names_what_changes_nothing(lab: Lab) -> None:
+    """It runs, and hears of each setting once."""
+    import dynamics
+
+    ran = lab.run(dynamics.tolerant, lab.stack("process"))
+    assert (ran.status, ran.flow_run.state.name) == ("completed", "Completed")
+    text = "\n".join(lab.logs(ran.task_runs["tolerant"], 1))
+    here = "runner='process' runs the steps on this machine"
+    for field, why in (("warm", "the pipeline is dynamic"), ("modal_environment", here), ("gpu", here)):
+        assert text.count(f"{field} of child pipeline careless: not used, {why}.") == 1, text
+
+
+@pytest.mark.slow
 def test_a_child_that_fails_fast_leaves_no_sandbox(lab: Lab, tmp_path: Path) -> None:
     """Its command, whose sandbox nothing else would end, was stopped just before it failed; its caller goes on."""
     import dynamics

@@ -13,7 +13,7 @@ from zenml.enums import ExecutionStatus
 from bridge import names
 from bridge.asks import answer
 from bridge.errors import InvalidSettings, RunNotPossible
-from bridge.isolated import Layer, check_inline, image_of, plan_of, wishes_of
+from bridge.isolated import Layer, check_inline, image_of, plan_of, unused_of_child, wishes_of
 from bridge.plan import FailureMode, Gpu, Mode, Resources
 from bridge.translate import translate
 from tests.unit.snapshots import NAME, SNAPSHOT_ID, StepInput, snapshot
@@ -155,6 +155,61 @@ def test_what_the_root_has_for_its_children_too(field: str, value: Any) -> None:
                 check("train", *called_by({}, child, step))
             assert f"{field} of {whose}={value!r}" in str(caught.value)
             assert f"Set {field} on the pipeline that is run" in str(caught.value)
+def local(called: tuple[Any, Layer]) -> tuple[Any, Layer]:
+    """The same on local processes."""
+    config, layer = called
+    return config, replace(layer, component={**layer.component, "runner": "process"})
+
+
+UNUSED_OF_CHILDREN: dict[str, tuple[Any, str]] = {
+    "warm": (False, "the pipeline is dynamic"),
+    "warm_idle_timeout": (5, "the pipeline is dynamic"),
+    "execution_mode": ("per_step", "the pipeline is dynamic"),
+    "synchronous": (False, "that of the pipeline that is run holds"),
+    "create_rate": (2.0, "that of the pipeline that is run holds"),
+    "work_queue": ("high", "that of the pipeline that is run holds"),
+    "job_variables": ({"env": {}}, "that of the pipeline that is run holds"),
+}
+
+
+@pytest.mark.parametrize("field", UNUSED_OF_CHILDREN)
+def test_what_changes_nothing_for_a_child_is_said(field: str) -> None:
+    value, why = UNUSED_OF_CHILDREN[field]
+    config, layer = called_by({}, {field: value})
+    for check in (wishes_of, check_inline):
+        check("train", config, layer)
+        check("train", *called_by({}, {field: value}, {field: value}))
+        with pytest.raises(InvalidSettings, match=f"{field} of step train"):
+            check("train", *called_by({}, {}, {field: value}))
+    assert unused_of_child(layer) == (f"{field} of child pipeline inner: not used, {why}.",)
+    assert not unused_of_child(called_by({field: value}, {field: value})[1])
+    assert not unused_of_child(called(StepInput(), {field: value})[1]), "that isn't a child"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("gpu", "T4"), ("secrets", ["hf"]), ("modal_environment", "dev"), ("region", "eu")]
+)
+def test_a_child_on_this_machine_may_name_what_only_modal_has(field: str, value: Any) -> None:
+    config, layer = local(called_by({}, {field: value}))
+    wishes_of("train", config, layer)
+    check_inline("train", config, layer)
+    assert unused_of_child(layer) == (
+        f"{field} of child pipeline inner: not used, runner='process' runs the steps on this machine.",
+    )
+    with pytest.raises(InvalidSettings, match=f"{field} of step train"):
+        check_inline("train", *local(called_by({}, {}, {field: value})))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("max_parallelism", 2), ("orphan_timeout", 60), ("timeout", 60), ("concurrency_limit", "one")]
+)
+def test_a_child_on_this_machine_has_what_processes_can_have(field: str, value: Any) -> None:
+    config, layer = local(called_by({}, {field: value}))
+    assert not unused_of_child(layer)
+    with pytest.raises(InvalidSettings, match=f"{field} of child pipeline inner"):
+        check_inline("train", config, layer)
+
+
             assert f"take it off {whose}" in str(caught.value)
 
 

@@ -181,3 +181,15 @@ def catching(folder: str) -> None:
         falling(folder)
     except ValueError:
         hangs_here(folder)
+
+
+@pipeline(dynamic=True, settings={"orchestrator": {"warm": False, "modal_environment": "elsewhere", "gpu": "T4"}})
+def careless(folder: str) -> None:
+    """A child that names what changes nothing on local processes."""
+    one(folder, 1)
+    apart(folder, one(folder, 2, id="again"))
+
+
+@pipeline(dynamic=True)
+def tolerant(folder: str) -> None:
+    careless(folder)
