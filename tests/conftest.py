@@ -15,6 +15,7 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
 from tests import servers
+from tests.shown import pytest_terminal_summary as pytest_terminal_summary
 
 os.environ |= {
     # Where the Prefect server of the integration tests listens, once they start it.

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import modal
@@ -83,3 +86,29 @@ def test_a_row_names_a_test_that_exists(row: str) -> None:
     named = re.fullmatch(r"`(tests/[\w/]+\.py)::(test_\w+)`", shown)
     assert named, f"{feature}: no test"
     assert re.search(rf"^\s*(async )?def {named[2]}\b", (ROOT / named[1]).read_text(), re.MULTILINE), shown
+
+
+def test_a_row_whose_test_is_skipped_is_said(tmp_path: Path) -> None:
+    """As that of Azure is where there is no Node.js."""
+    module = tmp_path / "tests" / "integration" / "test_clouds.py"
+    module.parent.mkdir(parents=True)
+    skips = "@pytest.mark.skipif(True, reason='needs Node.js')"
+    module.write_text(
+        f"import pytest\n{skips}\ndef test_blob_storage(): 1 / 0\ndef test_cloud_storage(): pass\n"
+        f"{skips}\ndef test_what_no_row_names(): 1 / 0\n"
+    )
+    options = ("-q", "-p", "tests.shown", "-p", "no:cacheprovider", "--rootdir", ".")
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, "tests"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stdout
+    _, loud, said = ran.stdout.partition("that this run did NOT show")
+    assert loud, ran.stdout
+    row = "artifacts in Azure Blob Storage: needs Node.js (tests/integration/test_clouds.py::test_blob_storage)"
+    assert said.splitlines()[1] == row
+    assert "test_cloud_storage" not in said
+    assert "test_what_no_row_names" not in said
