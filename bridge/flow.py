@@ -295,9 +295,8 @@ async def _carry_out(run: Run, runner: Runner, stop: Stop, life: int) -> State[N
 
 
 async def _conclude(run: Run, stop: Stop, ended: _Ended, thread: ZenMLThread) -> State[None]:
-    failures = dict(ended.failures)
-    if stop.failure and not failures:
-        failures[""] = stop.failure
+    # First: a step that was ended for it may say of itself that it has failed.
+    failures = {"": stop.failure, **ended.failures} if stop.failure else dict(ended.failures)
     stopped = (stop.requested and not stop.failure) or (ended.stopped and not failures)
     await thread.call(lambda: end_run(run.run, failures=failures, stopped=stopped))
     status = await thread.call(lambda: status_of(run.run)) if stopped and stop.reason != CANCELLED else None

@@ -261,7 +261,7 @@ class Attempts:
         await self._thread.call(lambda: step_runs.stop_retrying(run.run, step))
 
     async def give_up(self, step: str, outcome: Outcome) -> Outcome:
-        """The same after a failed attempt; return what became of the step: in a run that stops, ZenML says stopped."""
+        """Close the retries after a failed attempt and return what became of it: stopped in a run that stops."""
         await self.close_retries(step)
         now = await self._truth.read(step)
         return stopped_after(outcome, now) if now.reported is Reported.STOPPED else outcome

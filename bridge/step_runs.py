@@ -313,15 +313,23 @@ def close_retries(run: PipelineRunResponse, step: str) -> None:
         record = StepRecord(_REPORTED.get(created.status, Reported.RUNNING), str(created.id), created.version)
 
 
+_OVER = (ExecutionStatus.STOPPING, ExecutionStatus.STOPPED, ExecutionStatus.FAILED)
+
+
 def stop_retrying(run: PipelineRunResponse, step: str) -> None:
     """End a step that ZenML believes will be tried again, and that somebody stopped, as stopped.
 
     Not by :func:`close_retries`: a run that failed under CONTINUE_ON_FAILURE takes new step runs also while it is being
-    stopped, and would call the step failed. Does nothing to any other.
+    stopped, and would call the step failed. In a run that ZenML doesn't know to be over it does that all the same: a
+    stopped step would stop the run. Does nothing to any other step.
     """
     record = latest(run, [step]).get(step)
-    if record is not None and record.reported is Reported.RETRYING and record.step_run_id:
+    if record is None or record.reported is not Reported.RETRYING or not record.step_run_id:
+        return
+    if Client().get_pipeline_run(run.id, hydrate=False).status in _OVER:
         record_stopped(UUID(record.step_run_id))
+    else:
+        close_retries(run, step)
 
 
 def fail_left(run: PipelineRunResponse, diagnosis: Diagnosis, running: Collection[str] | None = None) -> None:

@@ -32,6 +32,8 @@ from bridge.step import Attempts, Begun
 from bridge.truth import ZenMLThread
 from bridge.upstream_prefect import report_task_run_state, run_task_after
 
+_OPEN = frozenset({Reported.RUNNING, Reported.RETRYING})
+
 
 class WholePipeline:
     """Runs one run in one sandbox, as the one task run of the current flow run."""
@@ -101,17 +103,20 @@ class WholePipeline:
         await asyncio.wait({call, killed}, return_when=asyncio.FIRST_COMPLETED)
         killed.cancel()
         if not call.done() and not self._attempting and self._task_run is not None:
-            return await self._give_up_waiting(call, self._task_run)
-        return await call
+            # It waits for its next sandbox inside Prefect's engine, where only a cancel reaches it.
+            call.cancel()
+            await asyncio.wait({call})
+            return await self._give_up(self._task_run)
+        state = await call
+        if self._again and (self.kill.is_set() or self.last_attempt) and self._task_run is not None:
+            return await self._give_up(self._task_run)
+        return state
 
-    async def _give_up_waiting(self, call: asyncio.Future[State[None]], task_run: TaskRun) -> State[None]:
-        """End a task run that waits for its next sandbox inside Prefect's engine, where only a cancel reaches it."""
-        call.cancel()
-        await asyncio.wait({call})
+    async def _give_up(self, task_run: TaskRun) -> State[None]:
+        """End a task run that was to have another sandbox when the run was stopped."""
         state: State[None] = Cancelled(message="The pipeline was stopped while it waited for another sandbox.")
         report_task_run_state(task_run, state)
-        self.stopped = True
-        await self._settle(await self._records(), SandboxEnd(End.TERMINATED))
+        await self._stop(await self._records())
         return state
 
     async def _attempt(self, upstream: tuple[()]) -> State[None]:
@@ -135,10 +140,8 @@ class WholePipeline:
         records = await self._records()
         if all(record.reported in SUCCESSFUL for record in records.values()):
             return Completed()
-        if self.kill.is_set():
-            self.stopped = True
-            await self._settle(records, end)
-            self._note_failures(await self._records())
+        if self.kill.is_set() or (self.last_attempt and any(record.reported in _OPEN for record in records.values())):
+            await self._stop(records)
             return Cancelled(message="The pipeline was stopped.")
         return await self._judge(end, records)
 
@@ -176,7 +179,7 @@ class WholePipeline:
                 self._again = True
                 return Failed(message=str(diagnosis))
             await self._settle(records, end)
-            return await self._failed(end, await self._records())
+            return await self._failed(end, await self._close_retries())
         orphans = await self._settle(records, end)
         records = await self._records()
         in_vain = end.end is End.TIMED_OUT or judge(end, StepRecord()).cost is Cost.EVERYTHING
@@ -185,10 +188,7 @@ class WholePipeline:
             self._again = self._can_go_on(orphans, records)
             if self._again:
                 return Failed(message=str(judge(end, records[orphans[0]]).diagnosis))
-        for step, record in records.items():
-            if record.reported is Reported.RETRYING:
-                await self._attempts.close_retries(step)
-        return await self._failed(end, await self._records())
+        return await self._failed(end, await self._close_retries())
 
     def _can_go_on(self, orphans: list[str], records: dict[str, StepRecord]) -> bool:
         """Whether there is something to do for another sandbox, after this one died under its steps."""
@@ -208,27 +208,41 @@ class WholePipeline:
         if diagnosis is not None:
             self._board.all_lost(diagnosis.what)
 
-    async def _settle(self, records: dict[str, StepRecord], end: SandboxEnd) -> list[str]:
-        """Tell ZenML the end of steps that died with their sandbox, and return their names."""
+    async def _settle(self, records: dict[str, StepRecord], why: SandboxEnd | Diagnosis) -> list[str]:
+        """Tell ZenML of the failure of steps that died with their sandbox, and return their names."""
         orphans = [step for step, record in records.items() if record.reported is Reported.RUNNING]
         for step in orphans:
             record = records[step]
-            outcome = judge(end, record, stop_requested=self.kill.is_set())
-            if self.kill.is_set() and record.step_run_id:
+            diagnosis = why if isinstance(why, Diagnosis) else judge(why, record).diagnosis
+            await self._thread.call(
+                lambda step=step, record=record, diagnosis=diagnosis: step_runs.record_failure(  # type: ignore[misc]
+                    self.run.snapshot,
+                    self.run.run,
+                    self.run.stack,
+                    step,
+                    record,
+                    diagnosis or Diagnosis("The sandbox ended under the step"),
+                )
+            )
+        return orphans
+
+    async def _close_retries(self) -> dict[str, StepRecord]:
+        """Tell ZenML that no step is tried again, and return what it says of all of them then."""
+        for step, record in (await self._records()).items():
+            if record.reported is Reported.RETRYING:
+                await self._attempts.close_retries(step)
+        return await self._records()
+
+    async def _stop(self, records: dict[str, StepRecord]) -> None:
+        """Tell ZenML that steps which ran, or wait for a retry, were stopped; note those that had failed."""
+        self.stopped = True
+        for step, record in records.items():
+            if record.reported is Reported.RUNNING and record.step_run_id:
                 step_run_id = UUID(record.step_run_id)
                 await self._thread.call(lambda step_run_id=step_run_id: step_runs.record_stopped(step_run_id))  # type: ignore[misc]
-            else:
-                diagnosis = outcome.diagnosis or Diagnosis("The sandbox ended under the step")
-                await self._thread.call(
-                    lambda step=step, record=record, diagnosis=diagnosis: step_runs.record_failure(  # type: ignore[misc]
-                        self.run.snapshot, self.run.run, self.run.stack, step, record, diagnosis
-                    )
-                )
-        if self.kill.is_set():
-            for step, record in records.items():
-                if record.reported is Reported.RETRYING:
-                    await self._attempts.stop_retrying(step)
-        return orphans
+            elif record.reported is Reported.RETRYING:
+                await self._attempts.stop_retrying(step)
+        self._note_failures(await self._records())
 
     def _note_failures(self, records: dict[str, StepRecord]) -> None:
         for step, record in records.items():
@@ -253,6 +267,10 @@ class WholePipeline:
         return status in (ExecutionStatus.STOPPING, ExecutionStatus.STOPPED)
 
     async def _refused(self, outcome: Outcome) -> State[None]:
+        if outcome.diagnosis is not None:
+            # An earlier sandbox may have left steps for this one.
+            await self._settle(await self._records(), outcome.diagnosis)
+            await self._close_retries()
         self.failures[self.run.plan.pipeline] = str(outcome.diagnosis)
         return Failed(message=str(outcome.diagnosis))
 

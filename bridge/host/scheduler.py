@@ -60,6 +60,7 @@ class Scheduler:
         self._known: dict[str, StepRecord] = {}
         self._attempts = 0
         self._abandon = False
+        self._drained = False
         self._graph: GraphRun | None = None
         self._ended_early: str | None = None
 
@@ -129,8 +130,9 @@ class Scheduler:
             self._graph.kill(self._ended_early)
 
     def drain(self, reason: str) -> None:
-        """Start no other step."""
+        """Start no other step. Whoever says so tells ZenML of the steps that wait for a retry."""
         self._ended_early = reason
+        self._drained = True
         if self._graph is not None:
             self._graph.drain(reason)
 
@@ -249,7 +251,7 @@ class Scheduler:
         return await self._store.record(step)
 
     async def _stopped(self, step: str, record: StepRecord) -> Fate:
-        if not self._abandon:
+        if not (self._abandon or self._drained):
             await self._store.stopped(record)
             await self._store.stop_retrying(step)
             await self._run_is_stopping()

@@ -88,7 +88,7 @@ class Striker:
         if Client().get_pipeline_run(self._run_id).status.is_finished:
             # A step has failed already: such a run isn't resumed, ZenML's replay is for that.
             return "the run has failed, so it can't be resumed"
-        # Of one that was killed before its first sign of life nobody can tell that it is dead: `resume` asks for patience.
+        # Of one that was killed before its first sign of life nobody can tell that it is dead: `resume` has to wait.
         eventually(self._at_work, bool, 60)
         self._flow.kill()
         if kind == FLOW[1]:

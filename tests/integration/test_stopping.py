@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -193,6 +194,37 @@ def test_stopped_gracefully_between_two_steps(lab: Lab, stoppable, tmp_path: Pat
 
 
 @pytest.mark.slow
+def test_the_last_sandbox_is_lost(lab: Lab, stoppable, tmp_path: Path) -> None:
+    """Nothing is left that ZenML would wait for: neither the step that ran, nor the one that waits for its retry."""
+    settings = {"execution_mode": "pipeline", "infrastructure_retries": 0}
+    under = Under(lab, tmp_path).start(stoppable.held_well, "modal", settings)
+    under.until_steps({"hangs": "running", "again": "retrying"})
+    lab.modal.evict(only_sandbox(lab, under))
+    ran = under.join()
+    assert ended(ran) == ("failed", "Failed")
+    assert ran.steps == {"hangs": "failed", "again": "failed"}
+    assert "evicted" in ran.flow_run.state.message
+
+
+@pytest.mark.slow
+def test_the_sandbox_is_lost_while_its_run_is_being_stopped(lab: Lab, stoppable, tmp_path: Path) -> None:
+    from zenml.utils import run_utils
+
+    under = Under(lab, tmp_path).start(stoppable.clinging, "modal", {"execution_mode": "pipeline"})
+    under.until_steps({"hangs": "running", "clings": "running"})
+    run_utils.stop_run(run=Client().get_pipeline_run(under.run_id), graceful=True)
+    lab.modal.lose(only_sandbox(lab, under))
+    ran = under.join()
+    assert ended(ran) == ("stopped", "Cancelled")
+    assert set(ran.steps.values()) == {"stopped"}
+
+
+def only_sandbox(lab: Lab, under: Under) -> str:
+    (box,) = [box for box in lab.modal.sandboxes() if box.tags.get("zenml_run_id") == str(under.run_id)]
+    return str(box.id)
+
+
+@pytest.mark.slow
 def test_a_step_that_fails_before_the_stop_is_seen_is_not_tried_again(lab: Lab, stoppable, tmp_path: Path) -> None:
     """ZenML has it as failed for good, though it has retries left: so has Prefect."""
     from zenml.utils import run_utils, source_utils
@@ -257,6 +289,11 @@ def test_the_process_is_interrupted(lab: Lab, tmp_path: Path, number: signal.Sig
     assert code != 0
     assert "RunStopped: The run was stopped: the process in which its flow ran was interrupted." in said
     assert "still executing" not in said
+    # No terminal: plain lines, each with its time and its step, and what is stopped.
+    ours = re.findall(r"^(.*\d\d:\d\d:\d\d.{0,4} \| (?:(?!INFO|WARN|ERROR)[^|]+) \| .*)$", said, re.MULTILINE)
+    assert all(re.match(r"\d\d:\d\d:\d\d \| ", line) and "\x1b" not in line for line in ours), ours
+    assert "held" in {line.split(" | ")[1] for line in ours}, said[-3000:]
+    assert any("Interrupted: the run is being stopped" in line for line in ours), said[-3000:]
 
 
 @pytest.fixture
