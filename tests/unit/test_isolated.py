@@ -155,6 +155,9 @@ def test_what_the_root_has_for_its_children_too(field: str, value: Any) -> None:
                 check("train", *called_by({}, child, step))
             assert f"{field} of {whose}={value!r}" in str(caught.value)
             assert f"Set {field} on the pipeline that is run" in str(caught.value)
+            assert f"take it off {whose}" in str(caught.value)
+
+
 def local(called: tuple[Any, Layer]) -> tuple[Any, Layer]:
     """The same on local processes."""
     config, layer = called
@@ -208,9 +211,6 @@ def test_a_child_on_this_machine_has_what_processes_can_have(field: str, value: 
     assert not unused_of_child(layer)
     with pytest.raises(InvalidSettings, match=f"{field} of child pipeline inner"):
         check_inline("train", config, layer)
-
-
-            assert f"take it off {whose}" in str(caught.value)
 
 
 def test_what_an_isolated_step_of_a_child_has() -> None:
