@@ -71,12 +71,12 @@ def stack(patient: Patient) -> Iterator[Finding]:
             f"modal --flavor {names.FLAVOR}`, `zenml stack register modal -o modal -a <artifact store>`",
         )
         return
-    try:
-        loaded = patient.stack
     for component, error in patient.unreadable:
         yield told(check, Grade.PROBLEM, f"{title(component)}: {error}", "Mend the component's configuration")
     if patient.unreadable:
         return  # nor can the stack be loaded
+    try:
+        loaded = patient.stack
     except Exception as error:
         # A flavour's code may raise whatever it likes when it is imported or reads its configuration.
         yield Finding(
