@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -75,10 +77,9 @@ def test_hyperparameter_search(lab: Lab, example: Callable[[str], ModuleType], t
     assert value(ran, "best") == (10.0, 0.001)
 
 
-@pytest.mark.slow
 def test_a_search_that_decides_as_it_goes(lab: Lab, example: Callable[[str], ModuleType], tmp_path: Path) -> None:
     stack = lab.stack("process")  # the first one registers the flavours, which moves the source root
-    ran = run(lab, example("dynamic").tune, tmp_path, stack, rows=200, good=0.5, rounds=2)
+    ran = run(lab, example("dynamic").tune, tmp_path, stack, rows=100, good=0.5, rounds=1)
     assert set(ran.states) == {"tune", *(f"map:trial:{number}" for number in range(3))}
     (best,) = ran.run.outputs.values()
     assert best.load() == 0.001
@@ -121,6 +122,41 @@ def test_a_project_of_zenmls_own_modal_orchestrator(
     machine = train.sandbox
     assert (str(machine.resources.gpu), machine.timeout, machine.region) == ("1 x T4", 3600, ("us-east",))
     assert (machine.resources.cpu, train.retry.delays[0]) == (2.0, 5.0)
+
+
+def test_one_step_elsewhere(lab: Lab, example: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    """On ZenML's local orchestrator, as the README has it; `test_step_operator.py` has it on Modal."""
+    from zenml.client import Client
+    from zenml.enums import StackComponentType as Kind
+
+    lab.stack("process")  # which registers the flavours
+    name = f"elsewhere-{uuid4().hex[:6]}"
+    Client().create_stack_component(name, "modal-prefect", Kind.STEP_OPERATOR, {"runner": "process"})
+    components = {Kind.ORCHESTRATOR: "default", Kind.ARTIFACT_STORE: "default", Kind.STEP_OPERATOR: [name]}
+    Client().create_stack(name, components=components)
+    pipeline = example("step_operator").one_step_on_modal
+    lab.activate(name)
+    run = pipeline.with_options(enable_cache=False)(rows=60)
+    ran = Ran(tmp_path, Client().get_pipeline_run(run.id))
+    assert ran.steps == dict.fromkeys(("load", "train", "report"), "completed")
+    assert "modal_sandbox_id" in ran.run.steps["train"].run_metadata, "it ran in a sandbox"
+    assert "modal_sandbox_id" not in ran.run.steps["load"].run_metadata
+
+
+def test_each_example_is_run_by_make_test() -> None:
+    """A folder's files are imported by a test that isn't slow."""
+    run: set[str] = set()
+    for path in (Path(__file__), Path(__file__).with_name("test_gpu_examples.py")):
+        tree = ast.parse(path.read_text())
+        for test in tree.body:
+            if not isinstance(test, ast.FunctionDef) or not test.name.startswith("test_"):
+                continue
+            text = ast.unparse(test)
+            if "pytest.mark.slow" not in text:
+                run |= set(re.findall(r"example\('(\w+)'\)", text))
+                run |= {"gpu"} if re.search(r"\bexample\.\w", text) and path.stem == "test_gpu_examples" else set()
+    folders = {file.parent.name: file for file in EXAMPLES.rglob("*.py")}
+    assert run == set(folders)
 
 
 def test_training_from_a_shared_volume(lab: Lab, example: Callable[[str], ModuleType], tmp_path: Path) -> None:
