@@ -17,7 +17,6 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from uuid import UUID
 
-import requests
 from zenml.client import Client
 from zenml.enums import ExecutionStatus
 from zenml.models import PipelineRunResponse, StepRunResponse
@@ -25,6 +24,7 @@ from zenml.orchestrators.publish_utils import publish_step_run_metadata
 
 from bridge import names, step_runs
 from bridge.board import Seen
+from bridge.zenml_away import couldnt_ask
 
 MOST_PAUSE_SECONDS = 3.0
 """Between two looks at a step that is waited for."""
@@ -94,7 +94,9 @@ def wait_for(step_run: StepRunResponse) -> ExecutionStatus:
     while True:
         try:
             status = status_of(step_run)
-        except (requests.exceptions.ConnectionError, requests.exceptions.Timeout) as error:
+        except Exception as error:
+            if not couldnt_ask(error):
+                raise
             _logger.warning("ZenML can't be reached (%s); asking again.", type(error).__name__)
         else:
             if status not in (ExecutionStatus.PROVISIONING, ExecutionStatus.RUNNING):

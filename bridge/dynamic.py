@@ -23,6 +23,7 @@ from zenml.models import PipelineRunResponse
 from bridge import names, step_runs
 from bridge.again import NotAsked, differing
 from bridge.board import Board
+from bridge.host.dynamic import BROKEN, COMPLETED, FAILED
 from bridge.isolated import Layer
 from bridge.isolated_steps import IsolatedSteps
 from bridge.logs import LogShipper
@@ -36,8 +37,9 @@ from bridge.upstream_prefect import run_task_after
 
 MOST_SANDBOXES = 1000
 """How many sandboxes of the orchestration are looked for after a crash: each pause and each loss makes one."""
-_BROKEN = 3
-"""The exit code of an orchestration that broke before ZenML could be told: another one would break too."""
+_ITS_OWN = frozenset((COMPLETED, FAILED, BROKEN, *range(1, 129)))
+"""Exit codes of an orchestration that came to an end of its own, and to which another one would come as well. By
+FAILED, ZenML's own, it says that ZenML has the run ended: a second one would only fail after it."""
 
 
 class DynamicPipeline:
@@ -128,10 +130,10 @@ class DynamicPipeline:
                 return self._failed(str(end.diagnosis))
             begun = None
             run = await self._thread.call(self._read)
-            if self._kill.is_set() or run.status.is_finished or run.status is ExecutionStatus.PAUSED:
+            if self._kill.is_set() or _is_over(run.status):
                 break
             diagnosis = _diagnosis(end)
-            if self._last_sandbox or not pauses or not _another_may_help(end):
+            if self._last_sandbox or not pauses or not another_follows(end, run.status):
                 return self._failed(str(diagnosis))
             get_run_logger().warning("%s. Another sandbox goes on.", diagnosis)
             self._board.all_lost(diagnosis.what)
@@ -204,15 +206,24 @@ class DynamicPipeline:
             step_runs.fail_left(self.run.run, why)
 
 
-def _another_may_help(end: SandboxEnd) -> bool:
-    """Whether the orchestration goes on in another sandbox: ZenML's runner then decides what that costs its steps."""
+def _is_over(status: ExecutionStatus) -> bool:
+    return status.is_finished or status is ExecutionStatus.PAUSED
+
+
+def another_follows(end: SandboxEnd, status: ExecutionStatus) -> bool:
+    """Whether the orchestration goes on in another sandbox after this end of one, where ZenML says this of the run.
+
+    ZenML's runner then decides what that costs its steps. The table is in ``docs/semantics.md``.
+    """
+    if _is_over(status):
+        return False
     if end.end is End.EXITED:
-        return end.exit_code not in (0, 1, _BROKEN)
+        return end.exit_code not in _ITS_OWN
     return end.end not in (End.TIMED_OUT, End.TERMINATED)
 
 
 def _diagnosis(end: SandboxEnd) -> Diagnosis:
-    if end.end is End.EXITED and end.exit_code is not None and 0 <= end.exit_code <= 128:
+    if end.end is End.EXITED and end.exit_code in _ITS_OWN:
         what = f"The pipeline's process exited with {end.exit_code}, and ZenML knows of no end of its run"
         return Diagnosis(what, end.detail, "Its log says why")
     found = judge(end, StepRecord()).diagnosis or Diagnosis(str(end))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from uuid import UUID
@@ -21,13 +22,13 @@ from prefect.states import Cancelled, Completed, Failed
 from zenml.enums import ExecutionStatus
 from zenml.utils.env_utils import get_runtime_environment
 
-from bridge import asks, names, step_runs
+from bridge import asks, ignored, names, step_runs
 from bridge.asks import Asked
 from bridge.board import Board
 from bridge.errors import BridgeError, InvalidSettings, RunnerUnavailable
 from bridge.isolated import IsolatedRun, Layer, image_of, plan_of, wishes_of
 from bridge.limits import Limits
-from bridge.logs import LogShipper
+from bridge.logs import Logger, LogShipper
 from bridge.outcome import Cost, Diagnosis, Outcome, Reported, StepRecord, Verdict
 from bridge.ready import Gate, Pass, Slots
 from bridge.run import Run, load_snapshot
@@ -74,6 +75,8 @@ class IsolatedSteps:
         self.board = board
         self.limits = Limits()
         self.goes_on = goes_on
+        self._said = set(ignored.of_run(run.snapshot, run.plan, run.config))
+        """What is not used of settings, and was told: at submission, of an earlier step."""
         self._gate = Gate(Slots(parallelism))
         self._done_with: set[UUID] = set()
         """Step runs that want no sandbox, and children that have ended."""
@@ -113,6 +116,13 @@ class IsolatedSteps:
             await asyncio.wait(self._tasks.values())
         for task in self._tasks.values():
             task.result()
+
+    def say_once(self, warnings: Iterable[str], logger: Logger) -> None:
+        """Warn of what no other step run of this run has warned of."""
+        for warning in warnings:
+            if warning not in self._said:
+                self._said.add(warning)
+                logger.warning("%s", warning)
 
     def _look(self) -> list[Asked]:
         return asks.asked(self.run.run, self._done_with, self._tasks.keys())
@@ -168,7 +178,8 @@ class _StepRunTask:
     async def _outcome(self) -> Outcome:
         owner, logger = self._owner, get_run_logger()
         try:
-            run = await owner.thread.call(self._isolated_run)
+            run, not_used = await owner.thread.call(self._isolated_run)
+            owner.say_once(not_used, logger)
             begun = await self._begun(run.step.sandbox.timeout) if owner.goes_on else None
             limit = run.step.concurrency_limit
             async with contextlib.AsyncExitStack() as stack:
@@ -223,7 +234,8 @@ class _StepRunTask:
             await owner.thread.call(lambda: asks.tell_command_end(self._step_run_id, orchestrator))
         return outcome
 
-    def _isolated_run(self) -> IsolatedRun:
+    def _isolated_run(self) -> tuple[IsolatedRun, tuple[str, ...]]:
+        """The run of this step, and what of its wishes is not used."""
         owner, asked = self._owner, self._asked
         root, config, name = owner.run, asked.step_run.config, asked.step_run.name
         is_root = asked.run.id == root.run.id
@@ -233,7 +245,7 @@ class _StepRunTask:
         layer = replace(owner.layer, child=of_child)
         wishes = wishes_of(name, config, layer)
         image = image_of(name, config, snapshot) if root.config.runner == "modal" else None
-        return IsolatedRun(
+        run = IsolatedRun(
             snapshot=snapshot,
             run=asked.run,
             stack=root.stack,
@@ -246,6 +258,7 @@ class _StepRunTask:
             root=root,
             command=tuple(config.command) if config.command is not None else None,
         )
+        return run, wishes.warnings
 
     async def _begun(self, timeout: int) -> Begun | None:
         """This attempt as an earlier process of the flow left it; None where it has to be, or can be, begun anew.

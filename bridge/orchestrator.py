@@ -21,7 +21,7 @@ from zenml.orchestrators.exceptions import PipelineSubmissionError
 from zenml.stack import Stack, StackValidator
 from zenml.utils import source_utils
 
-from bridge import ahead, names, tracing
+from bridge import ahead, ignored, names, tracing
 from bridge.errors import BridgeError
 from bridge.local import local_environment
 from bridge.plan import Plan
@@ -148,18 +148,21 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
         )
 
     def plan(self, snapshot: PipelineSnapshotResponse) -> Plan:
-        """Translate a snapshot. Raises ``InvalidSettings`` or ``NotTranslatable``; warns of what can't be honoured."""
-        return self._announced(snapshot).plan
+        """Translate a snapshot. Raises ``InvalidSettings`` or ``NotTranslatable``; warns of nothing."""
+        return self.translation(snapshot).plan
+
+    def translation(self, snapshot: PipelineSnapshotResponse) -> Translation:
+        """The same, with the settings of the run, and what of the user's wishes is not used."""
+        return self._translate(snapshot, snapshot.stack.name if snapshot.stack else "")
+
+    def announce(self, snapshot: PipelineSnapshotResponse, translation: Translation) -> None:
+        """Warn of what is not used of a run's settings. Once a run, by whoever begins it: many read its plan."""
+        for warning in (*translation.warnings, *ignored.of_run(snapshot, translation.plan, self.config)):
+            logger.warning("%s", warning)
 
     def run_settings(self, snapshot: PipelineSnapshotResponse) -> ModalPrefectOrchestratorSettings:
-        """The settings of a run of this snapshot. Raises what :meth:`plan` does, and warns of nothing."""
+        """The settings of a run of this snapshot. Raises what :meth:`plan` does."""
         return self._translate(snapshot, "").settings
-
-    def _announced(self, snapshot: PipelineSnapshotResponse) -> Translation:
-        translation = self._translate(snapshot, snapshot.stack.name if snapshot.stack else "")
-        for warning in translation.warnings:
-            logger.warning("%s", warning)
-        return translation
 
     def _translate(self, snapshot: PipelineSnapshotResponse | NewSnapshot, stack_name: str) -> Translation:
         component = self._component_settings()
@@ -221,7 +224,9 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
         from bridge.prefect_api import prefect_settings
 
         try:
-            translation = self._announced(snapshot)
+            translation = self.translation(snapshot)
+            if placeholder_run is None or placeholder_run.orchestrator_run_id is None:  # else it goes on
+                self.announce(snapshot, translation)
             about = {
                 names.SPAN_PIPELINE: translation.plan.pipeline,
                 names.SPAN_SNAPSHOT_ID: str(snapshot.id),
@@ -364,8 +369,7 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
         del environment  # it holds a token; the flow has its own
         name, snapshot = step_run_info.pipeline_step_name, step_run_info.snapshot
         layer = self.layer(snapshot, _root())
-        for warning in wishes_of(name, step_run_info.config, layer).warnings:
-            logger.warning("%s", warning)
+        wishes_of(name, step_run_info.config, layer)  # its flow says what isn't used
         _warn_of_child(layer)
         if self.config.runner == "modal":
             image_of(name, step_run_info.config, snapshot)

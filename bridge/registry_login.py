@@ -12,7 +12,7 @@ from zenml.stack import Stack, StackComponent
 
 from bridge.errors import RunnerUnavailable, SandboxRefused
 from bridge.runners.registry import Registry
-from bridge.truth import couldnt_ask
+from bridge.zenml_away import couldnt_ask
 
 
 def registry_of(stack: Stack) -> Registry | None:

@@ -18,6 +18,7 @@ from zenml.utils.env_utils import get_runtime_environment
 from bridge import names, runners
 from bridge.errors import RunIsOver, RunNotPossible, how_to_replay
 from bridge.plan import Plan, SandboxSpec, StepPlan
+from bridge.registry_login import registry_of
 from bridge.run_status import end_run
 from bridge.runners.base import Runner, SandboxRequest
 from bridge.settings import RunnerConfig
@@ -219,8 +220,12 @@ def open_run(snapshot_id: UUID, run_id: UUID | None, flow_run_id: str) -> Run:
     snapshot = load_snapshot(snapshot_id)
     check_zenml(snapshot)
     stack, orchestrator = load_stack(snapshot)
-    plan = orchestrator.plan(snapshot)
+    translation = orchestrator.translation(snapshot)
+    plan = translation.plan
+    unsubmitted = run_id is None and _run_of(flow_run_id, snapshot.project_id) is None
     run = adopt_run(snapshot, run_id, flow_run_id)
+    if unsubmitted:
+        orchestrator.announce(snapshot, translation)  # else it was said at submission
     return Run(
         snapshot=snapshot,
         run=run,
@@ -279,8 +284,6 @@ def runner_of(
 
     ``create_rate`` is most sandboxes created per second, ``outage`` how many seconds Modal may be away.
     """
-    from bridge.registry_login import registry_of  # needs tenacity, which a sandbox that reads this module may lack
-
     return runners.create(
         config.runner,
         token_id=config.token_id,

@@ -9,11 +9,12 @@ from typing import Generic, TypeVar
 from zenml.config.step_configurations import StepConfiguration
 from zenml.models import PipelineSnapshotResponse
 
+from bridge import ignored
 from bridge.network import check_network
 from bridge.plan import FailureMode, Mode, Plan, Resources, StepPlan
 from bridge.resources import asked, unused_fields, with_gpu
 from bridge.settings import SandboxSettings
-from bridge.translate import MODAL_ONLY, sandbox_spec, texts
+from bridge.translate import sandbox_spec, texts
 
 Settings = TypeVar("Settings", bound=SandboxSettings)
 
@@ -36,15 +37,11 @@ def wishes(step: str, config: StepConfiguration, settings: Settings, runner: obj
         f"ResourceSettings.{field} of {where}: not used, Modal has no resource pools."
         for field in unused_fields(values)
     ]
+    resources = with_gpu(asked(values, where), texts(settings.gpu), where, type(settings).__name__)
     if runner == "process":
-        warnings += [
-            f"{field} of {where}: not used, runner='process' runs the step on this machine."
-            for field in MODAL_ONLY
-            if getattr(settings, field)
-        ]
+        warnings += ignored.of_step(sandbox_spec(settings, resources, None), config.settings)
     else:
         check_network(settings, where, needs_zenml=config.command is None)
-    resources = with_gpu(asked(values, where), texts(settings.gpu), where, type(settings).__name__)
     return Wishes(settings, resources, tuple(warnings))
 
 

@@ -20,7 +20,7 @@ from zenml.orchestrators.publish_utils import publish_step_run_metadata
 from zenml.stack import Stack, StackValidator
 from zenml.step_operators import BaseStepOperator
 
-from bridge import names
+from bridge import ignored, names
 from bridge.errors import BridgeError, RunNotPossible
 from bridge.local import local_environment
 from bridge.outcome import Diagnosis, Verdict
@@ -28,7 +28,7 @@ from bridge.settings import ModalPrefectStepOperatorConfig, ModalPrefectStepOper
 from bridge.validation import check_operator_stack, modal_builds
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from uuid import UUID
 
     from zenml.config.base_settings import BaseSettings
@@ -64,6 +64,11 @@ class ModalPrefectStepOperator(BaseStepOperator):
     def _next_signs(self) -> dict[UUID, float]:
         """By step run, when to say again that somebody waits for it."""
         return {}
+
+    @cached_property
+    def _said(self) -> set[tuple[UUID, str]]:
+        """By run, what is not used of settings and was told."""
+        return set()
 
     @property
     def config(self) -> ModalPrefectStepOperatorConfig:
@@ -148,8 +153,7 @@ class ModalPrefectStepOperator(BaseStepOperator):
         if snapshot.stack is None:
             raise RunNotPossible(f"The stack of snapshot {snapshot.id} was deleted: run the pipeline again.")
         wishes = wishes_of(name, config, self.config, self.name)
-        for warning in wishes.warnings:
-            logger.warning("%s", warning)
+        self._say_once(info.run_id, (*ignored.of_component(self.config), *wishes.warnings))
         image = self._image(info) if self.config.runner == "modal" else None
         return OperatedRun(
             snapshot=snapshot,
@@ -169,6 +173,13 @@ class ModalPrefectStepOperator(BaseStepOperator):
             # ZenML's own entrypoint needs root for its folder, and wouldn't find this package: ours takes its place.
             command=tuple(entrypoint_command) if config.command is not None else None,
         )
+
+    def _say_once(self, run_id: UUID, warnings: Iterable[str]) -> None:
+        """Warn of what no other step of the run has warned of, in this process."""
+        for warning in warnings:
+            if (run_id, warning) not in self._said:
+                self._said.add((run_id, warning))
+                logger.warning("%s", warning)
 
     def _image(self, info: StepRunInfo) -> str:
         try:

@@ -13,7 +13,7 @@ from zenml.models import PipelineRunResponse
 from bridge.errors import BridgeError, CredentialsRefused, SandboxRefused
 from bridge.ownership import Judgement, Owner
 from bridge.runners.base import Sandbox
-from bridge.truth import couldnt_ask
+from bridge.zenml_away import couldnt_ask
 
 _SHOWN = {Owner.NOBODY: "nobody's", Owner.UNCLEAR: "left alone", Owner.FLOW: "its flow's"}
 

@@ -41,7 +41,6 @@ NOT_DYNAMIC = ("execution_mode", "warm", "warm_idle_timeout")
 """Settings that mean nothing for a dynamic pipeline."""
 _TUNING = ("tags", "infrastructure_retries", "capacity_timeout", "stream_logs")
 """The same, but a step loses nothing it relies on if the pipeline's value holds."""
-MODAL_ONLY = ("gpu", *_PLACED)
 _SAME_IMAGE = "Give the steps the same DockerSettings, or run them with execution_mode='per_step'"
 
 
@@ -108,8 +107,6 @@ def translate(
     read = [reader.read(name, steps[name]) for name in order]
     own = reader.asked("the pipeline", configuration.settings.get("resources"))
     plan, warnings = _planned(snapshot, stack_name, layers.pipeline, own, read)
-    if is_local:
-        warnings += _nothing_of_modal(read, layers.pipeline)
     return Translation(plan, layers.pipeline, (*reader.warnings, *_stray(layers, component_name), *warnings))
 
 
@@ -160,8 +157,6 @@ def _dynamic(
     )
     unused = [field for field in NOT_DYNAMIC if field in settings.model_fields_set]
     warnings = tuple(f"{field}: not used, the pipeline is dynamic." for field in unused)
-    if is_local:
-        warnings += _nothing_of_modal((), settings)
     return Translation(plan, settings, (*reader.warnings, *_stray(layers, layers.name), *warnings))
 
 
@@ -485,13 +480,6 @@ def _not_shared(read: Sequence[_Read], settings: ModalPrefectOrchestratorSetting
             if field in _TUNING:
                 warnings.append(f"{where}={value!r}: not used, in pipeline mode that of the pipeline holds.")
     return tuple(warnings)
-
-
-def _nothing_of_modal(read: Sequence[_Read], settings: ModalPrefectOrchestratorSettings) -> tuple[str, ...]:
-    """Name the settings that mean nothing where sandboxes are processes on this machine."""
-    holders = [settings, *(step.settings for step in read if step.own)]
-    used = [field for field in MODAL_ONLY if any(getattr(holder, field) for holder in holders)]
-    return tuple(f"{field}: not used, runner='process' runs the steps on this machine." for field in used)
 
 
 def texts(value: str | list[str] | None) -> tuple[str, ...]:

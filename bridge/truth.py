@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import TypeVar
 
-import requests
 from tenacity import (
     RetryCallState,
     Retrying,
@@ -25,6 +24,7 @@ from tenacity import (
 from zenml.exceptions import CredentialsNotValid
 
 from bridge.outcome import StepRecord
+from bridge.zenml_away import couldnt_ask
 
 T = TypeVar("T")
 
@@ -37,19 +37,6 @@ LOGIN_HAS_ENDED = (
 )
 
 _logger = logging.getLogger(__name__)
-
-
-def couldnt_ask(error: BaseException) -> bool:
-    """Whether ``error`` says that ZenML couldn't be asked, rather than what it answered."""
-    if isinstance(error, requests.exceptions.HTTPError):
-        return error.response is not None and error.response.status_code in (429, 502, 503, 504)
-    if isinstance(error, (requests.exceptions.ConnectionError, requests.exceptions.Timeout)):
-        return True
-    # By name: a client of a ZenML server has no SQLAlchemy, which only zenml[local] brings.
-    if type(error).__module__.startswith("sqlalchemy") and type(error).__name__ == "OperationalError":
-        return True
-    # ZenML's REST store turns what it can't name into a RuntimeError with the status in its text.
-    return isinstance(error, RuntimeError) and any(f"{code}" in str(error)[:80] for code in (502, 503, 504))
 
 
 class ZenMLThread:

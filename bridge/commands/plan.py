@@ -37,9 +37,10 @@ def plan(what: str) -> None:
         runner = orchestrator.config.runner
         # As the runners say of themselves (`can_call`): a step host needs Linux, which Modal's sandboxes are.
         can_share = runner == "modal" or sys.platform == "linux"
-        meant = orchestrator.plan(snapshot)
+        translation = orchestrator.translation(snapshot)
+        orchestrator.announce(snapshot, translation)
         prices = asyncio.run(_ask_prices(orchestrator.config))
-        click.echo(as_text(describe(meant, runner, can_share=can_share, prices=prices)))
+        click.echo(as_text(describe(translation.plan, runner, can_share=can_share, prices=prices)))
 
 
 async def _ask_prices(config: RunnerConfig) -> Prices | NoPrices | None:

@@ -2,7 +2,7 @@
 
 Each sandbox has a supervisor (:mod:`bridge.runners.supervisor`), a process group, a working folder and a
 ZenML configuration of its own. It shares the user's HOME, where caches of models live, and the machine: what
-its spec says of images, hardware and places has no meaning here, and :meth:`ProcessRunner.ignored` names it.
+its spec says of images, hardware and places has no meaning here, and :mod:`bridge.ignored` names it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import bridge
 from bridge import names
 from bridge.errors import RunnerUnavailable, SandboxRefused
 from bridge.outcome import SandboxEnd
-from bridge.plan import SandboxSpec
 from bridge.runners import environment, supervisor
 from bridge.runners.base import HostCall, OutputLine, Sandbox, SandboxRequest
 from bridge.runners.local_folder import LocalFolder, StoredRequest, is_closed
@@ -197,24 +196,6 @@ class ProcessRunner:
     def _state(self) -> LocalState:
         return LocalState(self.state_dir)
 
-    def ignored(self, spec: SandboxSpec) -> tuple[str, ...]:
-        """Name the settings of ``spec`` that a local process can't honour, so that the user is told once."""
-        asked = {
-            "image": spec.image,
-            "cpu": spec.resources.cpu,
-            "memory": spec.resources.memory,
-            "gpu": spec.resources.gpu,
-            "cloud": spec.cloud,
-            "region": spec.region,
-            "modal_environment": spec.modal_environment,
-            "secrets": spec.secrets,
-            "volumes": spec.volumes,
-            "block_network": spec.block_network,
-            "outbound_cidr_allowlist": spec.outbound_cidrs,
-            "outbound_domain_allowlist": spec.outbound_domains,
-        }
-        return tuple(name for name, value in asked.items() if value not in (None, (), False))
-
     async def __aenter__(self) -> ProcessRunner:
         """Raises ``SandboxRefused`` on Windows, or where this user's folder is somebody else's."""
         if sys.platform == "win32":
@@ -263,7 +244,7 @@ class ProcessRunner:
             yield data
 
     async def reload_volumes(self, sandbox: Sandbox) -> None:
-        """Nothing to do: a local process has no volumes (:meth:`ignored`)."""
+        """Nothing to do: a local process has no volumes (:mod:`bridge.ignored`)."""
 
     async def find(self, app: str, name: str, modal_environment: str | None = None) -> ProcessSandbox | None:
         """Return the running sandbox of that name, whoever started it. There are no environments."""

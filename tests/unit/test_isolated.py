@@ -46,9 +46,6 @@ def test_what_a_dynamic_pipeline_does_not_use_is_said() -> None:
         "execution_mode: not used, the pipeline is dynamic.",
         "warm: not used, the pipeline is dynamic.",
     )
-    assert translated({"gpu": "T4"}, {"runner": "process"}).warnings == (
-        "gpu: not used, runner='process' runs the steps on this machine.",
-    )
 
 
 def called(step: StepInput, pipeline: Mapping[str, Any] | None = None, **rest: Any) -> tuple[Any, Layer, Any]:

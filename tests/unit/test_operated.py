@@ -61,7 +61,7 @@ def test_a_command_needs_no_network_and_a_function_does() -> None:
     blocked = {"step_operator": ModalPrefectStepOperatorSettings(block_network=True)}
     with pytest.raises(NotTranslatable, match=r"block_network of step train=True.*outbound_cidr_allowlist"):
         wishes(blocked)
-    assert wishes(blocked, {"runner": "process"}).warnings[0].startswith("block_network of step train: not used")
+    assert wishes(blocked, {"runner": "process"}).warnings[0].startswith("block_network: not used")
     command = config(blocked).model_copy(update={"command": ["true"]})
     component = ModalPrefectStepOperatorConfig()
     found = wishes_of("train", command, component, "mine")
@@ -71,7 +71,7 @@ def test_a_command_needs_no_network_and_a_function_does() -> None:
 
 def test_what_a_local_process_cannot_honour_is_said() -> None:
     found = wishes({"step_operator": ModalPrefectStepOperatorSettings(gpu="T4", cloud="aws")}, {"runner": "process"})
-    assert [warning.partition(":")[0] for warning in found.warnings] == ["gpu of step train", "cloud of step train"]
+    assert [warning.partition(":")[0] for warning in found.warnings] == ["gpu", "cloud"]
 
 
 RUNNING = StepRecord(Reported.RUNNING, "id", 1)

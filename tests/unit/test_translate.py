@@ -344,17 +344,6 @@ def test_tuning_on_a_step_is_named_as_not_used_in_pipeline_mode(field: str, valu
     assert translated({"a": StepInput(settings={field: value})}).warnings == ()
 
 
-def test_the_process_runner_has_nothing_of_modal() -> None:
-    settings = {**PER_STEP, "cloud": "aws"}
-    steps = {"a": StepInput(settings={"gpu": "T4"}), "b": StepInput()}
-    assert translated(steps, settings).warnings == ()
-    warned = translated(steps, settings, component={"runner": "process"}).warnings
-    assert warned == (
-        "gpu: not used, runner='process' runs the steps on this machine.",
-        "cloud: not used, runner='process' runs the steps on this machine.",
-    )
-
-
 # Images
 
 
