@@ -88,12 +88,15 @@ test: setup-tests  ## all tests, small graphs
 
 # The oldest Python (where pyenv has it), Prefect and Modal that pyproject.toml admits.
 FLOOR_PYTHON ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.10.*/bin/python) $(BIN)/python)
+IS_FLOOR := -c 'import sys; sys.exit(None if sys.version_info[:2] == (3, 10) else "The floor is Python 3.10: rm -rf .venv-floor; make test-floor FLOOR_PYTHON=<path of one>")'
 .venv-floor/.done: .venv/.demo pyproject.toml
+	@$(FLOOR_PYTHON) $(IS_FLOOR)
 	$(BIN)/uv venv --quiet --allow-existing --python $(FLOOR_PYTHON) .venv-floor
 	$(UV) --python .venv-floor/bin/python -e ".[local]" --group dev "prefect==3.7.7" "modal==1.4.3"
 	@touch $@
 
 test-floor: setup-tests .venv-floor/.done  ## runners and whole runs on the oldest Prefect and Modal
+	@.venv-floor/bin/python $(IS_FLOOR)
 	.venv-floor/bin/python -m pytest -n 3 --dist loadscope tests/contract tests/integration -m "not slow and not modal_account"
 
 test-all: setup-tests .venv-cloud/.done test-floor  ## also the full graph sizes, and the floors
@@ -133,7 +136,7 @@ check: .venv/.dev  ## ruff and mypy
 	$(BIN)/ruff format --check bridge flows scripts tests examples
 	$(BIN)/mypy
 
-release: .venv/.dev  ## sdist and wheel of the present commit in dist/, built twice and compared
+release: .venv/.dev  ## sdist and wheel of the tag of this version in dist/, built twice and compared
 	$(BIN)/python -m scripts.release
 
 clean:  ## everything that make made

@@ -1,12 +1,14 @@
 """Builds sdist and wheel twice, from two folders, and keeps them in `dist/` if they are the same byte for byte.
 
-What is built is what the present commit has: files that aren't committed don't get in. `python -m scripts.release`.
+What is built is the tag `v<version>` of the version that `pyproject.toml` has; there is no release without that tag
+and without the version's section in CHANGELOG.md. `python -m scripts.release`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -35,7 +37,39 @@ def build(commit: str, into: Path) -> dict[str, str]:
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(into.glob("*.*"))}
 
 
-def main(commit: str = "HEAD", dist: Path = ROOT / "dist") -> int:
+def tag_of(root: Path = ROOT) -> str:
+    """The tag of the version to be released. Raises ``LookupError`` where it or the changelog's section is missing."""
+    found = re.search(r'^version = "([^"]+)"$', (root / "pyproject.toml").read_text(), re.MULTILINE)
+    if found is None:
+        raise LookupError("pyproject.toml names no version")
+    tag = f"v{found[1]}"
+    if not _git(root, "tag", "--list", tag):
+        raise LookupError(
+            f"There is no tag {tag}. `git tag {tag}` makes it, once the commit is the one to be released."
+        )
+    if f'version = "{found[1]}"' not in _git(root, "show", f"{tag}:pyproject.toml"):
+        raise LookupError(f"The tag {tag} is on a commit whose pyproject.toml has another version. Move it.")
+    if not re.search(rf"^## \[?{re.escape(found[1])}\b", _git(root, "show", f"{tag}:CHANGELOG.md"), re.MULTILINE):
+        raise LookupError(
+            f"CHANGELOG.md of {tag} has no section `## {found[1]}`. Name the unreleased one so, with its date."
+        )
+    return tag
+
+
+def _git(root: Path, *arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=root, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def release() -> int:
+    """Build the tag of this version, or say why not."""
+    try:
+        return main(tag_of())
+    except LookupError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def main(commit: str, dist: Path = ROOT / "dist") -> int:
     """Build twice and compare."""
     with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
         once, again = build(commit, Path(first)), build(commit, Path(second))
@@ -50,4 +84,4 @@ def main(commit: str = "HEAD", dist: Path = ROOT / "dist") -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(release())

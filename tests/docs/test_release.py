@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 import tarfile
 import zipfile
 from pathlib import Path
@@ -27,6 +29,42 @@ def test_two_builds_are_the_same_and_hold_what_they_should(tmp_path: Path, capsy
         names = {Path(name).relative_to(Path(name).parts[0]).as_posix() for name in archive.getnames()}
     assert {"LICENSE", "CHANGELOG.md", "mkdocs.yml", "docs/tutorial.md", "scripts/release.py", "bridge/cli.py"} <= names
     assert not {name for name in names if name.startswith((".venv", "build/", ".demo"))}
+
+
+def repository(folder: Path, changelog: str, version: str = "1.2.3") -> Path:
+    (folder / "pyproject.toml").write_text(f'[project]\nversion = "{version}"\n')
+    (folder / "CHANGELOG.md").write_text(changelog)
+    who = ("-c", "user.name=a", "-c", "user.email=a@example.com", "-c", "commit.gpgsign=false")
+    for words in (("init", "--quiet"), ("add", "."), (*who, "commit", "--quiet", "--message", "all")):
+        subprocess.run(["git", *words], cwd=folder, check=True)
+    return folder
+
+
+def test_what_is_released_is_its_tag(tmp_path: Path) -> None:
+    root = repository(tmp_path, "# Changes\n\n## 1.2.3 (2026-11-29)\n")
+    with pytest.raises(LookupError, match=r"no tag v1\.2\.3.*git tag v1\.2\.3"):
+        release.tag_of(root)
+    subprocess.run(["git", "tag", "v1.2.3"], cwd=root, check=True)
+    assert release.tag_of(root) == "v1.2.3"
+    (root / "pyproject.toml").write_text('[project]\nversion = "1.2.4"\n')
+    subprocess.run(["git", "tag", "v1.2.4"], cwd=root, check=True)
+    with pytest.raises(LookupError, match=r"v1\.2\.4 is on a commit.*another version"):
+        release.tag_of(root)
+
+
+@pytest.mark.parametrize("changelog", ["# Changes\n\n## Unreleased\n", "## 1.2.30\n", "1.2.3\n"])
+def test_nothing_is_released_without_its_section_of_the_changelog(tmp_path: Path, changelog: str) -> None:
+    root = repository(tmp_path, changelog)
+    subprocess.run(["git", "tag", "v1.2.3"], cwd=root, check=True)
+    with pytest.raises(LookupError, match=r"no section `## 1\.2\.3`"):
+        release.tag_of(root)
+
+
+def test_the_build_is_pinned_and_the_changelog_has_the_form_that_a_release_asks_for() -> None:
+    assert re.search(
+        r'^requires = \["hatchling==[\d.]+"\]$', (release.ROOT / "pyproject.toml").read_text(), re.MULTILINE
+    )
+    assert re.search(r"^## \[?(Unreleased|\d)", (release.ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
 
 
 def test_what_breaks_beyond_our_pins_is_listed(tmp_path: Path) -> None:
