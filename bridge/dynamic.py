@@ -180,7 +180,7 @@ class DynamicPipeline:
         return Failed(message=why)
 
     async def look_back(self) -> None:
-        """Find the sandbox of the orchestration that an earlier process of the flow left. Starts and ends nothing.
+        """Find the sandboxes that an earlier process of the flow left. Starts and ends nothing.
 
         Raises ``RunnerUnavailable``, and what Prefect's client raises.
         """
@@ -188,8 +188,10 @@ class DynamicPipeline:
         self._shipper.known.update(said.lines)
         keys = [names.sandbox_name(self.run.id, None, number, 1) for number in range(1, MOST_SANDBOXES + 1)]
         spec = self.run.plan.sandbox
-        running = await self._runner.running({names.TAG_RUN_ID: self.run.id}, spec.modal_environment)
-        alive = {box.name: box for box in running}
+        running = await self._runner.tagged({names.TAG_RUN_ID: self.run.id}, spec.modal_environment)
+        alive = {box.name: box for box, _ in running}
+        for box, tags in running:
+            self._isolated.left(box, tags)
         known = [number for number, key in enumerate(keys, 1) if key in said.sandboxes or key in alive]
         if not known:
             return

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from uuid import UUID
@@ -32,7 +32,7 @@ from bridge.logs import Logger, LogShipper
 from bridge.outcome import Cost, Diagnosis, Outcome, Reported, StepRecord, Verdict
 from bridge.ready import Gate, Pass, Slots
 from bridge.run import Run, load_snapshot
-from bridge.runners.base import Runner
+from bridge.runners.base import Runner, Sandbox
 from bridge.said import read_said
 from bridge.step import Attempts, Begun, while_it_may_live
 from bridge.truth import Truth, ZenMLThread
@@ -85,6 +85,15 @@ class IsolatedSteps:
         self._newest: dict[tuple[UUID, str], UUID] = {}
         """By run and step: the task run of its newest step run."""
         self._draining = False
+        self._left: dict[UUID, Sandbox] = {}
+        """By step run: sandboxes of an earlier process of the flow that aren't taken up yet."""
+        self._ending: list[asyncio.Future[None]] = []
+
+    def left(self, sandbox: Sandbox, tags: Mapping[str, str]) -> None:
+        """An earlier process of the flow has left this sandbox of the run, which may be an isolated step's."""
+        step_run_id = tags.get(names.TAG_STEP_RUN_ID, "")
+        if sandbox.name == names.isolated_name(step_run_id):  # else it is a step operator's
+            self._left[UUID(step_run_id)] = sandbox
 
     def drain(self) -> None:
         """Start no other one."""
@@ -104,14 +113,21 @@ class IsolatedSteps:
     async def keep_starting(self) -> None:
         """Start what is asked for until this is cancelled. Raises a defect, and an outage beyond patience."""
         while True:
-            for found in await self.thread.call(self._look):
-                self._take(found)
+            found, ended = await self.thread.call(self._look)
+            for one in found:
+                self._take(one)
+            for step_run_id, status in ended.items():
+                self._let_go(step_run_id, end=not status.is_successful)
             await asyncio.sleep(LOOK_SECONDS)
             for task in [task for task in self._tasks.values() if task.done()]:
                 task.result()
 
     async def until_ended(self) -> None:
-        """Wait for the ends of all that were started. Raises a defect."""
+        """Wait for the ends of all that were started, and of what nobody took up. Raises a defect."""
+        for step_run_id in list(self._left):
+            self._let_go(step_run_id, end=True)
+        if self._ending:
+            await asyncio.wait(self._ending)
         if self._tasks:
             await asyncio.wait(self._tasks.values())
         for task in self._tasks.values():
@@ -124,8 +140,20 @@ class IsolatedSteps:
                 self._said.add(warning)
                 logger.warning("%s", warning)
 
-    def _look(self) -> list[Asked]:
-        return asks.asked(self.run.run, self._done_with, self._tasks.keys())
+    def _look(self) -> tuple[list[Asked], dict[UUID, ExecutionStatus]]:
+        """What is asked for, and the step runs with a sandbox left that have ended meanwhile."""
+        found = asks.asked(self.run.run, self._done_with, self._tasks.keys())
+        if not self._left:
+            return found, {}
+        # Read after that: what has ended by now isn't asked for any more, whichever look saw it.
+        statuses = step_runs.statuses(self.run.run)
+        return found, {each: statuses[each] for each in self._left if each in statuses and statuses[each].is_finished}
+
+    def _let_go(self, step_run_id: UUID, *, end: bool) -> None:
+        """Nobody takes up the sandbox of a step run; a command goes on in it whatever ZenML says of its step."""
+        sandbox = self._left.pop(step_run_id, None)
+        if sandbox is not None and end:
+            self._ending.append(asyncio.ensure_future(_end(sandbox)))
 
     def _take(self, found: Asked) -> None:
         step_run_id = found.step_run.id
@@ -140,6 +168,7 @@ class IsolatedSteps:
         self._newest[key] = names.isolated_task_run_id(self.run.flow_run_id, str(step_run_id))
         task = _StepRunTask(self, found, permit, [task_run for task_run in above if task_run is not None])
         self._tasks[step_run_id] = asyncio.ensure_future(task.execute())
+        self._left.pop(step_run_id, None)
 
 
 class _StepRunTask:
@@ -274,6 +303,14 @@ class _StepRunTask:
         record = StepRecord(Reported.RUNNING, str(step_run.id), step_run.version)
         where = await while_it_may_live(lambda: owner.runner.by_id(sandbox_id), timeout)
         return Begun(1, 1, record, where)
+
+
+async def _end(sandbox: Sandbox) -> None:
+    try:
+        await sandbox.terminate()
+    except RunnerUnavailable as error:
+        message = "Sandbox %s of a step that has ended may run on; `modal-prefect sweep` ends it then: %s"
+        get_run_logger().warning(message, sandbox.id, error)
 
 
 def _what(error: BridgeError) -> str:

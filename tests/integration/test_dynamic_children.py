@@ -8,10 +8,12 @@ from uuid import UUID
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter
+from zenml.client import Client
 from zenml.enums import ExecutionStatus
 
 from bridge import asks, step_runs
 from tests.integration.lab import Lab, eventually
+from tests.integration.lives import Lives
 from tests.integration.under import Under
 
 
@@ -72,3 +74,38 @@ def test_a_child_that_fails_fast_leaves_no_sandbox(lab: Lab, tmp_path: Path) -> 
         "also where the flow sees both ends at once"
     )
     assert not asks.asked(ran.run, set(), set()), "one that had no sandbox"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["modal", "process"])
+def test_what_a_child_stopped_while_the_flow_was_dead_is_ended(lab: Lab, tmp_path: Path, place: str) -> None:
+    """A command doesn't hear of it: whoever goes on with the run ends its sandbox, long before the run is over."""
+    import asyncio
+
+    from bridge import names
+    from bridge.components import Place
+
+    async def running() -> list[str]:
+        where = Place("modal", *lab.modal.token) if place == "modal" else Place("process")
+        async with where.runner_for() as runner:
+            found = await runner.tagged({names.TAG_RUN_ID: str(run_id)})
+        return sorted(tags.get(names.TAG_STEP, "") for _, tags in found)
+
+    with Lives(lab, tmp_path) as lives:
+        lives.begin("catches", place, {})
+        run_id = lives.under.run_id  # before there is a child's
+        lives.until("fails")
+        assert eventually((tmp_path / "sleeps").exists, bool, 60)
+        lives.kill()
+        lives.fail("fails-1")
+        lives.go("fails-1")
+        lives.until("goes_on")
+        (child,) = (member for member in step_runs.family(Client().get_pipeline_run(run_id)) if member.id != run_id)
+        assert child.steps["sleeps"].status is ExecutionStatus.STOPPED
+        assert asyncio.run(running()) == ["", "sleeps"]
+        lives.go_on()
+        assert eventually(lambda: asyncio.run(running()), lambda found: found == [""], 60) == [""]
+        lives.go("goes_on-1")
+        ran = lives.end()
+    assert (ran.status, ran.flow_run.state.name) == ("completed", "Completed"), lives.log[-6000:]
+    assert len(ran.traces("goes_on")) == 1

@@ -7,6 +7,8 @@ import os
 import shapes
 from zenml import get_step_context, pipeline, step
 from zenml.config.retry_config import StepRetryConfig
+from zenml.enums import ExecutionMode
+from zenml.steps import CommandStep
 
 
 @step(enable_cache=False)
@@ -61,3 +63,20 @@ def dynamic(folder: str) -> None:
     apart = told.with_options(runtime="isolated").submit(folder, id="apart")
     told.with_options(retry=StepRetryConfig(max_retries=1, delay=0, backoff=1))(folder, id="here")
     told(folder, apart, id="last")
+
+
+@pipeline(dynamic=True, enable_cache=False, execution_mode=ExecutionMode.FAIL_FAST)
+def falls(folder: str) -> None:
+    """Fails, if it is told to, while a command runs in a sandbox of its own."""
+    command = ["sh", "-c", f"touch {folder}/sleeps; exec sleep 600"]
+    CommandStep(command, name="sleeps", runtime="isolated").submit()
+    told(folder, id="fails")
+
+
+@pipeline(dynamic=True)
+def catches(folder: str) -> None:
+    """Goes on after a child has failed."""
+    try:
+        falls(folder)
+    except ValueError:
+        told(folder, id="goes_on")
