@@ -1,0 +1,142 @@
+"""ZenML can't be asked how an isolated step is: that says nothing of the step, which is asked after again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3 import Retry
+from zenml.client import Client
+from zenml.enums import ExecutionStatus
+from zenml.models import StepRunRequest, StepRunResponse, StepRunUpdate
+from zenml.pipelines.run_utils import create_placeholder_run
+from zenml.utils import source_utils
+from zenml.utils.time_utils import utc_now
+
+from bridge.orchestrator import ModalPrefectOrchestrator
+from bridge.run import load_snapshot, load_stack
+from tests.integration.lab import PROJECT, Lab, eventually
+from tests.integration.test_outages import gone
+
+Away = Callable[[Lab], AbstractContextManager[None]]
+
+
+@contextmanager
+def unavailable(lab: Lab) -> Iterator[None]:
+    """Every request is answered by 503, as by a load balancer with no server behind it."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(503)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        do_POST = do_PUT = do_GET
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Says nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    session = session_of_zenml()
+    session.proxies["http"] = f"http://127.0.0.1:{server.server_address[1]}"
+    try:
+        yield
+    finally:
+        del session.proxies["http"]
+        server.shutdown()
+        server.server_close()
+
+
+@contextmanager
+def refused(lab: Lab) -> Iterator[None]:
+    with gone(lab.zenml):
+        yield
+
+
+WAYS = pytest.mark.parametrize("away", [unavailable, refused])
+pytestmark = pytest.mark.slow
+
+
+def session_of_zenml() -> requests.Session:
+    store: Any = Client().zen_store
+    session: requests.Session = store.session
+    return session
+
+
+@pytest.fixture
+def impatient(lab: Lab) -> Iterator[None]:
+    """ZenML's client gives up at once, and not after half a minute of refused connections or many of 503."""
+    adapters = [adapter for adapter in session_of_zenml().adapters.values() if isinstance(adapter, HTTPAdapter)]
+    before = [adapter.max_retries for adapter in adapters]
+    for adapter in adapters:
+        adapter.max_retries = Retry(total=1, backoff_factor=0, status_forcelist=[503], allowed_methods=None)
+    yield
+    for adapter, retries in zip(adapters, before, strict=True):
+        adapter.max_retries = retries
+
+
+@pytest.fixture
+def step_run(lab: Lab, tmp_path: Path, impatient: None) -> StepRunResponse:
+    """One that runs, as far as ZenML knows."""
+    import shapes
+
+    source_utils.set_custom_source_root(str(PROJECT))
+    lab.activate(lab.stack("process"))
+    pipeline = shapes.chain.with_options(enable_cache=False)
+    pipeline.prepare(str(tmp_path))
+    snapshot = load_snapshot(pipeline.create_snapshot(name=f"unasked-{uuid4().hex[:8]}").id)
+    run = create_placeholder_run(snapshot, str(uuid4()))
+    request = StepRunRequest(
+        name=next(iter(snapshot.step_configurations)),
+        pipeline_run_id=run.id,
+        project=run.project_id,
+        status=ExecutionStatus.RUNNING,
+        start_time=utc_now(),
+    )
+    return Client().zen_store.create_run_step(request)
+
+
+def orchestrator_of(step_run: StepRunResponse) -> ModalPrefectOrchestrator:
+    run = Client().get_pipeline_run(step_run.pipeline_run_id)
+    assert run.snapshot is not None
+    return load_stack(load_snapshot(run.snapshot.id))[1]
+
+
+@WAYS
+def test_the_status_is_no_guess(lab: Lab, step_run: StepRunResponse, away: Away) -> None:
+    orchestrator = orchestrator_of(step_run)
+    before = Client().get_run_step(step_run.id)
+    with away(lab), pytest.raises(requests.exceptions.RequestException):
+        orchestrator.get_isolated_step_status(step_run)
+    after = Client().get_run_step(step_run.id)
+    assert (after.status, after.updated) == (ExecutionStatus.RUNNING, before.updated)
+    assert orchestrator.get_isolated_step_status(step_run) is ExecutionStatus.RUNNING
+
+
+@WAYS
+def test_who_waits_goes_on(
+    lab: Lab, step_run: StepRunResponse, away: Away, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orchestrator = orchestrator_of(step_run)
+    # Of its own logger: a flow that ran in this process before has taken `bridge` from the root's handlers.
+    monkeypatch.setattr(logging.getLogger("bridge.asks"), "handlers", [caplog.handler])
+    with ThreadPoolExecutor(1) as threads:
+        with away(lab):
+            waiting = threads.submit(orchestrator.wait_for_isolated_step, step_run)
+            eventually(lambda: caplog.text.count("asking again"), lambda said: said >= 2 or waiting.done())
+            assert not waiting.done(), waiting.exception()
+        Client().zen_store.update_run_step(
+            step_run.id, StepRunUpdate(status=ExecutionStatus.FAILED, end_time=utc_now())
+        )
+        assert waiting.result(60) is ExecutionStatus.FAILED
