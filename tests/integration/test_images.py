@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -10,7 +11,7 @@ from uuid import uuid4
 import pytest
 
 from tests import servers
-from tests.integration.lab import IMAGE, STACK_CODE, Lab, Ran
+from tests.integration.lab import IMAGE, STACK_CODE, Lab, Ran, eventually
 from tests.integration.refusals import message_of, names_all, nothing_begins
 from tests.loopback import LoopbackImage
 from tests.wheel import wheel
@@ -76,6 +77,58 @@ def test_a_pipeline_without_docker(lab: Lab, wheels: Path) -> None:
     newest = Client().list_pipeline_runs(sort_by="desc:created", size=1, hydrate=True)[0]
     assert newest.id != ran.run.id
     assert (newest.status.value, newest.snapshot.id) == ("completed", snapshot.id)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_schedule_and_a_worker_use_the_built_image(lab: Lab, wheels: Path, pool: str, tmp_path: Path) -> None:
+    """It is built once, at the submission; a worker adds `bridge` to it, once, and nobody builds anything else."""
+    import unheard
+    from zenml.client import Client
+    from zenml.config.schedule import Schedule
+
+    from bridge.runners.modal_objects import PACKAGE_PATH
+
+    stack = bare_stack(lab, work_pool=pool)
+    given = docker(wheels, environment={"IMAGE_OF": uuid4().hex})
+
+    def have_bridge() -> list[bool]:
+        return [(image.root / PACKAGE_PATH[1:]).is_dir() for image in lab.modal.images()]
+
+    before = len(have_bridge())
+    ran = lab.run(unheard.greeting, stack, docker=given, into=tmp_path)
+    assert (ran.error, ran.flow_run.work_pool_name) == (None, pool)
+    (item,) = ran.run.snapshot.build.images.values()
+    layers = have_bridge()[before:]
+    assert (sum(layers), layers[-1]) == (1, True)
+    seen, builds = before + len(layers), lab.modal.stats().image_builds
+
+    start = datetime.now(timezone.utc).replace(microsecond=0) + timedelta(seconds=16)
+    every = timedelta(seconds=12)
+    schedule = Schedule(
+        name=f"built-{uuid4().hex[:6]}", start_time=start, interval_second=every, end_time=start + 2 * every
+    )
+    options = {"schedule": schedule}
+    assert lab.run(unheard.greeting, stack, docker=given, options=options, into=tmp_path, begun=False).error is None
+    found = Client().list_schedules(name=schedule.name).items[0]
+
+    def ended() -> list[Any]:
+        runs = Client().list_pipeline_runs(schedule_id=found.id, hydrate=True).items
+        return [run for run in runs if run.status.is_finished]
+
+    fired = eventually(ended, lambda runs: len(runs) >= 2, 120)
+    Client().delete_schedule(found.id)
+    assert [run.status.value for run in fired] == ["completed"] * len(fired)
+    assert len(fired) >= 2
+    for run in fired:
+        assert [image.image for image in run.snapshot.build.images.values()] == [item.image]
+    assert {trace["image"] for trace in ran.traces("greet")} == {given["environment"]["IMAGE_OF"]}
+    boxes = [box for run in (ran.run, *fired) for box in lab.sandboxes(Ran(tmp_path, run))]
+    assert len(boxes) >= 3
+    # That of `bridge` is made again where somebody edits the package meanwhile, as whoever works on it does.
+    later = have_bridge()[seen:]
+    assert all(later)
+    assert lab.modal.stats().image_builds - builds == len(later)
 
 
 def test_a_build_that_fails(lab: Lab, wheels: Path) -> None:

@@ -177,6 +177,12 @@ def registration(scene: Scene) -> dict[str, Any]:
                 "orchestrator": {**right, "image_source": "modal", "build_secrets": ["wrong"]},
                 "registry": "registry",
             },
+            "operates": {
+                "orchestrator": right,
+                "operator": {name: right[name] for name in ("token_id", "token_secret")},
+                "registry": "registry",
+            },
+            "of_the_machine": {"orchestrator": {"runner": "modal"}, "registry": "registry"},
             "here": {"orchestrator": {"runner": "process", "prefect_api_key": "{{prefect.key}}"}},
             "wrong_modal": {"orchestrator": {**right, "token_secret": "{{wrong.modal}}"}, "registry": "registry"},
             "broken_modal": {"orchestrator": {**right, "token_secret": "{{wrong.broken}}"}, "registry": "registry"},

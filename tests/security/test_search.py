@@ -5,9 +5,11 @@ A word that isn't secret is planted along with them: where that isn't found, the
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +20,7 @@ from tests.security.places import CommandLines, Piece, database, files, found_in
 from tests.security.private_index import PACKAGE
 from tests.security.project.secretive import digest
 
+REQUIREMENTS = ".zenml_user_requirements"
 OF_ZENML = {"credentials.yaml"}
 """Where ZenML itself keeps the login of its user."""
 
@@ -160,13 +163,20 @@ def test_nothing_secret_is_left_by_local_sandboxes(scene: Scene, lines: CommandL
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_nothing_secret_is_left_by_images_that_modal_builds(scene: Scene, lines: CommandLines) -> None:
-    """A package of a private index, whose password only a Modal secret has: the right one, then a wrong one."""
+    """A package of a private index, whose password only a Modal secret has: the right one, then a wrong one.
+
+    The third is a dynamic pipeline, whose variable makes it other layers.
+    """
     docker = {"requirements": [f"{PACKAGE}==1.0"], "install_stack_requirements": False}
     runs = [asked(scene, "one_step", stack, docker) for stack in ("builds", "builds_in_vain")]
+    runs.append(asked(scene, "isolated_step", "builds", {**docker, "environment": {"OTHER": "1"}}))
     told = scene.user({"runs": runs})
-    right, wrong = told.split("=== one_step on ")[1:]
-    assert "Traceback" not in right, right[-3000:]
+    right, wrong, dynamic = told.split("=== ")[1:]
+    assert "Traceback" not in right + dynamic, (right + dynamic)[-3000:]
     assert scene.index.served > 0
+    installs = f"-r {REQUIREMENTS}"
+    layers = [image for image in scene.modal.images() if any(command.endswith(installs) for command in image.commands)]
+    assert [image.failure is None for image in layers] == [True, False, True]
     assert "exit code" in wrong, wrong[-3000:]
     assert f"{PACKAGE}==1.0" in wrong
     assert scene.index.refused > 0
@@ -198,3 +208,36 @@ def test_wrong_secrets_are_not_repeated(scene: Scene, lines: CommandLines) -> No
     for part, words in zip(parts, stacks.values(), strict=True):
         assert words in part, part[-3000:]
     assert leaks(scene, places(scene, lines)) == {}
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.slow
+def test_what_a_step_can_get_by_asking(scene: Scene, tmp_path: Path) -> None:
+    """It is given no token but its run's, and with that ZenML tells it what it tells the run's user."""
+    values = scene.marks.values
+    tried = {
+        "static": ("one_asks", "right"),
+        "dynamic": ("function_asks", "right"),
+        "with an operator": ("function_asks", "operates"),
+        "Modal's own configuration": ("one_asks", "of_the_machine"),
+    }
+    runs = [{**asked(scene, *which), "expected": str(tmp_path / name)} for name, which in tried.items()]
+    configured = {"MODAL_TOKEN_ID": values["modal_token_id"], "MODAL_TOKEN_SECRET": values["modal_token_secret"]}
+    told = scene.user({"runs": runs}, **configured, PREFECT_API_KEY=values["prefect_key"])
+    assert "Traceback" not in told, told[-3000:]
+    ours = {digest(value) for name, value in values.items() if not name.startswith("zenml_run_token")}
+    modal = digest(values["modal_token_secret"])
+    found = {name: json.loads((tmp_path / name).read_text()) for name in tried}
+    for name, what in found.items():
+        assert not ours & set(what["variables"]), name
+        assert what["secrets"]["modal.secret"] == modal, name
+        assert what["secrets"]["prefect.key"] == digest(values["prefect_key"]), name
+        assert what["secrets"]["registry.password"] == digest(values["registry_password"]), name
+        assert what["secrets"]["marked_secret.IN_SECRET"] == digest(values["zenml_secret"]), name
+    tokens = {name: (what["orchestrator"], what["operators"]) for name, what in found.items()}
+    assert tokens == {
+        "static": (modal, []),
+        "dynamic": (modal, []),
+        "with an operator": (modal, [modal]),
+        "Modal's own configuration": (None, []),
+    }

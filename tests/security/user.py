@@ -27,6 +27,7 @@ def register(asked: dict[str, Any]) -> None:
     if not asked["stacks"]:
         return
     client.create_flavor("bridge.flavors.ModalPrefectOrchestratorFlavor", StackComponentType.ORCHESTRATOR)
+    client.create_flavor("bridge.flavors.ModalPrefectStepOperatorFlavor", StackComponentType.STEP_OPERATOR)
     client.create_flavor("shared_store.SharedStoreFlavor", StackComponentType.ARTIFACT_STORE)
     add = client.create_stack_component
     add("shared", "shared-folder", StackComponentType.ARTIFACT_STORE, {"path": asked["artifacts"]})
@@ -44,6 +45,9 @@ def register(asked: dict[str, Any]) -> None:
         if not local:
             components[StackComponentType.CONTAINER_REGISTRY] = stack["registry"]
             components[StackComponentType.IMAGE_BUILDER] = "builder"
+        if "operator" in stack:
+            add(name, "modal-prefect", StackComponentType.STEP_OPERATOR, stack["operator"])
+            components[StackComponentType.STEP_OPERATOR] = name
         client.create_stack(name, components=components)
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import sys
+from pathlib import Path
+from typing import Any
 
 from zenml import pipeline, step
+from zenml.client import Client
 from zenml.config.resource_settings import ResourceSettings
 
 SECRETS = ["marked_secret"]
@@ -64,3 +68,43 @@ def at_once(word: str, expected: str) -> None:
 @pipeline
 def one_step(word: str, expected: str) -> None:
     uses(word, expected, id="uses")
+
+
+@pipeline(dynamic=True)
+def isolated_step(word: str, expected: str) -> None:
+    """Two sandboxes of one image: of the function, and of the step."""
+    uses.with_options(runtime="isolated")(word, expected)
+
+
+@step(enable_cache=False)
+def asks(word: str, into: str) -> None:
+    """What somebody who writes a step may try. Values are told by their digest."""
+    client = Client()
+    stack = client.active_stack
+
+    def token(component: Any) -> str | None:
+        secret = component.config.token_secret
+        return digest(secret) if secret else None
+
+    found = {
+        "variables": [digest(value) for value in os.environ.values()],
+        "secrets": {
+            f"{name}.{key}": digest(value)
+            for name in ("modal", "prefect", "registry", "marked_secret")
+            for key, value in client.get_secret(name).secret_values.items()
+        },
+        "orchestrator": token(stack.orchestrator),
+        "operators": [token(operator) for operator in stack.step_operators.values()],
+    }
+    Path(into).write_text(json.dumps(found))
+
+
+@pipeline
+def one_asks(word: str, into: str) -> None:
+    asks(word, into)
+
+
+@pipeline(dynamic=True)
+def function_asks(word: str, into: str) -> None:
+    """The step is in the sandbox of the function, which calls step operators."""
+    asks(word, into)
