@@ -71,6 +71,7 @@ def release() -> int:
 
 def main(commit: str, dist: Path = ROOT / "dist") -> int:
     """Build twice and compare."""
+    commit = _git(ROOT, "rev-parse", f"{commit}^{{commit}}")  # what HEAD means may change between the two
     with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
         once, again = build(commit, Path(first)), build(commit, Path(second))
         if once != again:
