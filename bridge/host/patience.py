@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
+from uuid import uuid4
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -26,6 +27,10 @@ looks the same, and somebody waits to be told."""
 _REFUSALS = 40
 _LONGEST_PAUSE_SECONDS = 10.0
 """Together more than six minutes of refused connections in one request."""
+_BUSY = 10
+"""How often, in more than a minute, a server that calls itself too busy is asked before the request is made anew."""
+_KEYS = 5
+_KEY = "Idempotency-Key"
 _PAUSE_SECONDS = 5.0
 
 _logger = logging.getLogger(__name__)
@@ -46,12 +51,36 @@ def ride_out_outages() -> None:
     store = open_store()
     if not isinstance(store, RestZenStore):
         return
-    for adapter in store.session.adapters.values():
+    for prefix, adapter in list(store.session.adapters.items()):
         if isinstance(adapter, HTTPAdapter):
-            retries: Retry = adapter.max_retries
             # Its total would count before all others do.
-            adapter.max_retries = retries.new(total=None, connect=_REFUSALS, status=_REFUSALS)
-            adapter.max_retries.backoff_max = _LONGEST_PAUSE_SECONDS
+            retries: Retry = adapter.max_retries.new(total=None, connect=_REFUSALS, status=_BUSY)
+            retries.backoff_max = _LONGEST_PAUSE_SECONDS
+            store.session.mount(prefix, FreshKeys(retries, store.config.connection_pool_size))
+
+
+class FreshKeys(HTTPAdapter):
+    """Sends a request to ZenML's server, and makes it anew where the server calls it too busy again and again.
+
+    ZenML keeps a transaction for each request's key. One that a killed server left unfinished stays so, and whoever
+    asks again with that key is told 429 for ever (zenml/zen_server/request_management.py). Raises what requests raises,
+    after several keys.
+    """
+
+    def __init__(self, retries: Retry, connections: int) -> None:
+        super().__init__(max_retries=retries, pool_maxsize=connections)
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:
+        """Send it. Raises what requests raises."""
+        for _ in range(_KEYS - 1):
+            try:
+                return super().send(request, *args, **options)
+            except requests.exceptions.RetryError as error:
+                if _KEY not in request.headers:
+                    raise
+                _logger.warning("ZenML's server is too busy for a request (%s); it is made anew.", error)
+                request.headers[_KEY] = str(uuid4())
+        return super().send(request, *args, **options)
 
 
 def download(what: str, work: Callable[[], None]) -> None:
