@@ -234,6 +234,11 @@ class _StepRunTask:
             diagnosis = Diagnosis(_what(error), str(error))
             await owner.thread.call(lambda: step_runs.fail_step_run(self._step_run_id, diagnosis))
             return Outcome(Verdict.FAILED, Cost.EVERYTHING, StepRecord(), diagnosis)
+        except Exception as error:
+            # A defect, or an outage beyond patience: the pipeline's function would wait for this step for ever.
+            broken = Diagnosis("The bridge failed", f"{type(error).__name__}: {error}")
+            await owner.thread.call(lambda: step_runs.fail_step_run(self._step_run_id, broken))
+            raise
 
     async def _in_sandbox(self, run: IsolatedRun, begun: Begun | None) -> Outcome:
         owner, step = self._owner, run.step
@@ -295,10 +300,12 @@ class _StepRunTask:
         A runner that can't be asked says nothing of its sandbox, which goes on meanwhile.
         """
         owner, step_run = self._owner, self._asked.step_run
+        if step_run.status is not ExecutionStatus.RUNNING:
+            return None
         said = await read_said(owner.client, [self._task_run_id])
         owner.shipper.known.update(said.lines)
         sandbox_id = said.sandboxes.get(names.isolated_name(str(self._step_run_id)))
-        if sandbox_id is None or step_run.status is not ExecutionStatus.RUNNING:
+        if sandbox_id is None:
             return None
         record = StepRecord(Reported.RUNNING, str(step_run.id), step_run.version)
         where = await while_it_may_live(lambda: owner.runner.by_id(sandbox_id), timeout)

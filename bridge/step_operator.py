@@ -262,8 +262,11 @@ class ModalPrefectStepOperator(BaseStepOperator):
 
     def cancel(self, step_run: StepRunResponse) -> None:
         """End the sandbox of a step run, which becomes stopped. Raises ``RunnerUnavailable``."""
+        from bridge import step_runs
         from bridge.operating import end_running
 
+        # First: a step that answers SIGTERM with an error of its own would be a failed one.
+        step_runs.record_stopped(step_run.id)
         operating = self._operating
         if operating is not None and operating.knows(step_run.id):
             operating.cancel(step_run.id)
