@@ -59,6 +59,18 @@ def on_success() -> None:
     note("success")
 
 
+def on_failure(exception: BaseException) -> None:
+    note(f"failure {type(exception).__name__} {exception}")
+
+
+def on_pause() -> None:
+    note("pause")
+
+
+def on_resume() -> None:
+    note("resume")
+
+
 @pipeline(dynamic=True, enable_cache=False)
 def inner(folder: str, value: int) -> Annotated[int, "inner"]:
     return apart(folder, value)
@@ -66,14 +78,19 @@ def inner(folder: str, value: int) -> Annotated[int, "inner"]:
 
 @pipeline(dynamic=True)
 def everything(folder: str) -> Annotated[int, "total"]:
-    """A map, a loop, a condition, futures, retries here and apart, a child pipeline, a command."""
+    """A map, a loop, a condition, futures, retries here and apart, a child pipeline, commands here and apart."""
     again = fail_first.with_options(retry=AGAIN)
     futures = [
         again.submit(folder, id="inline_again"),
         again.with_options(runtime="isolated").submit(folder, id="again"),
     ]
+    on_gpu = {"orchestrator": {"gpu": "T4"}}
     command = ["sh", "-c", f"echo the command writes; touch {folder}/written"]
-    shell = CommandStep(command, name="shell", runtime="isolated").submit()
+    shell = CommandStep(command, name="shell", runtime="isolated", settings=on_gpu).submit(after=futures[1])
+    CommandStep(
+        ["sh", "-c", f"echo the command here writes in $MODAL_SANDBOX_ID; echo x >> {folder}/written_here"],
+        name="shell_here",
+    )()
     child = inner.submit(folder, 10)
     squares = square.map(unmapped(folder), seeds(folder, 2))
     total = 0
@@ -99,6 +116,14 @@ def hangs_here(folder: str) -> int:
     trace(folder, "begin")
     await_file(f"{folder}/go-here", 120)
     return 2
+
+
+@pipeline(dynamic=True)
+def commanding(folder: str) -> None:
+    """Commands where the function runs; the second fails, and a third would follow it."""
+    CommandStep(["touch", f"{folder}/first"], name="first")()
+    CommandStep(["sh", "-c", "echo the command breaks; exit 3"], name="second")()
+    CommandStep(["touch", f"{folder}/third"], name="third")()
 
 
 @pipeline(dynamic=True)
