@@ -31,12 +31,12 @@ from tests.integration.under import Under
 LEEWAY = 4
 LEASE = 60
 LOGIN_SECONDS = 60
-LIFE = 120
+LIFE = 100
 """Of the login that nothing renews; a run has to have begun in it."""
 OWN = {"execution_mode": "per_step", "warm": False}
 
-pytestmark = pytest.mark.slow
-"""A server of its own, which starts in ten seconds, and seconds until a token has died."""
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+"""A server of its own, which starts in ten seconds, and seconds or minutes until a token has died."""
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def short_lives(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def test_a_step_outlives_the_token_of_its_failed_run(
     short_lives: Lab, tmp_path: Path, place: str, settings: dict[str, Any], how: str
 ) -> None:
-    """Its own retry isn't spent, nobody says that its flow is gone, and both sides say what to do."""
+    """Nobody says that its flow is gone, and both sides say what to do."""
     import stoppable
 
     lab = short_lives
@@ -94,6 +94,27 @@ def test_a_step_outlives_the_token_of_its_failed_run(
         assert "Also failed: long" in ran.task_runs["outlasting"].state.message
     logs = lab.logs(ran.task_runs["long" if settings["execution_mode"] == "per_step" else "outlasting"])
     assert any("ZENML_WORKLOAD_TOKEN_EXPIRATION_LEEWAY" in line for line in logs), logs
+    assert len(ran.traces("long")) == 1
+
+
+@pytest.mark.parametrize("mode", ["per_step", "pipeline"])
+def test_one_that_could_be_tried_again_is_not(short_lives: Lab, tmp_path: Path, mode: str) -> None:
+    """The token of another attempt would be as old. As any step that fails after its run it is stopped in the end."""
+    import stoppable
+
+    under = Under(short_lives, tmp_path)
+    settings, options = {**OWN, "execution_mode": mode}, {"execution_mode": "stop_on_failure"}
+    under.start(stoppable.outlasting, "modal", settings, options, retries=1)
+    under.until_steps({"bad": "running", "long": "running"})
+    (tmp_path / "fail-bad").touch()
+    under.until_steps({"bad": "failed", "long": "running"})
+    time.sleep(LEEWAY + 3)
+    (tmp_path / "go-long").touch()
+    ran = under.join(90)
+    assert (ran.status, ran.flow_run.state.name) == ("failed", "Failed")
+    assert ran.steps == {"bad": "failed", "long": "stopped"}
+    assert "The step was cut off" in ran.run.steps["long"].get_hydrated_version().exception_info.traceback
+    assert len(short_lives.sandboxes(ran)) == (2 if mode == "per_step" else 1)
     assert len(ran.traces("long")) == 1
 
 
@@ -149,7 +170,7 @@ def completed(ran: Ran) -> None:
 
 @pytest.mark.parametrize("how", ["password", "API key"])
 def test_the_login_of_a_flow_is_renewed(short_lives: Lab, tmp_path: Path, how: str) -> None:
-    """A run that takes twice as long as a login lasts; without signs of life its sandbox would end in the middle."""
+    """A run that takes longer than a login lasts; without signs of life its sandbox would end in the middle."""
     import stoppable
 
     login = {"ZENML_STORE_USERNAME": "default", "ZENML_STORE_PASSWORD": ""}
@@ -160,7 +181,7 @@ def test_the_login_of_a_flow_is_renewed(short_lives: Lab, tmp_path: Path, how: s
         under = Under(short_lives, tmp_path).start(stoppable.telling_twice, "modal", {**OWN, "orphan_timeout": 20})
         under.until_steps({"first": "running"})
         (tmp_path / "go-second").touch()
-        time.sleep(2 * LOGIN_SECONDS)
+        time.sleep(1.7 * LOGIN_SECONDS)
         sign = last_sign(Client().get_pipeline_run(under.run_id))
         assert (age(sign, datetime.now(timezone.utc)) or 99) < 20
         (tmp_path / "go-first").touch()
@@ -171,13 +192,12 @@ def test_a_login_that_ends_with_nothing_to_renew_it(short_lives: Lab, tmp_path: 
     """Doctor and run say so beforehand, the run when it has happened; a new login in time lets it go on."""
     import stoppable
 
-    stack, token = short_lives.stack("modal"), token_of(3600)
+    stack, begun = short_lives.stack("modal"), time.monotonic()
+    first, second = token_of(LIFE), token_of(3600)
     with logged_in(tmp_path):
-        log_in(token)
-        begun = time.monotonic()
+        log_in(first)
         fixes = [finding.fix for finding in server(Patient()) if finding.grade is Grade.NOTE]
         assert ["`ZENML_STORE_API_KEY`" in fix for fix in fixes] == [True]
-        log_in(token_of(LIFE))
         under = Under(short_lives, tmp_path).start(
             stoppable.telling_twice, "modal", {**OWN, "orphan_timeout": 600}, stack=stack
         )
@@ -190,5 +210,5 @@ def test_a_login_that_ends_with_nothing_to_renew_it(short_lives: Lab, tmp_path: 
         (tmp_path / "go-first").touch()
         (tmp_path / "go-second").touch()
         assert logged(flow_run_id, "`zenml login` on this machine lets the run go on")
-        log_in(token)
+        log_in(second)
         completed(under.join(120))

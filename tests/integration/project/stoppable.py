@@ -115,10 +115,11 @@ def tried_again(folder: str) -> None:
 
 
 @pipeline
-def outlasting(folder: str) -> None:
+def outlasting(folder: str, retries: int = 0) -> None:
     """``bad`` fails when told, beside ``long``, which comes to its end when told."""
     fail_when_told(folder, id="bad")
-    tell(folder, id="long")
+    retry = StepRetryConfig(max_retries=retries, delay=0, backoff=1) if retries else None
+    tell.with_options(retry=retry)(folder, id="long")
 
 
 @pipeline
