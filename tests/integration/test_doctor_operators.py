@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -104,14 +105,20 @@ def test_a_round_trip_through_each_place(lab: Lab) -> None:
         names_all(one.what, f"step operator `{operator}`: ", IMAGE)
 
 
-def broken(folder: Path, component: str) -> None:
-    """Leave a configuration that this release refuses, as an older one may have: ZenML's server takes none such."""
-    with closing(sqlite3.connect(folder / PLACES["zenml"], timeout=30)) as database, database:
-        chosen = "from stack_component where name = ?"
-        ((found,),) = database.execute(f"select configuration {chosen}", [component]).fetchall()
-        configuration = {**json.loads(base64.b64decode(found)), "timeout": 0}
-        told = base64.b64encode(json.dumps(configuration).encode())
-        database.execute("update stack_component set configuration = ? where name = ?", [told, component])
+@contextmanager
+def broken(folder: Path, component: str) -> Iterator[None]:
+    """A configuration that this release refuses, as an older one may have left it: ZenML's server takes none such."""
+    with closing(sqlite3.connect(folder / PLACES["zenml"], timeout=30)) as database:
+        ((found,),) = database.execute("select configuration from stack_component where name = ?", [component])
+        refused = base64.b64encode(json.dumps({**json.loads(base64.b64decode(found)), "timeout": 0}).encode())
+        change = "update stack_component set configuration = ? where name = ?"
+        with database:
+            database.execute(change, [refused, component])
+        try:
+            yield
+        finally:  # other tests have it in their stacks
+            with database:
+                database.execute(change, [found, component])
 
 
 @pytest.mark.slow
@@ -119,8 +126,8 @@ def test_a_step_operator_whose_configuration_is_refused(lab: Lab, folder: Path) 
     """Prefect and the orchestrator's Modal are looked at all the same."""
     ours = lab.stack("modal", prefect_api_url=f"{lab.prefect.url}/api", **token_of(lab))
     name, (operator,) = with_operators(ours, token_of(lab))
-    broken(folder, operator)
-    found = look(name)
+    with broken(folder, operator):
+        found = look(name)
     (problem,) = found["stack"]
     assert problem.grade is Grade.PROBLEM
     names_all(problem.what, f"step operator `{operator}`", "timeout=0")
@@ -138,8 +145,9 @@ def test_an_orchestrator_whose_configuration_is_refused(lab: Lab, folder: Path) 
     """The step operator's Modal is looked at all the same, and the clock of ZenML's server."""
     ours = lab.stack("process")
     name, (operator,) = with_operators(ours, token_of(lab))
-    broken(folder, ours)
-    found = look(name)
+    with broken(folder, ours):
+        found = look(name)
+    assert [one.grade for one in look(name)["stack"]] == [Grade.OK], "it is whole again"
     names_all(found["stack"][0].what, f"orchestrator `{ours}`", "timeout=0")
     names_all(found["prefect api"][0].what, "timeout=0")
     assert [one.what for one in found["modal"]][1].startswith(f"step operator `{operator}`: the credentials are good")
