@@ -111,7 +111,10 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "run.py").write_text("print()\n")
     (folder / "steps" / "train.py").write_text("\n")
     monkeypatch.chdir(folder)
-    before = source_utils.get_source_root()
+    try:
+        before = source_utils.get_source_root()
+    except RuntimeError:  # none was set, and the main module of one of pytest's workers has no file
+        before = None
     source_utils.set_custom_source_root(str(folder))
     yield folder
     source_utils.set_custom_source_root(before)
