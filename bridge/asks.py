@@ -19,6 +19,7 @@ from uuid import UUID
 
 from zenml.client import Client
 from zenml.enums import ExecutionStatus
+from zenml.metadata.metadata_types import MetadataType, Uri
 from zenml.models import PipelineRunResponse, StepRunResponse
 from zenml.orchestrators.publish_utils import publish_step_run_metadata
 
@@ -110,6 +111,17 @@ def tell_command_end(step_run_id: UUID, component_id: UUID) -> None:
     publish_step_run_metadata(
         step_run_id, {component_id: {names.METADATA_COMMAND_END: ExecutionStatus.COMPLETED.value}}
     )
+
+
+def tell_sandbox(step_run_id: UUID, component_id: UUID, sandbox_id: str, url: str | None, task_run_id: UUID) -> None:
+    """Say where a command runs: nothing in its sandbox can."""
+    metadata: dict[str, MetadataType] = {
+        names.METADATA_SANDBOX_ID: sandbox_id,
+        names.METADATA_TASK_RUN_ID: str(task_run_id),
+    }
+    if url is not None:
+        metadata[names.METADATA_SANDBOX_URL] = Uri(url)
+    publish_step_run_metadata(step_run_id, {component_id: metadata})
 
 
 def title(run: PipelineRunResponse, step: str, attempt: int = 1) -> str:

@@ -183,6 +183,7 @@ class _StepRunTask:
         self._task_run_id = names.isolated_task_run_id(owner.run.flow_run_id, str(self._step_run_id))
         self._row = asks.title(asked.run, asked.step_run.name)
         self._title = asks.title(asked.run, asked.step_run.name, asked.step_run.version)
+        self._telling: list[asyncio.Future[None]] = []
 
     async def execute(self) -> None:
         name = names.prefect_name(self._title)
@@ -246,7 +247,7 @@ class _StepRunTask:
         log = owner.shipper.open(
             self._task_run_id,
             send=step.stream_logs,
-            on_sandbox=partial(owner.board.in_sandbox, self._row),
+            on_sandbox=partial(self._is_there, run),
             on_lost=partial(owner.board.lost, self._row),
         )
         async with WarmSteps(run, owner.runner, None) as warm:
@@ -263,10 +264,18 @@ class _StepRunTask:
                 step_run_id=str(self._step_run_id),
                 begun=begun,
             )
+        await asyncio.gather(*self._telling)
         if outcome.verdict is Verdict.SUCCEEDED and not step.reports:
             orchestrator = run.stack.orchestrator.id
             await owner.thread.call(lambda: asks.tell_command_end(self._step_run_id, orchestrator))
         return outcome
+
+    def _is_there(self, run: IsolatedRun, sandbox_id: str, url: str | None) -> None:
+        self._owner.board.in_sandbox(self._row, sandbox_id, url)
+        if not run.step.reports:
+            orchestrator = run.stack.orchestrator.id
+            told = partial(asks.tell_sandbox, self._step_run_id, orchestrator, sandbox_id, url, self._task_run_id)
+            self._telling.append(asyncio.ensure_future(self._owner.thread.call(told)))
 
     def _isolated_run(self) -> tuple[IsolatedRun, tuple[str, ...]]:
         """The run of this step, and what of its wishes is not used."""

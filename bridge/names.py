@@ -74,6 +74,7 @@ METADATA_ORCHESTRATOR_URL = "orchestrator_url"
 METADATA_SANDBOX_ID = "modal_sandbox_id"
 METADATA_SANDBOX_URL = "modal_sandbox_url"
 METADATA_TASK_RUN_ID = "prefect_task_run_id"
+
 METADATA_FLOW_ALIVE = "prefect_flow_alive_at"
 """Of a run: when its flow last said that it is at work (:mod:`bridge.lease`)."""
 METADATA_ASKED = "modal_prefect_asked"
@@ -126,6 +127,11 @@ _NOT_ARTIFACT = re.compile(r"[^a-z0-9]+")
 _MARKDOWN = re.compile(r"[\\`*_\[\]<>&!|~]")
 """What Markdown would take for more than text, in the middle of a line."""
 _NOT_PREFECT = re.compile(r"[/%&<>\x00-\x1f\x7f]+")  # prefect/utilities/names.py: BANNED_CHARACTERS
+
+
+def sandbox_page(sandbox_id: str) -> str:
+    """Return the page of a sandbox of Modal's, as its SDK makes it (modal/sandbox.py, ``get_dashboard_url``)."""
+    return f"https://modal.com/id/{sandbox_id}"
 
 
 def _fit(name: str, unwanted: re.Pattern[str], length: int) -> str:

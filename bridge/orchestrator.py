@@ -439,6 +439,8 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
         found: dict[str, MetadataType] = {}
         if sandbox := os.environ.get(names.ENV_MODAL_SANDBOX_ID):
             found[names.METADATA_SANDBOX_ID] = sandbox
+            if self.config.runner == "modal":
+                found[names.METADATA_SANDBOX_URL] = Uri(names.sandbox_page(sandbox))
         if task_run := os.environ.get(names.ENV_TASK_RUN_ID):
             found[names.METADATA_TASK_RUN_ID] = task_run
         return found

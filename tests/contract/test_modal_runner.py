@@ -179,7 +179,7 @@ async def test_everything_in_the_spec_arrives(cloud: LoopbackModal, runner: Moda
     assert record.environment == {"NAMED_SECRET": "from modal", "TOKEN": "t0ken", "PLAIN": "p"}
     assert (record.name, record.app, record.registry_image) == ("box", APP, IMAGE)
     assert record.backend == (1 if backend == "v1" else 2)
-    assert sandbox.url == f"https://modal.com/id/{sandbox.id}"
+    assert sandbox.url == names.sandbox_page(sandbox.id) == f"https://modal.com/id/{sandbox.id}"
     assert await runner.find(APP, "box") is None
     found = await runner.find(APP, "box", "staging")
     assert found is not None

@@ -17,6 +17,7 @@ from zenml.config.schedule import Schedule
 from zenml.enums import ExecutionMode, ExecutionStatus, RunWaitConditionResolution
 from zenml.utils import run_utils
 
+from bridge import names
 from tests.integration.lab import PROJECT, Lab, Ran, asked, eventually
 from tests.integration.lives import Lives
 from tests.integration.test_outages import gone
@@ -77,6 +78,9 @@ def test_everything(lab: Lab, dynamics: Any, place: str) -> None:
         (square,) = (box for box in boxes if box.id == ran.run.steps["map:square:0"].run_metadata["modal_sandbox_id"])
         assert (square.cpu_milli, square.memory_mib, square.gpu_count) == (500, 245, 0)
         assert (shell.gpu_type, shell.gpu_count) == ("T4", 1)
+        told = ran.run.steps["shell"].run_metadata
+        assert (told["modal_sandbox_id"], str(told["modal_sandbox_url"])) == (shell.id, names.sandbox_page(shell.id))
+        assert told["prefect_task_run_id"] == str(ran.task_runs["shell"].id)
 
 
 def check_tasks(lab: Lab, ran: Ran, here: set[str]) -> None:

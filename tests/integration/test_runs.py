@@ -45,6 +45,7 @@ class TestPerStep:
         if place == "modal":
             boxes = lab.sandboxes(ran)
             assert metadata["modal_sandbox_id"] in {box.id for box in boxes}
+            assert str(metadata["modal_sandbox_url"]) == f"https://modal.com/id/{metadata['modal_sandbox_id']}"
             assert {box.app for box in boxes} == {"zenml-diamond"}
             assert len(boxes) == 2, "one for each branch: the other steps take turns in them"
 
