@@ -178,6 +178,9 @@ class WholePipeline:
             if self._lost <= self.run.plan.infrastructure_retries:
                 self._again = True
                 return Failed(message=str(diagnosis))
+            if not await self._run_is_stopping():
+                # First: the steps fail for it.
+                self.failures[""] = str(diagnosis)
             await self._settle(records, end)
             return await self._failed(end, await self._close_retries())
         orphans = await self._settle(records, end)

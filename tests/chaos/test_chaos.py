@@ -23,7 +23,7 @@ HERE = Path(__file__).parent
 
 @pytest.mark.timeout(600)
 def test_a_few_runs(tmp_path: Path) -> None:
-    """Two small ones, one in each mode: a flow that dies, Prefect away, a step that is out of memory."""
+    """Two small ones, one in each mode: a flow that dies while a step ends, and Prefect away."""
     command = [sys.executable, "-m", "tests.chaos", "--small", "--seed", "39", "--count", "2"]
     done = subprocess.run(
         [*command, "--folder", str(tmp_path / "chaos"), "--report", str(tmp_path / "report.json")],
@@ -34,7 +34,7 @@ def test_a_few_runs(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout[-8000:]
     struck = json.loads((tmp_path / "report.json").read_text())["struck"]
-    assert {kind for kind, times in struck.items() if times} == {FLOW[1], "oom", "prefect away"}, done.stdout
+    assert {kind for kind, times in struck.items() if times} == {FLOW[1], "prefect away"}, done.stdout
 
 
 def test_the_model_knows_nothing_of_the_package() -> None:
