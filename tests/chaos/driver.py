@@ -59,10 +59,12 @@ def run_case(case: Case, yard: Yard, seconds: float) -> tuple[Seen, str]:
         while time.monotonic() < deadline:
             striker.look()
             if not flow.alive():
-                if REFUSED not in flow.log or _is_over(UUID(run.orchestrator_run_id)):
+                if REFUSED not in flow.log:
                     break
                 # It failed while its flow was dead. What runs comes to its end, and then somebody asks again.
                 failed_without_flow = failed_without_flow or traces.now()
+                if _is_over(UUID(run.orchestrator_run_id)):
+                    break
                 if not _some_run(run.id):
                     flow.go_on(run.id)
                     eventually(flow.alive, lambda alive: not alive, 60)

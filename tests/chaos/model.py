@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from tests.chaos.case import FLOOD, KILLED, LOST, STOP, Case, StepSpec
+from tests.chaos.case import FLOOD, FLOW, KILLED, LOST, STOP, Case, StepSpec
 from tests.chaos.seen import Attempt, Seen, Strike
 
 MOMENTS = 6.0
@@ -357,13 +357,19 @@ class _Judge:
             yield f"{where} has lines twice"
         if not self.pipeline and found != sorted(found):
             yield f"{where} is out of order"
-        if attempt.how is None or flooded or not self._certain(attempt):
+        if attempt.how is None or flooded or not self._certain(attempt) or self._unread(attempt):
             return
         kept = set(range(step.lines))
         if step.lines >= FLOOD:
             kept = set(range(first)) | set(range(step.lines - LAST_LINES, step.lines))
         if missing := sorted(kept - set(found)):
             yield f"{where} lacks {len(missing)} of {step.lines} lines, the first being {missing[0]}"
+
+    def _unread(self, attempt: Attempt) -> bool:
+        """Whether it ended when its run had failed and no flow was there any more: none comes back to read it."""
+        if self.seen.failed_without_flow is None or attempt.ended is None:
+            return False
+        return any(strike.time < attempt.ended + MOMENTS for strike in self._of(FLOW))
 
 
 _LINE = re.compile(r"(?:\[[^]]*\] )?(s\d+) (\d+) line (\d+)$")
