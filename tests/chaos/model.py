@@ -305,6 +305,8 @@ class _Judge:
         if self.pipeline:
             return
         task_run, fate = self.seen.task_runs.get(step.name), self.fates[step.name]
+        if task_run is None and fate == "none" and self.seen.failed_without_flow is not None:
+            return  # no flow was there any more to say that it didn't run
         if task_run is None:
             yield f"Prefect has no task run of {step.name}"
         elif task_run.state not in PREFECT.get(fate, NEVER):
