@@ -19,12 +19,12 @@ from uuid import UUID
 
 from zenml.client import Client
 from zenml.enums import ExecutionStatus
-from zenml.metadata.metadata_types import MetadataType, Uri
 from zenml.models import PipelineRunResponse, StepRunResponse
 from zenml.orchestrators.publish_utils import publish_step_run_metadata
 
 from bridge import names, step_runs
 from bridge.board import Seen
+from bridge.sandbox_metadata import sandbox_metadata
 from bridge.zenml_away import couldnt_ask
 
 MOST_PAUSE_SECONDS = 3.0
@@ -115,12 +115,7 @@ def tell_command_end(step_run_id: UUID, component_id: UUID) -> None:
 
 def tell_sandbox(step_run_id: UUID, component_id: UUID, sandbox_id: str, url: str | None, task_run_id: UUID) -> None:
     """Say where a command runs: nothing in its sandbox can."""
-    metadata: dict[str, MetadataType] = {
-        names.METADATA_SANDBOX_ID: sandbox_id,
-        names.METADATA_TASK_RUN_ID: str(task_run_id),
-    }
-    if url is not None:
-        metadata[names.METADATA_SANDBOX_URL] = Uri(url)
+    metadata = {**sandbox_metadata(sandbox_id, url), names.METADATA_TASK_RUN_ID: str(task_run_id)}
     publish_step_run_metadata(step_run_id, {component_id: metadata})
 
 

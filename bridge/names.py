@@ -74,7 +74,6 @@ METADATA_ORCHESTRATOR_URL = "orchestrator_url"
 METADATA_SANDBOX_ID = "modal_sandbox_id"
 METADATA_SANDBOX_URL = "modal_sandbox_url"
 METADATA_TASK_RUN_ID = "prefect_task_run_id"
-
 METADATA_FLOW_ALIVE = "prefect_flow_alive_at"
 """Of a run: when its flow last said that it is at work (:mod:`bridge.lease`)."""
 METADATA_ASKED = "modal_prefect_asked"

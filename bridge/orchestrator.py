@@ -26,6 +26,7 @@ from bridge.errors import BridgeError
 from bridge.local import local_environment
 from bridge.plan import Plan
 from bridge.run_status import bind_run
+from bridge.sandbox_metadata import sandbox_metadata
 from bridge.settings import ModalPrefectOrchestratorConfig, ModalPrefectOrchestratorSettings
 from bridge.translate import NewSnapshot, Translation, refuse_images, translate
 from bridge.validation import check_stack, modal_builds, refuse_run
@@ -438,9 +439,7 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
         """Where a step runs, asked for in its sandbox when it starts."""
         found: dict[str, MetadataType] = {}
         if sandbox := os.environ.get(names.ENV_MODAL_SANDBOX_ID):
-            found[names.METADATA_SANDBOX_ID] = sandbox
-            if self.config.runner == "modal":
-                found[names.METADATA_SANDBOX_URL] = Uri(names.sandbox_page(sandbox))
+            found |= sandbox_metadata(sandbox, names.sandbox_page(sandbox) if self.config.runner == "modal" else None)
         if task_run := os.environ.get(names.ENV_TASK_RUN_ID):
             found[names.METADATA_TASK_RUN_ID] = task_run
         return found

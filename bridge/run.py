@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -132,15 +132,23 @@ def load_stack(snapshot: PipelineSnapshotResponse) -> tuple[Stack, ModalPrefectO
     return stack, stack.orchestrator
 
 
-def adopt_run(snapshot: PipelineSnapshotResponse, run_id: UUID | None, flow_run_id: str) -> PipelineRunResponse:
-    """Return the ZenML run that this flow run works on, made now if there is none yet.
+def adopt_run(
+    snapshot: PipelineSnapshotResponse,
+    run_id: UUID | None,
+    flow_run_id: str,
+    on_new: Callable[[], None] = lambda: None,
+) -> PipelineRunResponse:
+    """Return the ZenML run that this flow run works on, made now if there is none yet; ``on_new`` is called then.
 
     Raises ``RunNotPossible`` if it doesn't exist, or belongs to another snapshot or flow run; ``RunIsOver`` if it has
     ended. One that this flow run has completed, but died before it could say so, is no error.
     """
     client = Client()
     if run_id is None:
-        run = _run_of(flow_run_id, snapshot.project_id) or create_placeholder_run(snapshot, flow_run_id)
+        known = _run_of(flow_run_id, snapshot.project_id)
+        run = known or create_placeholder_run(snapshot, flow_run_id)
+        if known is None:
+            on_new()
     else:
         try:
             run = client.get_pipeline_run(run_id, project=snapshot.project_id)
@@ -222,10 +230,8 @@ def open_run(snapshot_id: UUID, run_id: UUID | None, flow_run_id: str) -> Run:
     stack, orchestrator = load_stack(snapshot)
     translation = orchestrator.translation(snapshot)
     plan = translation.plan
-    unsubmitted = run_id is None and _run_of(flow_run_id, snapshot.project_id) is None
-    run = adopt_run(snapshot, run_id, flow_run_id)
-    if unsubmitted:
-        orchestrator.announce(snapshot, translation)  # else it was said at submission
+    # Of a run that ZenML submitted it was said then.
+    run = adopt_run(snapshot, run_id, flow_run_id, on_new=lambda: orchestrator.announce(snapshot, translation))
     return Run(
         snapshot=snapshot,
         run=run,

@@ -15,7 +15,7 @@ from zenml.client import Client
 from zenml.config.build_configuration import BuildConfiguration
 from zenml.enums import ExecutionStatus
 from zenml.logger import get_logger
-from zenml.metadata.metadata_types import MetadataType, Uri
+from zenml.metadata.metadata_types import MetadataType
 from zenml.orchestrators.publish_utils import publish_step_run_metadata
 from zenml.stack import Stack, StackValidator
 from zenml.step_operators import BaseStepOperator
@@ -24,6 +24,7 @@ from bridge import ignored, names
 from bridge.errors import BridgeError, RunNotPossible
 from bridge.local import local_environment
 from bridge.outcome import Diagnosis, Verdict
+from bridge.sandbox_metadata import sandbox_metadata
 from bridge.settings import ModalPrefectStepOperatorConfig, ModalPrefectStepOperatorSettings
 from bridge.validation import check_operator_stack, modal_builds
 
@@ -229,9 +230,7 @@ class ModalPrefectStepOperator(BaseStepOperator):
         )
 
     def _publish(self, info: StepRunInfo, sandbox_id: str, url: str | None) -> None:
-        metadata: dict[str, MetadataType] = {names.METADATA_SANDBOX_ID: sandbox_id}
-        if url is not None:
-            metadata[names.METADATA_SANDBOX_URL] = Uri(url)
+        metadata = sandbox_metadata(sandbox_id, url)
         publish_step_run_metadata(info.step_run_id, {self.id: metadata})
         info.step_run.run_metadata.update(metadata)
 

@@ -15,15 +15,13 @@ from pathlib import Path
 from uuid import UUID
 
 import psutil
-from prefect import flow
 from prefect.client.schemas.objects import State
-from prefect.context import FlowRunContext
 from zenml.client import Client
 from zenml.pipelines.run_utils import create_placeholder_run
 
-from bridge.flow import carry_out, on_own_loop
+from bridge.flow import carry_out
 from bridge.outcome import End, SandboxEnd
-from bridge.run import Run, load_snapshot, load_stack, open_run
+from bridge.run import Run, load_snapshot, load_stack
 from bridge.runners.base import SandboxRequest
 from bridge.runners.scripted import ScriptedRunner, Stage
 from bridge.submission import create_flow_run
@@ -31,6 +29,7 @@ from bridge.terminal import show_run
 from bridge.upstream_prefect import run_existing_flow_run
 from tests.bench.answers import answer, asked
 from tests.bench.outside import Outside
+from tests.flows import flow_of
 
 
 @dataclass(frozen=True)
@@ -166,24 +165,16 @@ async def measure_run(
 def main(snapshot_id: str, seconds: float, meet: int | None, *, once: bool) -> Figures:
     """Make the ZenML run and its flow run, as a submission does, and run it here."""
     figures = Figures()
-
-    @flow(persist_result=False)
-    def measured(snapshot_id: UUID, run_id: UUID) -> State[None]:
-        context = FlowRunContext.get()
-        assert context is not None
-        assert context.flow_run is not None
-        run = open_run(snapshot_id, run_id, str(context.flow_run.id))
-        return on_own_loop(lambda: measure_run(run, figures, seconds, meet, once=once))
-
     snapshot = load_snapshot(UUID(snapshot_id))
     _, orchestrator = load_stack(snapshot)
     plan = orchestrator.plan(snapshot)
     placeholder = create_placeholder_run(snapshot)
     flow_run, _ = create_flow_run(snapshot, placeholder, plan)
     figures.flow_run_id, figures.run_id = str(flow_run.id), str(placeholder.id)
+    measured = flow_of(lambda run: measure_run(run, figures, seconds, meet, once=once), plan.pipeline)
     begin = time.monotonic()
     with show_run():
-        state = run_existing_flow_run(measured.with_options(name=plan.pipeline), flow_run, dict(flow_run.parameters))
+        state = run_existing_flow_run(measured, flow_run, dict(flow_run.parameters))
     figures.flow_seconds = time.monotonic() - begin
     figures.state = state.name or ""
     return figures

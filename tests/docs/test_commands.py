@@ -99,17 +99,21 @@ def path_of(words: list[str]) -> list[str]:
     return path
 
 
-@pytest.mark.parametrize("command", of("zenml"))
-def test_commands_of_zenml(command: str) -> None:
-    from zenml.cli.cli import cli
-
-    below: click.Command = cli
+def looked_up(below: click.Command, command: str) -> tuple[click.Command, list[str], set[str]]:
+    """What a command line means to a CLI: the command, the words after it, and the options that it doesn't know."""
     words = words_of(command)
     while isinstance(below, click.Group) and words and not words[0].startswith("-"):
         assert words[0] in below.commands, f"no such command: {words[0]}"
         below = below.commands[words.pop(0)]
     known = {option for parameter in below.params for option in (*parameter.opts, *parameter.secondary_opts)}
-    unknown = set(options_of(words)) - known - {"--help"}
+    return below, words, set(options_of(words)) - known - {"--help"}
+
+
+@pytest.mark.parametrize("command", of("zenml"))
+def test_commands_of_zenml(command: str) -> None:
+    from zenml.cli.cli import cli
+
+    below, words, unknown = looked_up(cli, command)
     if unknown and below.context_settings.get("ignore_unknown_options"):
         kind, given = words_of(command)[0], " ".join(words).replace("=", " ")
         if kind == "secret":
@@ -124,13 +128,8 @@ def test_commands_of_zenml(command: str) -> None:
 def test_commands_of_modal(command: str) -> None:
     from modal.cli.entry_point import entrypoint_cli
 
-    below: click.Command = entrypoint_cli
-    words = words_of(command)
-    while isinstance(below, click.Group) and words and not words[0].startswith("-"):
-        assert words[0] in below.commands, f"no such command: {words[0]}"
-        below = below.commands[words.pop(0)]
-    known = {option for parameter in below.params for option in (*parameter.opts, *parameter.secondary_opts)}
-    assert not set(options_of(words)) - known - {"--help"}
+    below, words, unknown = looked_up(entrypoint_cli, command)
+    assert not unknown
     if words and not isinstance(below, click.Group):
         below.make_context(command, words)
 

@@ -7,18 +7,15 @@ from threading import Event, Thread
 from uuid import UUID
 
 import pytest
-from prefect import flow
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import State
-from prefect.context import FlowRunContext
 from prefect.states import Pending
 from zenml.client import Client
 
 from bridge.errors import RunnerUnavailable
-from bridge.flow import carry_out, on_own_loop
-from bridge.run import open_run
+from bridge.flow import carry_out
 from bridge.runners.process import ProcessRunner, ProcessSandbox
 from bridge.upstream_prefect import run_existing_flow_run
+from tests.flows import flow_of
 from tests.integration.lab import Lab
 from tests.integration.lives import Lives
 
@@ -41,19 +38,11 @@ class AwayAtFirst(ProcessRunner):
 
 def go_on(flow_run_id: UUID, name: str, runner: ProcessRunner) -> Thread:
     """Go on with a flow run on this runner, in a thread, as `modal-prefect resume` does."""
-
-    @flow(persist_result=False)
-    def again(snapshot_id: UUID, run_id: UUID) -> State[None]:
-        context = FlowRunContext.get()
-        assert context is not None
-        assert context.flow_run is not None
-        run = open_run(snapshot_id, run_id, str(context.flow_run.id))
-        return on_own_loop(lambda: carry_out(run, runner, life=2))
-
+    again = flow_of(lambda run: carry_out(run, runner, life=2), name)
     with get_client(sync_client=True) as client:
         client.set_flow_run_state(flow_run_id, Pending(), force=True)
         flow_run = client.read_flow_run(flow_run_id)
-    arguments = (again.with_options(name=name), flow_run, dict(flow_run.parameters))
+    arguments = (again, flow_run, dict(flow_run.parameters))
     thread = Thread(target=run_existing_flow_run, args=arguments, daemon=True)
     thread.start()
     return thread

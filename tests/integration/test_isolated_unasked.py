@@ -126,11 +126,13 @@ def test_the_status_is_no_guess(lab: Lab, step_run: StepRunResponse, away: Away)
 
 @WAYS
 def test_who_waits_goes_on(
-    lab: Lab, step_run: StepRunResponse, away: Away, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    lab: Lab, step_run: StepRunResponse, away: Away, caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest
 ) -> None:
     orchestrator = orchestrator_of(step_run)
     # Of its own logger: a flow that ran in this process before has taken `bridge` from the root's handlers.
-    monkeypatch.setattr(logging.getLogger("bridge.asks"), "handlers", [caplog.handler])
+    logger = logging.getLogger("bridge.asks")
+    logger.addHandler(caplog.handler)
+    request.addfinalizer(lambda: logger.removeHandler(caplog.handler))
     with ThreadPoolExecutor(1) as threads:
         with away(lab):
             waiting = threads.submit(orchestrator.wait_for_isolated_step, step_run)

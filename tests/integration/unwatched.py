@@ -7,35 +7,25 @@ from threading import Thread
 from typing import Any
 from uuid import UUID
 
-from prefect import flow
 from prefect.client.schemas.objects import State
-from prefect.context import AsyncClientContext, FlowRunContext
+from prefect.context import AsyncClientContext
 from prefect.states import Completed, Failed
 from zenml.pipelines.run_utils import create_placeholder_run
 
 from bridge import step_runs
 from bridge.board import Board
-from bridge.flow import on_own_loop
 from bridge.logs import LogShipper
 from bridge.per_step import PerStep
 from bridge.plan import Mode
 from bridge.resume import Earlier
-from bridge.run import Run, load_snapshot, load_stack, open_run, runner_of
+from bridge.run import Run, load_snapshot, load_stack, runner_of
 from bridge.step import Attempts
 from bridge.submission import create_flow_run
 from bridge.truth import Truth, ZenMLThread
 from bridge.upstream_prefect import run_existing_flow_run
 from bridge.warm import WarmSteps
 from bridge.whole_pipeline import WholePipeline, summary
-
-
-@flow(persist_result=False)
-def unwatched(snapshot_id: UUID, run_id: UUID) -> State[None]:
-    context = FlowRunContext.get()
-    assert context is not None
-    assert context.flow_run is not None
-    run = open_run(snapshot_id, run_id, str(context.flow_run.id))
-    return on_own_loop(lambda: _carry_out(run))
+from tests.flows import flow_of
 
 
 async def _carry_out(run: Run) -> State[None]:
@@ -65,6 +55,6 @@ def run_unwatched(snapshot_id: UUID, meanwhile: Callable[[UUID], None]) -> tuple
     flow_run, _ = create_flow_run(snapshot, run, plan)
     thread = Thread(target=meanwhile, args=(run.id,))
     thread.start()
-    state = run_existing_flow_run(unwatched.with_options(name=plan.pipeline), flow_run, dict(flow_run.parameters))
+    state = run_existing_flow_run(flow_of(_carry_out, plan.pipeline), flow_run, dict(flow_run.parameters))
     thread.join()
     return run.id, state
