@@ -14,13 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 from uuid import UUID
 
-import requests
 from zenml.client import Client
 from zenml.enums import ExecutionStatus
 
 from bridge import step_runs
 from bridge.host.preload import Loaded
 from bridge.outcome import Diagnosis, Reported, StepRecord
+from bridge.zenml_away import couldnt_ask
 
 T = TypeVar("T")
 
@@ -99,8 +99,8 @@ class Store:
         while True:
             try:
                 return function()
-            except (requests.exceptions.ConnectionError, requests.exceptions.Timeout) as error:
-                if time.monotonic() > deadline:
+            except Exception as error:
+                if time.monotonic() > deadline or not couldnt_ask(error):
                     raise
                 _logger.warning("ZenML can't be reached (%s); asking again.", type(error).__name__)
                 if self._closed.wait(_PAUSE_SECONDS):

@@ -19,6 +19,8 @@ from tests.chaos.seen import Attempt, Seen, Strike
 
 MOMENTS = 6.0
 """Seconds between an attempt's last words and the moment at which ZenML surely knows of its end."""
+DYING = 2.0
+"""Seconds after a strike in which what was about to begin in its sandbox may still begin."""
 LATE = 30.0
 """Seconds after the end of a run was decided at which nothing begins any more."""
 FIRST_LINES, LAST_LINES = 9_900, 400
@@ -120,9 +122,21 @@ class _Judge:
     def _strike_on(self, attempt: Attempt) -> Strike | None:
         """The first strike that ended the attempt's sandbox while, or moments after, it ran."""
         for strike in self._of((*LOST, *KILLED)):
-            if strike.sandbox == attempt.sandbox and strike.time >= attempt.begin:
+            if strike.sandbox == attempt.sandbox and (strike.time >= attempt.begin or self._too_late(attempt, strike)):
                 return strike
         return None
+
+    def _too_late(self, attempt: Attempt, strike: Strike) -> bool:
+        """Whether an attempt began in a sandbox that was dying of a strike on another step: its host lives to the end.
+
+        Not in other modes: one step at a time, the struck one, is in such a sandbox.
+        """
+        return (
+            self.pipeline
+            and strike.sandbox == attempt.sandbox
+            and strike.time < attempt.begin <= strike.time + DYING
+            and any(box.id == attempt.sandbox and box.ended <= strike.time + MOMENTS for box in self.seen.sandboxes)
+        )
 
     @staticmethod
     def _cost(attempt: Attempt, strike: Strike | None) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -142,7 +156,9 @@ class _Judge:
             return []
         found = []
         for strike in self._of((*LOST, *KILLED)):
-            open_ones = [a for a in attempts if a.begin <= strike.time and (a.ended or strike.time) >= strike.time]
+            open_ones = [
+                a for a in attempts if a.begin <= strike.time <= (a.ended or strike.time) or self._too_late(a, strike)
+            ]
             over = any(a.how == "end" and (a.ended or 0) < strike.time - MOMENTS for a in attempts)
             if not open_ones and not over and all(self._done_before(name, strike.time) for name in step.upstream):
                 found.append(strike)

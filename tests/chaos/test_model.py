@@ -247,3 +247,23 @@ def test_a_sandbox_that_dies_under_two_steps() -> None:
     assert violations(case, seen) == []
     given_up = replace(seen, step_runs={"s0": ["failed"], "s1": ["retried", "failed"]})
     assert len(violations(case, given_up)) >= 2
+
+
+@pytest.mark.parametrize("versions", [["completed"], ["retried", "completed"]])
+@pytest.mark.parametrize(("begin", "right"), [(20.6, True), (23.0, False)], ids=["while it dies", "long after"])
+def test_a_step_that_begins_in_a_dying_sandbox(versions: list[str], begin: float, right: bool) -> None:
+    """In ``pipeline`` mode: its failure may not have been heard of, and then costs nothing."""
+    case = replace(PIPELINE, steps=(StepSpec("s0", lines=0), StepSpec("s1", retries=1, failures=1, lines=0)))
+    failed = replace(ran(1, begin, "fail", "sb-1"), ended=begin + 0.01)
+    seen = replace(
+        IN_ONE,
+        attempts={
+            "s0": [ran(1, 20, None, "sb-1"), ran(2, 30, sandbox="sb-2")],
+            "s1": [failed, ran(2, 30, sandbox="sb-2")],
+        },
+        strikes=[struck("evict", "s0", 20.5, "sb-1")],
+        sandboxes=[Sandbox("sb-1", "", "eviction", 10, begin - 9.9), Sandbox("sb-2", "", "success", 25, 10)],
+        step_runs={"s0": ["completed"], "s1": versions},
+    )
+    expected = [] if right or len(versions) == 2 else ["ZenML has 1 step runs of s1, not 2 to 2"]
+    assert violations(case, seen) == expected

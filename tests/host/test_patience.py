@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import Retry
+from zenml.models import StepRunResponse
 
 from bridge.host.patience import FreshKeys
+from bridge.host.preload import Loaded
+from bridge.host.store import Store
 from tests.databases import PLACES
-from tests.servers import zenml_server
+from tests.host.conftest import Job, Zen
 
 BUSY = Retry(total=None, status=2, backoff_factor=0.05, status_forcelist=[429], allowed_methods=["POST"])
 
@@ -29,23 +36,117 @@ def leave_open(database: Path, key: str, user: str, url: str) -> None:
     connection.close()
 
 
-def test_a_request_whose_server_was_killed_over_it_is_made_anew(tmp_path: Path) -> None:
-    server = zenml_server(tmp_path).start()
+@dataclass
+class Asked:
+    """A request of a step's process whose server was killed over it."""
+
+    zen: Zen
+    session: requests.Session
+    user: str
+
+    def make(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """What the server had done of it."""
+        answer = self.session.post(f"{self.zen.store['ZENML_STORE_URL']}{path}", json=body)
+        assert answer.ok, answer.text
+        made: dict[str, Any] = answer.json()
+        return made
+
+    def again(self, path: str, body: dict[str, Any]) -> requests.Response:
+        key, url = str(uuid4()), f"{self.zen.store['ZENML_STORE_URL']}{path}"
+        leave_open(self.zen.home / PLACES["zenml"], key, self.user, url)
+        self.session.mount("http://", HTTPAdapter(max_retries=BUSY))
+        with pytest.raises(requests.exceptions.RetryError):
+            self.session.post(url, headers={"Idempotency-Key": key}, json=body)
+        self.session.mount("http://", FreshKeys(BUSY, 1))
+        return self.session.post(url, headers={"Idempotency-Key": key}, json=body)
+
+    def step_run(self, job: Job, name: str, **more: object) -> dict[str, Any]:
+        run = self.session.get(f"{self.zen.store['ZENML_STORE_URL']}/api/v1/runs/{job.run}").json()
+        return {
+            "name": name,
+            "pipeline_run_id": job.run,
+            "project": run["body"]["project_id"],
+            "status": "running",
+            "start_time": datetime.now(timezone.utc).replace(tzinfo=None).isoformat(),
+            "inputs": {},
+            **more,
+        }
+
+
+@pytest.fixture
+def asked(served_zen: Zen) -> Iterator[Asked]:
+    url = served_zen.store["ZENML_STORE_URL"]
+    with requests.Session() as session:
+        login = session.post(f"{url}/api/v1/login", data={"username": "default", "password": ""})
+        session.headers["Authorization"] = f"Bearer {login.json()['access_token']}"
+        yield Asked(served_zen, session, session.get(f"{url}/api/v1/current-user").json()["id"])
+
+
+def test_a_request_whose_server_was_killed_over_it_is_made_anew(asked: Asked) -> None:
+    answer = asked.again("/api/v1/tags", {"name": "made-once", "color": "blue"})
+    assert (answer.status_code, answer.json()["name"]) == (200, "made-once"), answer.text
+
+
+@pytest.mark.parametrize(("pipeline", "step"), [("chain", "one"), ("retried", "fail_first")], ids=["once", "thrice"])
+def test_a_step_run_that_was_made_before_the_server_was_killed_is_the_answer(
+    asked: Asked, tmp_path: Path, pipeline: str, step: str
+) -> None:
+    """A second one would be refused, or take one of the step's own retries."""
+    job = asked.zen.submit(pipeline, tmp_path)
+    body = asked.step_run(job, step)
+    made = asked.make("/api/v1/steps", body)
+    answer = asked.again("/api/v1/steps", body)
+    assert answer.status_code == 200, answer.text
+    assert StepRunResponse.model_validate(answer.json()) == StepRunResponse.model_validate(made)
+    assert job.statuses()[1] == {step: ["running"]}
+
+
+def test_the_step_run_of_an_earlier_attempt_is_no_answer(asked: Asked, tmp_path: Path) -> None:
+    job = asked.zen.submit("retried", tmp_path)
+    asked.make("/api/v1/steps", asked.step_run(job, "fail_first", status="failed"))
+    answer = asked.again("/api/v1/steps", asked.step_run(job, "fail_first"))
+    assert answer.json()["body"]["version"] == 2, answer.text
+    assert job.statuses()[1] == {"fail_first": ["retried", "running"]}
+
+
+def test_a_step_run_without_its_inputs_is_no_answer(asked: Asked, tmp_path: Path) -> None:
+    """The server was killed between the two."""
+    job = asked.zen.submit("chain", tmp_path)
+    body = asked.step_run(job, "one")
+    asked.make("/api/v1/steps", body)
+    answer = asked.again("/api/v1/steps", {**body, "inputs": {"left": [str(uuid4())]}})
+    assert answer.status_code == 409, answer.text
+
+
+def test_logs_that_were_made_before_the_server_was_killed_are_the_answer(asked: Asked, tmp_path: Path) -> None:
+    job = asked.zen.submit("retried", tmp_path)
+    stores = asked.session.get(f"{asked.zen.store['ZENML_STORE_URL']}/api/v1/components?type=artifact_store").json()
+    body = {
+        "id": str(uuid4()),
+        "project": asked.step_run(job, "fail_first")["project"],
+        "uri": "/logs",
+        "source": "step",
+        "pipeline_run_id": job.run,
+        "artifact_store_id": stores["items"][0]["id"],
+    }
+    made = asked.make("/api/v1/logs", body)
+    answer = asked.again("/api/v1/logs", body)
+    assert (answer.status_code, answer.json()["id"]) == (200, made["id"]), answer.text
+
+
+async def test_the_scheduler_asks_anew_where_the_server_was_too_busy(asked: Asked) -> None:
+    """Such a request fails after minutes, the next one has a key of its own: no reason to end the whole pipeline."""
+    key, url = str(uuid4()), f"{asked.zen.store['ZENML_STORE_URL']}/api/v1/tags"
+    leave_open(asked.zen.home / PLACES["zenml"], key, asked.user, url)
+    asked.session.mount("http://", HTTPAdapter(max_retries=BUSY))
+    keys = [str(uuid4()), key]
+
+    def ask() -> int:
+        body = {"name": "asked-anew", "color": "blue"}
+        return asked.session.post(url, headers={"Idempotency-Key": keys.pop()}, json=body).status_code
+
+    store = Store(Loaded(snapshot=None, run=None, plan=None, stack=None))  # it has no question of its own here
     try:
-        with requests.Session() as session:
-            login = session.post(f"{server.url}/api/v1/login", data={"username": "default", "password": ""})
-            session.headers["Authorization"] = f"Bearer {login.json()['access_token']}"
-            user = session.get(f"{server.url}/api/v1/current-user").json()["id"]
-            key, url = str(uuid4()), f"{server.url}/api/v1/tags"
-            leave_open(tmp_path / PLACES["zenml"], key, user, url)
-            asked = {"url": url, "headers": {"Idempotency-Key": key}, "json": {"name": "made-once", "color": "blue"}}
-
-            session.mount("http://", HTTPAdapter(max_retries=BUSY))
-            with pytest.raises(requests.exceptions.RetryError):
-                session.post(**asked)
-
-            session.mount("http://", FreshKeys(BUSY, 1))
-            answer = session.post(**asked)
-            assert (answer.status_code, answer.json()["name"]) == (200, "made-once"), answer.text
+        assert await store._ask(ask) == 200
     finally:
-        server.stop()
+        store.close()
