@@ -166,7 +166,7 @@ class WarmSteps:
         limit = None if timeout >= LIFETIME_SECONDS else timeout
         call = Call(request.name, step.name, step_run_id, limit)
         asked = HostCall(host.socket, call, request.environment, request.secret_environment)
-        turn = self._turns[step.name] = WarmStep(calls, host, sandbox, asked)
+        turn = self._turns[step.name] = WarmStep(calls, host, sandbox, asked, goes_on=left is not None)
         return turn
 
     def leave(self, step: str) -> None:

@@ -113,21 +113,34 @@ class WarmStep:
         sandbox: The same, as its runner has it.
         call: What to ask.
         outage: How long its host may be out of reach, in seconds.
+        goes_on: Whether it was begun before, so that its output may not have been read.
     """
 
     def __init__(
-        self, calls: CallsHosts, host: WarmHost, sandbox: Sandbox, call: HostCall, outage: float = OUTAGE_SECONDS
+        self,
+        calls: CallsHosts,
+        host: WarmHost,
+        sandbox: Sandbox,
+        call: HostCall,
+        outage: float = OUTAGE_SECONDS,
+        *,
+        goes_on: bool = False,
     ) -> None:
         self._calls = calls
         self._host = host
         self._sandbox = sandbox
         self._call = call
         self._outage = outage
+        self._goes_on = goes_on
         self._first = host.turns == 0
         host.turns += 1
         self._lines: asyncio.Queue[list[OutputLine] | None] = asyncio.Queue(_BATCHES)
         self._assemblers = {wire.STDOUT: LineAssembler("stdout"), wire.STDERR: LineAssembler("stderr")}
         self._position = 0
+        self._caught_up = asyncio.Event()
+        """Set once everything is read that its host had when it was asked, or nothing more can be."""
+        self._written = 0
+        """How much that was."""
         self._following = asyncio.ensure_future(self._follow())
 
     @property
@@ -160,7 +173,14 @@ class WarmStep:
                 yield line
 
     async def terminate(self) -> None:
-        """End the step, and its sandbox with it: steps are killed only when the run is over."""
+        """End the step, and its sandbox with it: steps are killed only when the run is over.
+
+        What it wrote while nobody read is read first, for a bounded time: it is gone with the sandbox.
+        """
+        if self._goes_on:
+            caught_up = asyncio.ensure_future(self._caught_up.wait())
+            await asyncio.wait({caught_up}, timeout=DRAIN_SECONDS)
+            caught_up.cancel()
         await self._sandbox.terminate()
         await asyncio.wait({self._following})
 
@@ -177,6 +197,7 @@ class WarmStep:
         try:
             return await self._until_end()
         finally:
+            self._caught_up.set()
             for assembler in self._assemblers.values():
                 await self._lines.put(assembler.finish())
             await self._lines.put(None)
@@ -227,8 +248,12 @@ class WarmStep:
                     return decode(frame.body)
                 if frame.kind == wire.REFUSED:
                     return SandboxEnd(End.LOST, detail=f"its step host refused it: {frame.body.decode()}")
-                if frame.kind != wire.ACCEPTED:
+                if frame.kind == wire.ACCEPTED:
+                    self._written = frame.position
+                else:
                     await self._take(frame)
+                if self._position >= self._written:
+                    self._caught_up.set()
         return None
 
     async def _take(self, frame: wire.Frame) -> None:

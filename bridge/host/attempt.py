@@ -23,6 +23,20 @@ class Attempt:
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """Where an attempt writes to: the writing ends of two pipes, as file descriptors, and their ``reading`` ends.
+
+    The attempt's process keeps the reading ends open and never reads. Else it would find the pipes broken in the
+    moment in which their reader, the host, is killed, and before it is killed itself: the step would end with a
+    ``BrokenPipeError`` of its own where its sandbox was lost.
+    """
+
+    stdout: int
+    stderr: int
+    reading: tuple[int, int]
+
+
 class StepProcess(Protocol):
     """A process that runs one attempt, leader of a process group of its own."""
 
@@ -41,8 +55,8 @@ class StepProcess(Protocol):
 class StepHost(Protocol):
     """Starts attempts and tells how they ended. One event loop."""
 
-    async def start(self, attempt: Attempt, stdout: int, stderr: int) -> StepProcess:
-        """Start an attempt whose output goes to these file descriptors, which stay the caller's."""
+    async def start(self, attempt: Attempt, streams: Streams) -> StepProcess:
+        """Start an attempt whose output goes to ``streams``, whose file descriptors stay the caller's."""
 
     async def close(self) -> None:
         """Let the host go; every attempt has to have ended."""

@@ -14,7 +14,7 @@ import socket
 import threading
 from dataclasses import dataclass, field
 
-from bridge.host.attempt import Attempt
+from bridge.host.attempt import Attempt, Streams
 from bridge.host.zygote import SUPPORTED, Forked, Zygote, send_signal, send_start
 
 
@@ -88,7 +88,7 @@ class ForkHost:
         self.gone = False
         """Whether the zygote has died: then nothing can be started, and what ran is dead."""
 
-    async def start(self, attempt: Attempt, stdout: int, stderr: int) -> _Child:
+    async def start(self, attempt: Attempt, streams: Streams) -> _Child:
         """Fork for an attempt. Raises ``NoFork`` if the zygote is gone."""
         if self._reader is None:
             self._reader = asyncio.ensure_future(self._read())
@@ -97,7 +97,7 @@ class ForkHost:
         try:
             if self.gone:
                 raise NoFork("the process that forks has died")
-            send_start(self._link.commands, child.key, attempt, stdout, stderr)
+            send_start(self._link.commands, child.key, attempt, streams)
         except (NoFork, OSError) as error:
             del self._children[child.key]
             raise NoFork(str(error)) from error

@@ -31,7 +31,8 @@ class Journal:
         self._starts: list[int] = []
         self._file = -1
         self._changed = asyncio.Event()
-        self._position = 0
+        self.position = 0
+        """Where what was written so far ends."""
         self._end: bytes | None = None
         self.lost = 0
         """Bytes of output that couldn't be written."""
@@ -43,32 +44,32 @@ class Journal:
 
     def write(self, kind: int, body: bytes) -> None:
         """Append output."""
-        position = self._position + HEAD.size + len(body)
+        position = self.position + HEAD.size + len(body)
         frame = HEAD.pack(kind, time.time(), position, len(body)) + body
         try:
             if not self._starts or position - self._starts[-1] > FILE_BYTES:
                 self._open_next()
             if os.write(self._file, frame) < len(frame):
-                os.ftruncate(self._file, self._position - self._starts[-1])  # no half frames
+                os.ftruncate(self._file, self.position - self._starts[-1])  # no half frames
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError:
             self.lost += len(body)
             return
-        self._position = position
+        self.position = position
         self._wake()
 
     def end(self, body: bytes) -> None:
         """Write the last frame: how the attempt ended."""
-        self._end = HEAD.pack(END, time.time(), self._position, len(body)) + body
+        self._end = HEAD.pack(END, time.time(), self.position, len(body)) + body
         self._wake()
 
     def _open_next(self) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        opened = os.open(self._path(self._position), flags, 0o600)
+        opened = os.open(self._path(self.position), flags, 0o600)
         if self._file >= 0:
             os.close(self._file)
         self._file = opened
-        self._starts.append(self._position)
+        self._starts.append(self.position)
         if len(self._starts) > FILES:
             self._path(self._starts.pop(1)).unlink()
 
@@ -79,7 +80,7 @@ class Journal:
     async def follow(self, position: int) -> AsyncIterator[bytes]:
         """Yield everything from ``position`` on, while it is written, to the end of the attempt."""
         while True:
-            if position < self._position:
+            if position < self.position:
                 start = max((start for start in self._starts if start <= position), default=self._starts[0])
                 position = max(position, start)
                 for data in self._read(start, position):

@@ -7,6 +7,7 @@ import os
 import sys
 from typing import BinaryIO, Literal
 
+from bridge.host.attempt import Streams
 from bridge.runners.base import MAX_LINE_LENGTH, OutputLine
 from bridge.runners.lines import LineAssembler
 
@@ -17,17 +18,17 @@ class _Pipe:
     """One pipe whose lines are written to ``target`` as they come."""
 
     def __init__(self, prefix: str, stream: Literal["stdout", "stderr"], target: BinaryIO) -> None:
-        self._reader, self.writer = os.pipe()
-        os.set_blocking(self._reader, False)
+        self.reader, self.writer = os.pipe()
+        os.set_blocking(self.reader, False)
         self._prefix = prefix
         self._target = target
         self._lines = LineAssembler(stream, limit=max(MAX_LINE_LENGTH - len(prefix), 1000))
         self.ended = asyncio.Event()
-        asyncio.get_running_loop().add_reader(self._reader, self._read)
+        asyncio.get_running_loop().add_reader(self.reader, self._read)
 
     def _read(self) -> None:
         try:
-            data = os.read(self._reader, _CHUNK)
+            data = os.read(self.reader, _CHUNK)
         except BlockingIOError:
             return
         if data:
@@ -45,13 +46,13 @@ class _Pipe:
         """Stop reading. Idempotent."""
         if not self.ended.is_set():
             self.ended.set()
-            asyncio.get_running_loop().remove_reader(self._reader)
-            os.close(self._reader)
+            asyncio.get_running_loop().remove_reader(self.reader)
+            os.close(self.reader)
             self._write(self._lines.finish())
 
 
 class StepOutput:
-    """The output of one attempt. ``stdout`` and ``stderr`` go to its process."""
+    """The output of one attempt. ``streams`` go to its process."""
 
     def __init__(self, step: str) -> None:
         prefix = f"[{step}] ".replace("\n", " ")
@@ -59,12 +60,13 @@ class StepOutput:
             _Pipe(prefix, "stdout", sys.stdout.buffer),
             _Pipe(prefix, "stderr", sys.stderr.buffer),
         )
-        self.stdout, self.stderr = (pipe.writer for pipe in self._pipes)
+        out, err = self._pipes
+        self.streams = Streams(out.writer, err.writer, (out.reader, err.reader))
 
     def started(self) -> None:
         """The process holds the writing ends, or there will be none: close them here."""
-        os.close(self.stdout)
-        os.close(self.stderr)
+        os.close(self.streams.stdout)
+        os.close(self.streams.stderr)
 
     async def drain(self, seconds: float) -> None:
         """Read what is left; at most ``seconds``, since a daemon of the step may hold the pipes open."""

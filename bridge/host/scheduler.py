@@ -227,14 +227,14 @@ class Scheduler:
     async def _start(self, attempt: Attempt, output: StepOutput) -> StepProcess:
         host = self._host
         try:
-            return await host.start(attempt, output.stdout, output.stderr)
+            return await host.start(attempt, output.streams)
         except NoFork as error:
             if self._host is host:  # else another step has found that out meanwhile
                 _logger.warning("Steps get a process of their own from now on: %s.", error)
                 # Closing it would kill the steps that it still runs.
                 self._retired.append(host)
                 self._host = SpawnHost()
-            return await self._host.start(attempt, output.stdout, output.stderr)
+            return await self._host.start(attempt, output.streams)
 
     async def _end(self, process: StepProcess, ended: asyncio.Future[Any]) -> None:
         if not self._abandon:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import bridge
 from bridge import names
-from bridge.host.attempt import Attempt
+from bridge.host.attempt import Attempt, Streams
 
 
 class _Spawned:
@@ -48,7 +48,7 @@ class SpawnHost:
     def __init__(self) -> None:
         self._lifeline, self._held = os.pipe()
 
-    async def start(self, attempt: Attempt, stdout: int, stderr: int) -> _Spawned:
+    async def start(self, attempt: Attempt, streams: Streams) -> _Spawned:
         """Start ``python -m bridge.host step`` for an attempt."""
         os.makedirs(attempt.work_dir, exist_ok=True)
         arguments = [f"--snapshot-id={attempt.snapshot_id}", f"--step={attempt.step}"]
@@ -61,10 +61,10 @@ class SpawnHost:
             "step",
             *arguments,
             f"--lifeline={self._lifeline}",
-            pass_fds=(self._lifeline,),
+            pass_fds=(self._lifeline, *streams.reading),
             stdin=asyncio.subprocess.DEVNULL,
-            stdout=stdout,
-            stderr=stderr,
+            stdout=streams.stdout,
+            stderr=streams.stderr,
             env=_environment(attempt),
             start_new_session=True,
         )

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from bridge.host import wire
-from bridge.host.attempt import Attempt, StepHost, StepProcess
+from bridge.host.attempt import Attempt, StepHost, StepProcess, Streams
 from bridge.host.ends import encode
 from bridge.host.journal import Journal
 from bridge.outcome import End, SandboxEnd
@@ -51,11 +51,11 @@ class _Turn:
         self.journal.end(encode(end))
 
     async def _start(self, host: StepHost, snapshot_id: str, environment: dict[str, str]) -> StepProcess:
-        self._pipes = [_Pipe(self.journal, kind) for kind in (wire.STDOUT, wire.STDERR)]
+        self._pipes = [out, err] = [_Pipe(self.journal, kind) for kind in (wire.STDOUT, wire.STDERR)]
         call = self.call
         attempt = Attempt(snapshot_id, call.step, str(self.work_dir), call.step_run_id, environment)
         try:
-            return await host.start(attempt, self._pipes[0].writer, self._pipes[1].writer)
+            return await host.start(attempt, Streams(out.writer, err.writer, (out.reader, err.reader)))
         finally:
             for pipe in self._pipes:
                 os.close(pipe.writer)
@@ -82,14 +82,14 @@ class _Pipe:
     def __init__(self, journal: Journal, kind: int) -> None:
         self._journal = journal
         self._kind = kind
-        self._reader, self.writer = os.pipe()
-        os.set_blocking(self._reader, False)
+        self.reader, self.writer = os.pipe()
+        os.set_blocking(self.reader, False)
         self._closed = asyncio.Event()
-        asyncio.get_running_loop().add_reader(self._reader, self._read)
+        asyncio.get_running_loop().add_reader(self.reader, self._read)
 
     def _read(self) -> None:
         try:
-            data = os.read(self._reader, _CHUNK)
+            data = os.read(self.reader, _CHUNK)
         except BlockingIOError:
             return
         if data:
@@ -100,8 +100,8 @@ class _Pipe:
     def _close(self) -> None:
         if not self._closed.is_set():
             self._closed.set()
-            asyncio.get_running_loop().remove_reader(self._reader)
-            os.close(self._reader)
+            asyncio.get_running_loop().remove_reader(self.reader)
+            os.close(self.reader)
 
     async def drain(self) -> None:
         """Read what is left, for a bounded time."""
@@ -161,7 +161,7 @@ class Turns:
                 await writer.drain()
                 return
             turn = self._begin(call, environment)
-        writer.write(_frame(wire.ACCEPTED, b""))
+        writer.write(_frame(wire.ACCEPTED, b"", turn.journal.position))
         async for data in turn.journal.follow(call.position):
             writer.write(data)
             await writer.drain()
@@ -225,5 +225,5 @@ class Turns:
                 turn.process.signal(number)
 
 
-def _frame(kind: int, body: bytes) -> bytes:
-    return wire.HEAD.pack(kind, time.time(), 0, len(body)) + body
+def _frame(kind: int, body: bytes, position: int = 0) -> bytes:
+    return wire.HEAD.pack(kind, time.time(), position, len(body)) + body

@@ -4,7 +4,8 @@ The flow opens a connection to the host's Unix socket, directly or through :mod:
 line of JSON (:class:`Call`, with the environment of the step), and reads frames until the host closes it. A frame
 is :data:`HEAD` and a body. ``position`` counts the bytes of output and ends of one attempt up to and including
 that frame: a reader whose connection broke calls again with the last position it has, and misses nothing that the
-journal (:mod:`bridge.host.journal`) still has. A jump in positions is what was left out.
+journal (:mod:`bridge.host.journal`) still has. A jump in positions is what was left out. That of the first frame,
+``ACCEPTED``, is how far the output goes by now.
 """
 
 from __future__ import annotations

@@ -21,20 +21,22 @@ import struct
 import sys
 from dataclasses import asdict, dataclass
 
-from bridge.host.attempt import Attempt
+from bridge.host.attempt import Attempt, Streams
 
 SUPPORTED = sys.platform == "linux"
 
 _HEADER = struct.Struct("!I")
+_FILES = 4
+"""Sent with each attempt: :class:`bridge.host.attempt.Streams`."""
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _HELD_BACK = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 """Blocked in the zygote: a signal to the whole process group is the scheduler's to answer, and one that reaches
 a child before it is ready waits for it."""
 
 
-def send_start(commands: socket.socket, key: int, attempt: Attempt, stdout: int, stderr: int) -> None:
+def send_start(commands: socket.socket, key: int, attempt: Attempt, streams: Streams) -> None:
     """Ask the zygote to fork. Raises ``OSError`` if it is gone."""
-    _send(commands, {"key": key, "attempt": asdict(attempt)}, (stdout, stderr))
+    _send(commands, {"key": key, "attempt": asdict(attempt)}, (streams.stdout, streams.stderr, *streams.reading))
 
 
 def send_signal(commands: socket.socket, key: int, number: int) -> None:
@@ -54,7 +56,7 @@ def _send(commands: socket.socket, message: object, files: tuple[int, ...] = ())
 
 def _receive(commands: socket.socket) -> tuple[dict[str, object], list[int]] | None:
     """The next command and its file descriptors; None at the end of the stream."""
-    header, files, _, _ = socket.recv_fds(commands, _HEADER.size, 2)
+    header, files, _, _ = socket.recv_fds(commands, _HEADER.size, _FILES)
     if not header:
         return None
     header += _exactly(commands, _HEADER.size - len(header))
@@ -170,8 +172,11 @@ class Zygote:
         os.close(self._wake)
         os.close(self._wake_writer)
         nothing = os.open(os.devnull, os.O_RDONLY)
-        for source, target in zip((nothing, *files), (0, 1, 2), strict=True):
+        stdout, stderr, *reading = files
+        for source, target in zip((nothing, stdout, stderr), (0, 1, 2), strict=True):
             os.dup2(source, target)
+        for end in reading:
+            os.dup(end)  # what was sent is closed once this child is ready
         os.close(nothing)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD_BACK)
 

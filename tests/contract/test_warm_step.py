@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+from bridge import names
 from bridge.host.wire import Call
 from bridge.outcome import End
-from bridge.runners.base import HostCall, SandboxRequest
+from bridge.runners.base import HostCall, Sandbox, SandboxRequest
 from bridge.runners.modal import ModalRunner
+from bridge.runners.modal_objects import PACKAGE_PATH
 from bridge.warm_step import WarmHost, WarmStep
 from tests.contract.modal_lab import SPEC, eventually
 from tests.loopback import LoopbackModal
@@ -44,3 +46,56 @@ async def test_the_time_that_others_have_spent_in_it_is_not_its_own(cloud: Loopb
         ends = await asyncio.gather(*(step.wait() for step in (first, later, limited)))
     assert [end.end for end in ends] == [End.TIMED_OUT, End.LOST, End.TIMED_OUT]
     assert "24 hours" in ends[1].detail
+
+
+HOST = """
+import asyncio, os, sys
+sys.path.insert(0, os.path.dirname(sys.argv[1]))
+from bridge.host.serve import listen
+from bridge.host.turns import Turns
+
+class Seq:
+    async def start(self, attempt, streams):
+        self.process = await asyncio.create_subprocess_shell("seq {lines}; sleep 600", stdout=streams.stdout)
+        return self
+    async def wait(self):
+        return await self.process.wait()
+    def signal(self, number):
+        self.process.send_signal(number)
+    async def close(self):
+        pass
+
+async def main():
+    turns = Turns("snapshot", Seq(), "turns", 600)
+    await asyncio.start_unix_server(turns.answer, sock=listen({socket!r}))
+    await turns.over()
+
+asyncio.run(main())
+"""
+"""The step host, whose steps are shell commands: this sandbox has no ZenML to talk to."""
+
+
+async def test_what_nobody_has_read_is_read_before_a_step_is_ended(cloud: LoopbackModal) -> None:
+    """It is in the sandbox alone, and goes with it."""
+    socket, lines = names.host_socket("host"), 300_000
+    script = HOST.format(lines=lines, socket=socket)
+    asked = SandboxRequest(name="host", app="zenml-lab", command=("python", "-c", script, PACKAGE_PATH), spec=SPEC)
+    call = HostCall(socket, Call("key", "step"))
+    async with ModalRunner(create_rate=100) as runner:
+        sandbox = await runner.start(asked)
+        said = b""
+        async for data in runner.call(sandbox, call):
+            said = said[-100:] + data
+            if str(lines).encode() in said:
+                break  # a flow that ends here, and whose successor has read nothing
+        host = WarmHost(itself(sandbox), socket)
+        step = WarmStep(runner, host, sandbox, call, goes_on=True)
+        ending = asyncio.ensure_future(step.terminate())
+        read = [line.text async for line in step.output()]
+        await ending
+        assert (len(read), read[-1]) == (lines, str(lines))
+        assert cloud.sandbox(sandbox.id).status == "terminated"
+
+
+async def itself(sandbox: Sandbox) -> Sandbox:
+    return sandbox

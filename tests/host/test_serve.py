@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -144,6 +145,32 @@ async def test_a_killed_host_takes_its_step_along(zen: Zen, tmp_path: Path) -> N
         step = psutil.Process(pid)
         host.process.kill()
         assert psutil.wait_procs([step], timeout=TIMEOUT)[1] == []
+
+
+async def test_a_step_outlives_its_reader_for_a_moment_and_does_not_fail_of_it(zen: Zen, tmp_path: Path) -> None:
+    """Between the host's death and the step's own: here whatever kills the step is stopped for as long as it takes."""
+    job = zen.submit("telling_again", tmp_path)
+    with serving(job) as host:
+        step = psutil.Process(await begun(job, host))
+        forks = step.parent()
+        assert forks is not None
+        forks.suspend()
+        try:
+            host.process.kill()
+            host.process.wait(TIMEOUT)
+            (tmp_path / "go").touch()
+            await ended(step)
+        finally:
+            forks.resume()
+    assert job.statuses()[1] == {"hung": ["completed"]}
+
+
+async def ended(process: psutil.Process) -> None:
+    """Wait until a process that nobody waits for has ended."""
+    deadline = time.monotonic() + TIMEOUT
+    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.05)  # nobody tells of its end
 
 
 async def test_sigterm_reaches_the_step_first(zen: Zen, tmp_path: Path) -> None:

@@ -312,6 +312,12 @@ def tell_and_hang(folder: str) -> None:
     await_file(f"{folder}/go")
 
 
+@step(enable_cache=False)
+def tell_hang_and_tell(folder: str) -> None:
+    tell_and_hang.entrypoint(folder)
+    print("it goes on")
+
+
 @pipeline
 def flood(folder: str, lines: int) -> None:
     printer(folder, lines)
@@ -320,6 +326,11 @@ def flood(folder: str, lines: int) -> None:
 @pipeline
 def telling(folder: str) -> None:
     tell_and_hang(folder, id="hung")
+
+
+@pipeline
+def telling_again(folder: str) -> None:
+    tell_hang_and_tell(folder, id="hung")
 
 
 @pipeline
