@@ -105,9 +105,10 @@ class Gate:
         self._ending[step] = (below, gone)
         self._let_in()
 
-    def forget(self) -> None:
-        """Send everybody in line away."""
-        self._line.clear()
+    def forget(self, but: Collection[str] = ()) -> None:
+        """Send everybody in line away, ``but`` these steps."""
+        self._line = [entry for entry in self._line if entry[2] in but]
+        heapq.heapify(self._line)
 
     def _let_in(self) -> None:
         passed_over: list[tuple[int, int, str, Callable[[], None]]] = []
@@ -237,7 +238,8 @@ class GraphRun:
         admission: Which steps may run side by side.
         failure_mode: What a failed step does to the others.
         finished: Steps that were done before this run.
-        begun: Steps that run already, from before this run: they go before all others.
+        begun: Steps that run already, from before this run: they go before all others. They are executed also where
+            nothing may start any more: who else would end them?
     """
 
     def __init__(
@@ -264,12 +266,14 @@ class GraphRun:
             self._heaviest_first(below)
         self._waiting_for = {step: len(set(above)) for step, above in upstream.items()}
         self._finished = frozenset(finished)
+        self._begun = frozenset(begun)
         self._passes: dict[str, Pass] = {}
         self._tasks: dict[asyncio.Task[Fate], str] = {}
         self._reports: set[asyncio.Task[None]] = set()
         self._ended: asyncio.Queue[asyncio.Task[Fate]] = asyncio.Queue()
         self._context = copy_context()
         self._closed_because: str | None = None
+        self._killed = False
         self._blamed: dict[str, tuple[str, ...]] = {}
         """For each step that isn't run: the failed steps above it. Kept, or a long chain takes quadratic time."""
         self.fates: dict[str, Fate] = {}
@@ -282,7 +286,8 @@ class GraphRun:
         if self._closed_because is not None:
             return
         self._closed_because = reason
-        self._gate.forget()
+        # Not who stands in line to be taken up: it runs. One that has been let in stands there for a retry.
+        self._gate.forget(but=self._begun.difference(self._passes))
         for permit in self._passes.values():
             permit.last_attempt = True
             if permit.waits:
@@ -291,6 +296,7 @@ class GraphRun:
     def kill(self, reason: str) -> None:
         """Start no other step, and end those that run."""
         self.drain(reason)
+        self._killed = True
         for permit in self._passes.values():
             permit.kill.set()
 
@@ -345,12 +351,17 @@ class GraphRun:
         return steps
 
     def _admit(self, step: str) -> None:
-        if self._waiting_for[step] == 0 and self._closed_because is None and step not in self.fates:
+        may_start = self._closed_because is None or step in self._begun
+        if self._waiting_for[step] == 0 and may_start and step not in self.fates:
             self._gate.ask(step, self._priority[step], lambda: self._start(step))
 
     def _start(self, step: str) -> None:
         permit = Pass(self._gate, step, self._priority[step], asyncio.Event(), lambda: self._next_below(step))
         self._passes[step] = permit
+        # A step of an earlier process may be let in after the stop.
+        permit.last_attempt = self._closed_because is not None
+        if self._killed:
+            permit.kill.set()
 
         # A step is let in by whichever step leaves, in the middle of that one's work: its context variables
         # (in the flow: Prefect's task run) must not become the new step's.

@@ -492,6 +492,47 @@ def test_draining_lets_what_runs_end() -> None:
     assert {reason.reason for reason in log.not_run.values()} == {"SIGTERM"}
 
 
+@pytest.mark.parametrize("when", [0, 2])
+def test_what_an_earlier_process_began_is_ended_too(when: float) -> None:
+    """Stopped before the run began, and while one of them waits for its place: it runs all the same."""
+
+    async def main() -> Log:
+        graph = {"first": [], "second": [], "below": ["second"], "other": []}
+        begun, seconds = ["first", "second"], {"first": 100, "second": 100}
+        simulation = Simulation(graph, begun=begun, seconds=seconds, limit=1)
+        run = asyncio.ensure_future(simulation.whole())
+        if when:
+            await asyncio.sleep(when)
+        simulation.run.kill("Ctrl-C")
+        return await run
+
+    log = virtual_time.run(main())
+    assert log.ended == {"first": when, "second": when}
+    assert log.fates == {**dict.fromkeys(["first", "second"], Fate.STOPPED), **dict.fromkeys(log.not_run, Fate.NOT_RUN)}
+    assert set(log.not_run) == {"below", "other"}
+    assert log.most == 1
+
+
+@pytest.mark.parametrize("when", [0, 0.5])
+def test_what_an_earlier_process_began_comes_to_its_end_after_the_stop(when: float) -> None:
+    """Unless it waits for its retry: then nothing follows the attempt that was."""
+
+    async def main() -> Retrying:
+        begun = ["flaky", "long"]
+        simulation = Retrying({"flaky": [], "long": [], "other": []}, {"flaky": 50}, begun=begun, limit=1)
+        run = asyncio.ensure_future(simulation.whole())
+        if when:
+            await asyncio.sleep(when)
+        simulation.run.drain("ZenML says so")
+        await run
+        return simulation
+
+    simulation = virtual_time.run(main())
+    assert simulation.gave_up == {"flaky": 1}
+    assert simulation.log.ended == {"long": 2}
+    assert simulation.log.fates == {"flaky": Fate.FAILED, "long": Fate.DONE, "other": Fate.NOT_RUN}
+
+
 @pytest.mark.parametrize("how", ["raises", "is cancelled"])
 def test_a_defect_ends_the_run_and_is_raised(how: str) -> None:
     class Broken(Simulation):
