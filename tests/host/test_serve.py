@@ -76,6 +76,7 @@ def serving(job: Job, *more: str, run: str | None = None) -> Iterator[Host]:
 OK = SandboxEnd(End.EXITED, 0)
 
 
+@pytest.mark.slow  # tests/integration/test_warm.py has a chain of 20
 async def test_a_chain_in_one_host(zen: Zen, tmp_path: Path) -> None:
     job = zen.submit("chain", tmp_path, length=3)
     with serving(job) as host:
@@ -108,6 +109,7 @@ async def test_no_end_of_a_step_harms_the_host(zen: Zen, tmp_path: Path) -> None
     assert job.statuses()[1]["raises_once"] == ["retried", "completed"]
 
 
+@pytest.mark.slow  # tests/host/test_journal.py and the tests of crashes read on
 async def test_a_caller_that_comes_back_reads_on_where_it_stopped(zen: Zen, tmp_path: Path) -> None:
     job = zen.submit("telling", tmp_path)
     with serving(job) as host:

@@ -7,6 +7,7 @@ import http.server
 import threading
 
 import httpx
+import pytest
 
 from tests.integration.lab import Lab, Ran
 
@@ -29,6 +30,7 @@ def test_inside_a_running_loop_as_in_a_notebook(lab: Lab) -> None:
     check(asyncio.run(cell()))
 
 
+@pytest.mark.slow  # a web handler is one
 def test_in_a_thread(lab: Lab) -> None:
     ran: list[Ran] = []
     thread = threading.Thread(target=lambda: ran.append(run(lab)))

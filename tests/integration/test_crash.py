@@ -297,6 +297,7 @@ def test_a_run_that_failed_without_its_flow_while_a_step_runs(lab: Lab, tmp_path
 
 
 @pytest.mark.parametrize("what", ["the token", pytest.param("the limit", marks=slow)])
+@pytest.mark.slow  # tests/integration/test_open_run.py has what is not taken up
 def test_a_resume_that_can_not_begin_ends_nothing(
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:

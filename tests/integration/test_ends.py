@@ -86,6 +86,7 @@ def test_what_each_end_costs_per_step(
     assert set(ran.steps.values()) == {"completed"}
 
 
+@pytest.mark.slow  # the contract suite has such sandboxes
 def test_a_sandbox_that_never_starts(lab: Lab, shapes) -> None:
     lab.modal.set(init_failures=1)
     ran = lab.run(shapes.chain, lab.stack("modal"), settings={"execution_mode": "per_step"}, length=1)
@@ -141,6 +142,7 @@ def test_a_sandbox_that_dies_under_a_step_without_retries(lab: Lab, shapes, tmp_
     assert len(lab.sandboxes(ran)) == 2
 
 
+@pytest.mark.slow  # the table above has a kill
 def test_a_step_without_retries_that_is_killed(lab: Lab, shapes, tmp_path) -> None:
     striker = threading.Thread(target=strike, args=(lab, tmp_path, "oom"))
     striker.start()

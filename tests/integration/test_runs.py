@@ -101,6 +101,7 @@ class TestPerStep:
         assert ran.run.steps["fail_first"].version == 2
 
     @pytest.mark.at("process")
+    @pytest.mark.slow  # test_ends.py has it for each end
     def test_a_step_that_uses_up_its_retries(self, lab: Lab, shapes, place: str) -> None:
         ran = lab.run(shapes.retried, lab.stack(place), settings=PER_STEP, how="raise", times=9, retries=1)
         check_both(ran, "failed", "Failed")

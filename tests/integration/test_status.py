@@ -91,6 +91,7 @@ def alive(folder: Path) -> set[int]:
     return {pid for pid in pids(folder) if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"}
 
 
+@pytest.mark.slow  # as in test_stopping.py, but for the worker
 def test_a_live_run_and_its_forced_stop(lab: Lab, pool: str, tmp_path: Path) -> None:
     import shapes
 

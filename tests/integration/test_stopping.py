@@ -109,6 +109,7 @@ def test_cancelled_in_prefect_after_a_step_has_failed(lab: Lab, stoppable, tmp_p
     assert "ValueError" in ran.flow_run.state.message
 
 
+@pytest.mark.slow  # tests/host/test_pipeline.py and tests/unit/test_ready.py let what runs end
 def test_stopped_gracefully_in_zenml(lab: Lab, stoppable, tmp_path: Path) -> None:
     """One step gives way to ZenML's own interruption, the other is killed when its 30 s are over."""
     from zenml.utils import run_utils

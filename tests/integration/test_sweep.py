@@ -127,6 +127,7 @@ def status(run: Any) -> str:
     return str(Client().get_pipeline_run(run.id).status.value)
 
 
+@pytest.mark.slow  # test_status.py has the states of such runs
 def test_a_flow_that_was_cancelled_or_deleted_before_it_began(lab: Lab, idle: str) -> None:
     """One waits for a worker, one was cancelled meanwhile, one was deleted, one crashed in the worker's hands."""
     from prefect.states import Crashed

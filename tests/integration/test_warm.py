@@ -58,6 +58,7 @@ def test_what_a_step_asks_for_besides_gets_it_a_sandbox_of_its_own(lab: Lab, sha
 
 
 @pytest.mark.at("modal-v2")
+@pytest.mark.slow  # tests/host/test_pipeline.py has it for the same children
 def test_a_step_s_own_environment_stays_its_own(lab: Lab, shapes, place: str) -> None:
     ran = lab.run(shapes.with_variable, lab.stack(place), settings=PER_STEP)
     assert ran.status == "completed"
