@@ -46,7 +46,7 @@ from bridge.operated_end import end_with
 from bridge.outage import until_it_answers
 from bridge.own_words import warn_in_run_logs
 from bridge.per_step import PerStep
-from bridge.plan import Mode, Plan, StepPlan
+from bridge.plan import Mode, Plan
 from bridge.ready import Fate
 from bridge.renewal import Renewal
 from bridge.resume import Earlier, end_sandboxes, look_back
@@ -55,7 +55,7 @@ from bridge.run_status import begin_stop, end_run, status_of
 from bridge.runners.base import Runner
 from bridge.scheduled import PARAMETER, snapshot_for
 from bridge.settings import RunnerConfig
-from bridge.step import Attempts, Begun
+from bridge.step import Attempts
 from bridge.truth import Truth, ZenMLThread
 from bridge.versions import other_bridge
 from bridge.warm import WarmSteps
@@ -358,7 +358,11 @@ async def _finish_the_stop(parts: _Parts, runner: Runner, client: PrefectClient,
     await parts.thread.call(lambda: begin_stop(parts.run.run))
     if parts.run.plan.mode is not Mode.DYNAMIC:
         try:
-            await _end_attempts(parts, await look_back(parts.run, runner, client, parts.thread, parts.shipper))
+            earlier = await look_back(parts.run, runner, client, parts.thread, parts.shipper)
+            if parts.run.plan.mode is Mode.PER_STEP:
+                await _end_steps(parts, earlier, reason)
+            else:
+                await _end_pipeline(parts, earlier)
         except Exception as error:
             # What its steps said is worth less than the end of its sandboxes, which comes next.
             get_run_logger().warning("What its steps said last can't all be read: %s", error)
@@ -379,26 +383,25 @@ async def _close_task_runs(parts: _Parts, client: PrefectClient, because: str) -
         get_run_logger().warning("Task runs may stay open in Prefect: %s", error)
 
 
-async def _end_attempts(parts: _Parts, earlier: Earlier) -> None:
-    """End the attempts that an earlier process began, having read what nobody has read of their output."""
-    run, logger, kill = parts.run, get_run_logger(), asyncio.Event()
+async def _end_steps(parts: _Parts, earlier: Earlier, reason: str) -> None:
+    """End the steps that an earlier process began, having read what nobody has read of them; no other one begins."""
+    steps = PerStep(
+        parts.run, parts.attempts, parts.shipper, parts.thread, board=parts.board, earlier=earlier, parallelism=None
+    )
+    steps.kill(reason)
+    await steps.run_all()
+
+
+async def _end_pipeline(parts: _Parts, earlier: Earlier) -> None:
+    """End the sandbox of the pipeline that an earlier process began, having read what nobody has read of its output."""
+    if earlier.pipeline is None or earlier.pipeline.where is None:
+        return
+    run, kill = parts.run, asyncio.Event()
     kill.set()
-    if earlier.pipeline is not None and earlier.pipeline.where is not None:
-        task_run_id = names.task_run_id(run.flow_run_id, None)
-        log = parts.shipper.open(task_run_id, send=run.plan.stream_logs)
-        await parts.attempts.attempt_pipeline(earlier.pipeline.number, task_run_id, kill, log, logger, earlier.pipeline)
-
-    async def end(step: StepPlan, begun: Begun) -> None:
-        task_run_id = names.task_run_id(run.flow_run_id, step.name)
-        log = parts.shipper.open(task_run_id, send=step.stream_logs)
-        await parts.attempts.attempt_step(step, begun.number, task_run_id, kill, log, logger, begun=begun)
-
-    begun = {step: each for step, each in earlier.begun.items() if each.where is not None}
-    parts.attempts.expect(begun)
-    ends = [end(run.plan.step(step), each) for step, each in begun.items()]
-    for failed in await asyncio.gather(*ends, return_exceptions=True):
-        if isinstance(failed, BaseException):
-            logger.warning("What a step said last can't be read: %s", failed)
+    task_run_id = names.task_run_id(run.flow_run_id, None)
+    log = parts.shipper.open(task_run_id, send=run.plan.stream_logs)
+    number = earlier.pipeline.number
+    await parts.attempts.attempt_pipeline(number, task_run_id, kill, log, get_run_logger(), earlier.pipeline)
 
 
 async def _dynamic(parts: _Parts, runner: Runner, client: PrefectClient, parallelism: int | None, life: int) -> _Ended:

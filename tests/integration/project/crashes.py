@@ -37,11 +37,13 @@ def three(folder: str) -> None:
 
 
 @pipeline
-def beside(folder: str, steps: list[str], delay: int = 0) -> None:
-    """Steps side by side; each may be tried again once, after ``delay`` seconds."""
+def beside(folder: str, steps: list[str], delay: int = 0, below: str = "") -> None:
+    """Steps side by side, each of which may be tried again once, after ``delay`` seconds; one ``below`` them all."""
     retry = StepRetryConfig(max_retries=1, delay=delay, backoff=1)
     for name in steps:
         told.with_options(retry=retry)(folder, 0, id=name)
+    if below:
+        told(folder, 0, id=below, after=steps)
 
 
 @pipeline
