@@ -33,8 +33,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TOGETHER = {
+    "tests/deployments/test_files.py": "",
     "tests/host/test_pipeline.py": "",
+    "tests/host/test_step_runs.py": "",
     "tests/integration/matrix/test_matrix.py": "",
+    "tests/integration/test_bad_input.py::TestParametersOfTheFlow": "",
     "tests/integration/test_deploy.py": "",
     "tests/integration/test_images.py": "",
     "tests/integration/test_schedules.py": "worker",
@@ -49,7 +52,7 @@ TOGETHER = {
     "tests/unit/test_imports.py": "",
     "tests/unit/test_stored.py": "",
 }
-"""Modules whose tests share what takes long to make; one with a word shares it with the others of that word."""
+"""Modules and classes whose tests share what takes long to make; one with a word shares it with the others of it."""
 
 
 class Scheduling(LoadScopeScheduling):
@@ -60,8 +63,11 @@ class Scheduling(LoadScopeScheduling):
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        module = nodeid.partition("::")[0]
-        return (TOGETHER[module] or module) if module in TOGETHER else nodeid
+        module, *inside = nodeid.split("::")
+        for scope in (module, "::".join([module, *inside[:1]])):
+            if scope in TOGETHER:
+                return TOGETHER[scope] or scope
+        return nodeid
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import numpy
 from sklearn.datasets import load_digits
 from sklearn.model_selection import cross_val_score
 from sklearn.svm import SVC
@@ -26,9 +27,9 @@ def trial(gamma: float, rows: int) -> Annotated[float, "accuracy"]:
 
 
 @step
-def around(gamma: float, factor: float) -> Annotated[list[float], "gammas"]:
+def around(gamma: float, factor: float, trials: int) -> Annotated[list[float], "gammas"]:
     """The values to try next."""
-    return [gamma / factor, gamma, gamma * factor]
+    return [float(value) for value in numpy.geomspace(gamma / factor, gamma * factor, trials)]
 
 
 @step
@@ -40,11 +41,11 @@ def best(gammas: list[float], scores: list[float]) -> Annotated[float, "gamma"]:
 
 
 @pipeline(dynamic=True)
-def tune(rows: int = 600, good: float = 0.95, rounds: int = 3) -> Annotated[float, "gamma"]:
+def tune(rows: int = 600, good: float = 0.95, rounds: int = 3, trials: int = 3) -> Annotated[float, "gamma"]:
     """Look around the best value so far, more closely each time, until it is good enough."""
     gamma, factor = 0.1, 100.0
     for _ in range(rounds):
-        gammas = around(gamma, factor)
+        gammas = around(gamma, factor, trials)
         scores = trial.map(gammas, unmapped(rows)).load()
         chosen = best(gammas, scores)
         gamma, factor = chosen.load(), factor**0.5

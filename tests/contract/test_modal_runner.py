@@ -155,6 +155,7 @@ async def test_volumes_are_reloaded(cloud: LoopbackModal, runner: ModalRunner, b
         assert (await anext(lines)).text == "['new', 'old']"
 
 
+@pytest.mark.at("v1", "v2")
 async def test_everything_in_the_spec_arrives(cloud: LoopbackModal, runner: ModalRunner, backend: str) -> None:
     spec = SandboxSpec(
         image=IMAGE,
@@ -207,6 +208,7 @@ async def test_what_limits_the_network_arrives(cloud: LoopbackModal, runner: Mod
             await runner.check(APP, [both])
 
 
+@pytest.mark.at("v1", "v2")
 async def test_a_secret_is_nowhere_but_in_a_secret(cloud: LoopbackModal, runner: ModalRunner, backend: str) -> None:
     asked = request(secret_environment={"TOKEN": "t0ken"})
     sandbox = await runner.start(asked)
@@ -215,7 +217,6 @@ async def test_a_secret_is_nowhere_but_in_a_secret(cloud: LoopbackModal, runner:
     assert "as-loopback" not in repr((runner, vars(runner)))
 
 
-@pytest.mark.at("v2")
 async def test_one_lookup_and_one_build_a_run(cloud: LoopbackModal, backend: str) -> None:
     async with runner_for(cloud) as runner:
         spec = replace(SPEC, secrets=("named",), volumes=(VolumeMount("/mnt/data", "data"),))
@@ -413,6 +414,7 @@ async def test_gpu_sandboxes_are_found_beside_v2(
 # How sandboxes end.
 
 
+@pytest.mark.at("v1", "v2")
 @pytest.mark.parametrize(
     ("fault", "end", "code"),
     [
@@ -459,6 +461,7 @@ async def test_memory(cloud: LoopbackModal, runner: ModalRunner, backend: str) -
 # When Modal is away.
 
 
+@pytest.mark.at("v1", "v2")
 async def test_a_wait_survives_an_outage(cloud: LoopbackModal, runner: ModalRunner, backend: str) -> None:
     sandbox = await runner.start(request("python", "-c", "input()"))
     wait = asyncio.ensure_future(sandbox.wait())
@@ -479,16 +482,14 @@ async def test_a_wait_survives_a_dropped_connection(cloud: LoopbackModal, runner
     assert (await wait).exit_code == 137
 
 
-@pytest.mark.at("v2")
 async def test_a_listing_survives_an_outage(cloud: LoopbackModal, runner: ModalRunner, backend: str) -> None:
     sandbox = await runner.start(request())
     cloud.unavailable(3)
     assert [box.id for box in await runner.running({})] == [sandbox.id]
 
 
-@pytest.mark.at("v2")
 async def test_an_outage_that_lasts(cloud: LoopbackModal, backend: str) -> None:
-    async with runner_for(cloud, outage=2) as runner:
+    async with runner_for(cloud, outage=1) as runner:
         sandbox = await runner.start(request())
         wait = asyncio.ensure_future(sandbox.wait())
         await eventually(lambda: bool({"SandboxWait", "SandboxWaitV2"} & cloud.stats().calls.keys()))
@@ -497,7 +498,7 @@ async def test_an_outage_that_lasts(cloud: LoopbackModal, backend: str) -> None:
         # The poll that was open may still bring the end; then there is nothing to be unsure of.
         done = await asyncio.gather(wait, return_exceptions=True)
         if not isinstance(done[0], RunnerUnavailable):
-            fresh = ModalSandbox(sandbox._handle, "box", "", runner._clients, 2)
+            fresh = ModalSandbox(sandbox._handle, "box", "", runner._clients, 1)
             with pytest.raises(RunnerUnavailable):
                 await fresh.wait()
         for call in (runner.find(APP, "box"), runner.running({}), runner.start(request(name="other"))):
@@ -510,6 +511,7 @@ async def test_an_outage_that_lasts(cloud: LoopbackModal, backend: str) -> None:
 SAYS_WHEN_ASKED = "import sys\nfor line in sys.stdin: print(line.strip(), flush=True)"
 
 
+@pytest.mark.slow  # a shorter outage is below; this one waits as long as output is read on
 async def test_output_goes_on_after_an_outage_that_lasts(
     cloud: LoopbackModal, backend: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -568,7 +570,6 @@ async def test_a_create_that_fails_inside_modal(cloud: LoopbackModal, runner: Mo
 
 
 @pytest.mark.parametrize("away", ["unavailable", pytest.param("paused", marks=pytest.mark.slow)])
-@pytest.mark.at("v2")
 async def test_a_start_survives_an_outage(cloud: LoopbackModal, backend: str, away: str) -> None:
     """All of it: connecting, app, image and the create; the SDK itself gives up after 0.7 s."""
 
@@ -579,7 +580,7 @@ async def test_a_start_survives_an_outage(cloud: LoopbackModal, backend: str, aw
         else:
             cloud.pause()
             back = cloud.resume
-        return asyncio.get_running_loop().call_later(3, lambda: asyncio.ensure_future(asyncio.to_thread(back)))
+        return asyncio.get_running_loop().call_later(1.5, lambda: asyncio.ensure_future(asyncio.to_thread(back)))
 
     leave()
     async with runner_for(cloud) as runner:
@@ -652,7 +653,6 @@ async def test_cancelling_one_of_two_leaves_the_other(cloud: LoopbackModal, runn
     assert await sandbox.poll() is None
 
 
-@pytest.mark.at("v2")
 async def test_a_found_sandbox_is_not_undone(cloud: LoopbackModal, runner: ModalRunner, backend: str) -> None:
     """Re-attaching after a crash, and being cancelled at it, ends nothing."""
     sandbox = await runner.start(request())
@@ -666,7 +666,6 @@ async def test_a_found_sandbox_is_not_undone(cloud: LoopbackModal, runner: Modal
     assert await sandbox.poll() is None
 
 
-@pytest.mark.at("v2")
 async def test_leaving_the_runner_ends_no_sandbox(cloud: LoopbackModal, backend: str) -> None:
     async with runner_for(cloud) as runner:
         sandbox = await runner.start(request())
@@ -681,14 +680,12 @@ async def test_leaving_the_runner_ends_no_sandbox(cloud: LoopbackModal, backend:
 # The rate of creates.
 
 
-@pytest.mark.at("v2")
 async def test_throttled_creates_are_repeated(cloud: LoopbackModal, runner: ModalRunner, backend: str) -> None:
     cloud.set(creates_per_second=4)
     await asyncio.gather(*(runner.start(request("true", name=f"box-{n}")) for n in range(8)))
     assert cloud.stats().created == 8
 
 
-@pytest.mark.at("v2")
 async def test_the_create_rate_is_kept(cloud: LoopbackModal, backend: str) -> None:
     cloud.set(creates_per_second=5)  # a little air: what counts is when a create arrives
     async with runner_for(cloud, create_rate=4) as runner:
@@ -727,6 +724,7 @@ async def test_output_survives_broken_streams(cloud: LoopbackModal, runner: Moda
     assert found == [str(n) for n in range(100_000)]
 
 
+@pytest.mark.at("v1", "v2")
 async def test_output_survives_an_outage(cloud: LoopbackModal, runner: ModalRunner, backend: str) -> None:
     code = "import sys; print('up', flush=True); sys.stdin.readline(); print('down')"
     sandbox = await runner.start(request("python", "-c", code))
@@ -747,6 +745,7 @@ async def test_output_survives_an_outage(cloud: LoopbackModal, runner: ModalRunn
     assert collected == ["up", "down"]
 
 
+@pytest.mark.at("v1", "v2")
 async def test_output_of_a_sandbox_that_modal_forgot(cloud: LoopbackModal, runner: ModalRunner, backend: str) -> None:
     sandbox = await runner.start(request("python", "-c", "print('up', flush=True); input()"))
     await first_line(sandbox)
@@ -768,7 +767,6 @@ async def test_output_that_breaks_off_with_the_machine(cloud: LoopbackModal, run
     assert await reading == ["up"]
 
 
-@pytest.mark.at("v2")
 async def test_one_endless_line_costs_bounded_memory(cloud: LoopbackModal, runner: ModalRunner, backend: str) -> None:
     code = "import sys\nfor _ in range(300): sys.stdout.write('x' * 100_000)"
     sandbox = await runner.start(request("python", "-c", code))
@@ -780,7 +778,6 @@ async def test_one_endless_line_costs_bounded_memory(cloud: LoopbackModal, runne
 # Many at once.
 
 
-@pytest.mark.at("v2")
 async def test_many_waits_leave_room_for_other_calls(cloud: LoopbackModal, backend: str) -> None:
     """200 long polls on a server that takes 100 streams a connection: a create still comes through."""
     cloud.set(max_streams=100)

@@ -152,6 +152,7 @@ def test_each_end_of_an_attempt_is_recorded_for_what_it_is(finished) -> None:
     assert "exited with 0" in ran.exception("exits_0")
 
 
+@pytest.mark.slow  # test_step_runs.py has what is recorded
 def test_a_retry_that_fail_fast_forestalls_isn_t_left_retrying(finished) -> None:
     ran = finished("abandoned retry")
     assert ran.code == 1
@@ -217,6 +218,7 @@ def await_death(pid: int) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow  # tests/integration/test_stopping.py has cancelled ones
 def test_sigterm_in_a_run_that_is_stopping_stops_its_steps(zen: Zen, tmp_path: Path) -> None:
     job = zen.submit("hanging_stubbornly", tmp_path)
     host = job.start_pipeline()
@@ -322,6 +324,7 @@ def test_a_run_that_is_stopped_in_zenml_ends_by_itself(zen: Zen, tmp_path: Path)
     assert job.statuses() == ("stopped", {"one": ["completed"], "hung": ["stopped"]})
 
 
+@pytest.mark.slow  # the flow refuses it first: tests/integration/test_bad_input.py
 def test_a_run_that_doesn_t_exist_breaks_the_host(zen: Zen, tmp_path: Path) -> None:
     job = zen.submit("chain", tmp_path)
     job.run = job.snapshot

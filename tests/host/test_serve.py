@@ -92,6 +92,7 @@ async def test_a_chain_in_one_host(zen: Zen, tmp_path: Path) -> None:
     assert not (host.folder / SOCKET).exists()
 
 
+@pytest.mark.slow  # test_pipeline.py has the same ends under the same host
 async def test_no_end_of_a_step_harms_the_host(zen: Zen, tmp_path: Path) -> None:
     job = zen.submit("ends", tmp_path, options={"execution_mode": "continue_on_failure"})
     with serving(job) as host:
@@ -140,6 +141,7 @@ async def test_a_step_that_takes_too_long_is_killed_with_its_group_and_the_host_
         assert (await host.run(wire.Call("one", "one")))[0] == OK
 
 
+@pytest.mark.slow  # test_pipeline.py kills one, the process runner's tests a supervisor
 async def test_a_killed_host_takes_its_step_along(zen: Zen, tmp_path: Path) -> None:
     job = zen.submit("telling", tmp_path)
     with serving(job) as host:
@@ -175,6 +177,7 @@ async def ended(process: psutil.Process) -> None:
         await asyncio.sleep(0.05)  # nobody tells of its end
 
 
+@pytest.mark.slow  # the contract's check_terminate has it
 async def test_sigterm_reaches_the_step_first(zen: Zen, tmp_path: Path) -> None:
     job = zen.submit("telling", tmp_path)
     with serving(job) as host:
@@ -231,6 +234,7 @@ async def test_where_nothing_can_be_loaded_a_step_gets_a_process_of_its_own(zen:
     assert output.count("Each step gets a process of its own") == 1
 
 
+@pytest.mark.slow  # tests/integration/test_crash.py has a whole flow
 async def test_a_flow_that_comes_back_takes_up_the_step_that_runs(zen: Zen, tmp_path: Path) -> None:
     """Runners one after the other, as the processes of one flow run have them; the last comes after the step's end."""
     job = zen.submit("telling", tmp_path)

@@ -30,7 +30,7 @@ def test_code_in_the_working_folder_is_found_before_ours(zen: Zen, tmp_path: Pat
     assert begin["store"] == str(work / "store.py")
 
 
-@pytest.mark.slow  # test_pipeline.py has each end of an attempt
+@pytest.mark.slow  # test_pipeline.py has its record, test_serve.py a process of its own
 def test_a_step_that_raises_exits_with_1_and_is_not_retried_here(zen: Zen, tmp_path: Path) -> None:
     job = zen.submit("retried", tmp_path)
     code, output = job.step("fail_first")

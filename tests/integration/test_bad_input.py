@@ -57,16 +57,18 @@ def call(lab: Lab, case: BadInput, place: str) -> Ran:
 FIRST_OF_FIELD = {next(iter(case.settings)): case.id for case in reversed(bad_inputs.SETTINGS)}
 
 
-def first_of_its_field(case: BadInput) -> bool:
+def first_of_its_kind(case: BadInput) -> bool:
     """Once a setting is known to be refused end to end, its other wrong values are the unit tests' matter."""
-    return case not in bad_inputs.SETTINGS or case.id in FIRST_OF_FIELD.values()
+    if case in bad_inputs.SETTINGS:
+        return case.id in FIRST_OF_FIELD.values()
+    return case not in bad_inputs.RUN_LEVEL_ON_A_STEP[1:]
 
 
 RUNNABLE = [
     pytest.param(case, id=case.id, marks=marks)
     for case in [*bad_inputs.SETTINGS, *bad_inputs.RUN_LEVEL_ON_A_STEP, *bad_inputs.STEPS, *bad_inputs.PIPELINE_MODE]
     if case.zenml_takes and case.images is None
-    for marks in [[] if first_of_its_field(case) else [pytest.mark.slow]]
+    for marks in [[] if first_of_its_kind(case) else [pytest.mark.slow]]
 ]
 
 
@@ -173,7 +175,7 @@ UNSERVED = [
 ]
 
 
-@pytest.mark.parametrize("place", ["modal", "process"])
+@pytest.mark.parametrize("place", [pytest.param("modal", marks=pytest.mark.slow), "process"])
 @pytest.mark.parametrize("case", UNSERVED, ids=lambda case: case.id)
 def test_what_can_not_be_done_is_refused(lab: Lab, case: Unserved, place: str) -> None:
     import inputs
@@ -212,6 +214,10 @@ def test_what_ZenML_refuses_by_itself(lab: Lab, name: str, says: tuple[str, ...]
     names_all(message, *says)
 
 
+MODES = ["pipeline", pytest.param("per_step", marks=pytest.mark.slow)]
+"""The same code looks names up for both, and sends the same requests for sandboxes."""
+
+
 class TestOnlyModalKnows:
     """A secret or a volume costs a look-up, so it is an error before anything starts."""
 
@@ -225,7 +231,7 @@ class TestOnlyModalKnows:
         ],
         ids=["secret", "volume", "environment", "environment of a secret"],
     )
-    @pytest.mark.parametrize("mode", ["pipeline", "per_step"])
+    @pytest.mark.parametrize("mode", MODES)
     def test_names(self, lab: Lab, mode: str, settings: Mapping[str, Any], says: tuple[str, ...]) -> None:
         import inputs
 
@@ -263,7 +269,7 @@ class TestOnlyModalKnows:
             message = message_of(lab.run(inputs.given, lab.stack("modal"), names=["train"]))
         names_all(message, "modal setup", "MODAL_TOKEN_ID", "token_id and token_secret")
 
-    @pytest.mark.parametrize("mode", ["pipeline", "per_step"])
+    @pytest.mark.parametrize("mode", MODES)
     def test_an_unknown_image_fails_once(self, lab: Lab, mode: str) -> None:
         """Whether it can be pulled shows in its build, which is too dear to be tried before the run."""
         import inputs
@@ -278,7 +284,7 @@ class TestOnlyModalKnows:
         assert ran.flow_run.state.name == "Failed"
         assert set(ran.states.values()) == {"Failed"}
 
-    @pytest.mark.parametrize("mode", ["pipeline", "per_step"])
+    @pytest.mark.parametrize("mode", MODES)
     def test_an_unknown_gpu_fails_once(self, lab: Lab, mode: str) -> None:
         import inputs
 

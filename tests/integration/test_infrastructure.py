@@ -46,7 +46,8 @@ def table(ran: Ran) -> dict[str, dict[str, Any]]:
     return {row["step"]: row for row in json.loads(str(found.data))}
 
 
-@pytest.mark.parametrize("mode", ["per_step", pytest.param("pipeline", marks=pytest.mark.slow)])
+@pytest.mark.slow  # test_ends.py has one that never starts, tests/contract/test_modal_runner.py each reason
+@pytest.mark.parametrize("mode", ["per_step", "pipeline"])
 def test_a_sandbox_that_can_not_be_had(lab: Lab, shapes, fresh_image: str, mode: str) -> None:
     """A pull that fails, no machine in time, a machine that doesn't come up; the fourth sandbox runs the step."""
     lab.modal.image_pull_fails(1)

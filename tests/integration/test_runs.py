@@ -70,7 +70,7 @@ class TestPerStep:
         assert "ValueError: as told" in ran.task_runs["bad"].state.message
         assert "upstream bad failed" in ran.task_runs["below_bad"].state.message
 
-    @pytest.mark.at("process")
+    @pytest.mark.slow  # in `pipeline` mode it is below, and tests/unit/test_ready.py has the rule of both
     def test_fail_fast_kills_the_siblings(self, lab: Lab, shapes, place: str) -> None:
         ran = lab.run(
             shapes.hanging_beside_failure, lab.stack(place), settings=PER_STEP, options={"execution_mode": "fail_fast"}
@@ -90,8 +90,8 @@ class TestPerStep:
         assert ran.steps == {"bad": "failed", "beside": "completed"}
         assert ran.states == {"bad": "Failed", "below_bad": "NotRun", "beside": "Completed", "later": "NotRun"}
 
-    @pytest.mark.at("modal-v2")
-    @pytest.mark.parametrize("how", [pytest.param("raise", marks=pytest.mark.slow), "kill"])
+    @pytest.mark.slow  # test_ends.py has both
+    @pytest.mark.parametrize("how", ["raise", "kill"])
     def test_a_retried_step(self, lab: Lab, shapes, place: str, how: str) -> None:
         ran = lab.run(shapes.retried, lab.stack(place), settings=PER_STEP, how=how, times=1, retries=2)
         check_both(ran, "completed", "Completed")
@@ -100,8 +100,8 @@ class TestPerStep:
         assert len(ran.traces("fail_first")) == 2
         assert ran.run.steps["fail_first"].version == 2
 
+    @pytest.mark.slow  # tests/host/test_pipeline.py has one, and test_ends.py infrastructure retries
     @pytest.mark.at("process")
-    @pytest.mark.slow  # test_ends.py has it for each end
     def test_a_step_that_uses_up_its_retries(self, lab: Lab, shapes, place: str) -> None:
         ran = lab.run(shapes.retried, lab.stack(place), settings=PER_STEP, how="raise", times=9, retries=1)
         check_both(ran, "failed", "Failed")
@@ -111,6 +111,7 @@ class TestPerStep:
 
     @pytest.mark.at("modal-v2")
     def test_a_cached_step_starts_no_sandbox(self, lab: Lab, shapes, place: str) -> None:
+        """Then the same in `pipeline` mode, whose steps have the same keys in ZenML's cache."""
         value = 100 + ["modal", "process"].index(place)
         first = lab.run(shapes.cached, lab.stack(place), settings=PER_STEP, value=value)
         # The same folder, since it is a parameter of the steps and so part of their cache key.
@@ -120,10 +121,14 @@ class TestPerStep:
         assert again.states == all_of("first second", "Cached")
         assert len(first.traces("first")) == 1
         assert not lab.sandboxes(again)
+        in_one = lab.run(shapes.cached, lab.stack(place), settings=PIPELINE, value=value, into=first.folder)
+        check_both(in_one, "completed", "Completed")
+        assert in_one.steps == all_of("first second", "cached")
+        assert len(first.traces("first")) == 1
 
 
 class TestPipeline:
-    @pytest.mark.at("modal-v2")
+    @pytest.mark.at("process")
     def test_a_diamond(self, lab: Lab, shapes, place: str) -> None:
         ran = lab.run(shapes.diamond, lab.stack(place), settings=PIPELINE)
         assert ran.error is None
@@ -148,7 +153,7 @@ class TestPipeline:
         check_both(ran, "completed", "Completed")
         assert most_at_once(ran, [f"wide_{number}" for number in range(4)]) == 2
 
-    @pytest.mark.at("process")
+    @pytest.mark.slow  # in `per_step` mode it is above, and tests/host/test_pipeline.py has steps that fail
     def test_a_failure_spares_the_other_branch(self, lab: Lab, shapes, place: str) -> None:
         ran = lab.run(shapes.failing, lab.stack(place), settings=PIPELINE)
         check_both(ran, "failed", "Failed")
@@ -173,15 +178,6 @@ class TestPipeline:
         assert ran.task_runs["retried"].run_count == 1
         assert len(ran.traces("fail_first")) == 2
         assert ran.run.steps["fail_first"].version == 2
-
-    @pytest.mark.at("process")
-    def test_a_cached_pipeline(self, lab: Lab, shapes, place: str) -> None:
-        value = 200 + ["modal", "process"].index(place)
-        first = lab.run(shapes.cached, lab.stack(place), settings=PIPELINE, value=value)
-        again = lab.run(shapes.cached, lab.stack(place), settings=PIPELINE, value=value, into=first.folder)
-        check_both(again, "completed", "Completed")
-        assert again.steps == all_of("first second", "cached")
-        assert len(first.traces("first")) == 1
 
 
 def most_at_once(ran: Ran, steps: list[str]) -> int:

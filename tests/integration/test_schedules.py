@@ -153,6 +153,7 @@ def is_monday(runs: list[Any]) -> bool:
     return times == {(0, "10:30")}
 
 
+@pytest.mark.slow  # a deployment that is made again keeps one, above
 def test_a_second_schedule_and_a_run_by_hand_leave_the_first(lab: Lab, idle_pool: str) -> None:
     first, _ = schedule_it(lab, idle_pool, cron_expression="0 1 * * *")
     second, _ = schedule_it(
@@ -182,6 +183,7 @@ def test_a_schedule_of_a_project_that_is_not_the_active_one(lab: Lab, idle_pool:
     assert snapshot_of(uuid4()) is None
 
 
+@pytest.mark.slow  # the schedule that fires has a queue of its own
 def test_the_queue_of_a_schedule_is_not_that_of_other_runs(lab: Lab, idle_pool: str) -> None:
     import shapes
 

@@ -475,7 +475,7 @@ def test_a_dynamic_pipeline(here: Lab, modal: LoopbackModal, operators: Operator
     assert max(box.created_at for box in boxes) < min(box.created_at + box.seconds for box in boxes)
 
 
-@pytest.mark.slow  # an example does this, and is run
+@pytest.mark.slow  # test_examples.py has one, with ZenML's local orchestrator
 def test_local_processes(
     here: Lab, modal: LoopbackModal, operators: Operators, operated, monkeypatch: pytest.MonkeyPatch
 ) -> None:

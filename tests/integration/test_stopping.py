@@ -34,7 +34,11 @@ def ended(ran: Ran) -> tuple[str, str]:
     return ran.status, ran.flow_run.state.name
 
 
-@pytest.mark.parametrize(("place", "mode"), [("modal", "per_step"), ("process", "pipeline")])
+@pytest.mark.parametrize(
+    ("place", "mode"),
+    # test_limits.py cancels one in `per_step` mode
+    [pytest.param("modal", "per_step", marks=pytest.mark.slow), ("process", "pipeline")],
+)
 def test_cancelled_in_prefect(lab: Lab, stoppable, tmp_path: Path, place: str, mode: str) -> None:
     under = Under(lab, tmp_path).start(stoppable.held, place, {"execution_mode": mode})
     under.until_steps({"hangs": "running", "again": "retrying"})
@@ -128,7 +132,6 @@ def test_stopped_gracefully_in_zenml(lab: Lab, stoppable, tmp_path: Path) -> Non
     assert "stopped in ZenML" in ran.flow_run.state.message
 
 
-@pytest.mark.slow  # test_status.py stops one by force through a worker
 def test_stopped_by_force_in_zenml(lab: Lab, stoppable, tmp_path: Path) -> None:
     from zenml.utils import run_utils
 

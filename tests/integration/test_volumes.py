@@ -25,14 +25,8 @@ def test_what_a_step_wrote_is_there_for_those_after_it(lab: Lab, backend: str, m
 READS = {"orchestrator": {"volumes": {"/cache": "read:ro"}}}
 
 
-@pytest.mark.parametrize(
-    ("backend", "hold"),
-    [
-        ("v2", False),
-        pytest.param("v1", False, marks=pytest.mark.slow),
-        pytest.param("v2", True, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow  # tests/contract/test_modal_runner.py reloads one
+@pytest.mark.parametrize(("backend", "hold"), [("v2", False), ("v1", False), ("v2", True)])
 def test_steps_that_only_read_take_turns(lab: Lab, backend: str, hold: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second sees what was written since the first, in the same sandbox; in a new one where a file is left open."""
     import cached

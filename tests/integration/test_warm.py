@@ -37,6 +37,7 @@ def test_a_chain_takes_one_sandbox(lab: Lab, shapes, place: str) -> None:
         assert lab.modal.stats().alive == 0
 
 
+@pytest.mark.slow  # tests/unit/test_pool.py has who enters which
 @pytest.mark.at("modal-v2")
 def test_without_warm_each_step_has_a_sandbox_of_its_own(lab: Lab, shapes, place: str) -> None:
     ran = lab.run(shapes.chain, lab.stack(place), settings={**PER_STEP, "warm": False}, length=2)
@@ -57,8 +58,8 @@ def test_what_a_step_asks_for_besides_gets_it_a_sandbox_of_its_own(lab: Lab, sha
     assert {box.id: box.memory_mib for box in lab.sandboxes(ran)}[big] == 2048
 
 
+@pytest.mark.slow  # tests/host/test_pipeline.py has it in a host
 @pytest.mark.at("modal-v2")
-@pytest.mark.slow  # tests/host/test_pipeline.py has it for the same children
 def test_a_step_s_own_environment_stays_its_own(lab: Lab, shapes, place: str) -> None:
     ran = lab.run(shapes.with_variable, lab.stack(place), settings=PER_STEP)
     assert ran.status == "completed"

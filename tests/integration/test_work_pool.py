@@ -76,6 +76,7 @@ def test_a_failing_run_through_a_worker(lab: Lab, pool: str) -> None:
     assert (ran.status, ran.flow_run.state.name) == ("failed", "Failed")
 
 
+@pytest.mark.slow  # so does one that is behind, below
 def test_submitting_again_leaves_the_deployment_alone(lab: Lab, idle_pool: str) -> None:
     """Also what others have put on it: schedules, tags, job variables."""
     import shapes
@@ -101,6 +102,7 @@ def test_submitting_again_leaves_the_deployment_alone(lab: Lab, idle_pool: str) 
     assert second.flow_run.work_queue_name == "fast"
 
 
+@pytest.mark.slow  # one that waits says the same, below
 def test_submitting_without_waiting_says_that_nobody_works(
     lab: Lab, idle_pool: str, caplog: pytest.LogCaptureFixture
 ) -> None:
