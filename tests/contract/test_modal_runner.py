@@ -42,6 +42,8 @@ from tests.contract.modal_lab import (
 )
 from tests.loopback import LoopbackModal
 
+pytestmark = pytest.mark.at("v2")  # what is the same on both backends; else a test says so
+
 APP = "zenml-lab"
 
 

@@ -135,8 +135,8 @@ async def test_a_step_that_takes_too_long_is_killed_with_its_group_and_the_host_
 ) -> None:
     job = zen.submit("hanging", tmp_path)
     with serving(job) as host:
-        end, _ = await host.run(wire.Call("k", "hung", timeout=15))
-        assert (end.end, end.detail) == (End.TIMED_OUT, "after 15 s")
+        end, _ = await host.run(wire.Call("k", "hung", timeout=8))
+        assert (end.end, end.detail) == (End.TIMED_OUT, "after 8 s")
         assert not psutil.pid_exists(job.trace("hung")[0]["pid"])
         assert (await host.run(wire.Call("one", "one")))[0] == OK
 

@@ -39,6 +39,7 @@ def test_a_step_that_raises_exits_with_1_and_is_not_retried_here(zen: Zen, tmp_p
     assert job.statuses() == ("running", {"fail_first": ["retrying"]})
 
 
+@pytest.mark.slow  # tests/integration/test_ends.py has it after an eviction
 def test_a_step_run_whose_process_died_goes_on_in_another(zen: Zen, tmp_path: Path) -> None:
     job = zen.submit("hanging", tmp_path)
     left = begin_and_die(job)

@@ -198,6 +198,7 @@ def test_before_the_first_sandbox(lab: Lab, tmp_path: Path) -> None:
     assert output(lab, ran, "only") == said("only", 1)
 
 
+@slow  # test_open_run.py has a run that is over, test_bad_input.py one that another flow works on
 def test_what_is_not_resumed(lab: Lab, tmp_path: Path) -> None:
     """A flow that is alive; a run that failed meanwhile, also where Prefect runs its flow again; what there isn't."""
     from bridge.errors import RunIsOver, RunNotPossible

@@ -89,6 +89,7 @@ class TestAnEnvironmentThatIsFine:
             box for box in lab.modal.sandboxes() if box.app == "zenml-modal-prefect-doctor" and box.status == "running"
         ]
 
+    @pytest.mark.slow  # the one above has all checks, tests/unit/test_doctor.py the words for people
     def test_as_processes_for_people(self, lab: Lab) -> None:
         lab.activate(lab.stack("process"))
         said = call("doctor", "--run")

@@ -45,6 +45,7 @@ def test_each_component_s_account_and_environment_are_asked(lab: Lab, monkeypatc
 LOST = {"token_secret": "{{gone.secret}}"}
 
 
+@pytest.mark.slow  # the one above has those that differ
 def test_equal_ones_are_asked_once(lab: Lab) -> None:
     name, _ = with_operators(lab.stack("modal", **token_of(lab)), token_of(lab), token_of(lab))
     (found,) = look(name)["modal"]

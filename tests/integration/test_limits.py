@@ -119,6 +119,7 @@ def test_the_slot_of_a_killed_process_comes_free(lab: Lab, limit: str, tmp_path:
     assert under.all_dead(30)
 
 
+@pytest.mark.slow  # test_bad_input.py has one that isn't there
 def test_a_limit_that_is_deleted_meanwhile(lab: Lab, limit: str, tmp_path: Path) -> None:
     import shapes
 

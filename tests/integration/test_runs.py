@@ -169,8 +169,8 @@ class TestPipeline:
         check_both(ran, "failed", "Failed")
         assert ran.steps == {"hung": "stopped", "bad": "failed"}
 
-    @pytest.mark.at("process")
-    @pytest.mark.parametrize("how", [pytest.param("raise", marks=pytest.mark.slow), "kill"])
+    @pytest.mark.slow  # tests/host/test_pipeline.py has both
+    @pytest.mark.parametrize("how", ["raise", "kill"])
     def test_a_retried_step(self, lab: Lab, shapes, place: str, how: str) -> None:
         ran = lab.run(shapes.retried, lab.stack(place), settings=PIPELINE, how=how, times=1, retries=2)
         check_both(ran, "completed", "Completed")

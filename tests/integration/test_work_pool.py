@@ -236,6 +236,7 @@ def test_a_paused_pool_and_a_paused_queue(lab: Lab, idle_pool: str) -> None:
     assert f"prefect work-pool resume {idle_pool}" in message
 
 
+@pytest.mark.slow  # test_bad_input.py has such URLs, and test_doctor.py
 @pytest.mark.parametrize(("path", "hint"), [("/api", "can't be used"), ("", "the URL ends with /api")])
 def test_a_wrong_url(lab: Lab, idle_pool: str, path: str, hint: str) -> None:
     url = "http://127.0.0.1:9/api" if path else lab.prefect.url

@@ -155,11 +155,11 @@ def zoo(folder: str) -> None:
     top = one(folder)
     add(folder, add(folder, top, id="left"), add(folder, top, id="right"), id="bottom")
     value = one(folder, id="chain_0")
-    for number in range(1, 5):
+    for number in range(1, 4):
         value = add(folder, value, id=f"chain_{number}")
-    for number in range(4):
-        meet(folder, 4, id=f"meet_{number}")
     for number in range(3):
+        meet(folder, 3, id=f"meet_{number}")
+    for number in range(2):
         loud(folder, 300, id=f"loud_{number}")
         randoms(folder, id=f"random_{number}")
     environment_of.with_options(environment={"USER_VARIABLE": "for the step"})(folder)
