@@ -24,11 +24,15 @@ HERE = Path(__file__).parent
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("seed", "kinds"),
-    [(39, {FLOW[1]}), pytest.param(40, {"prefect away"}, marks=pytest.mark.slow)],
-    ids=["a flow that dies while a step ends", "Prefect away"],
+    [
+        (1752, {FLOW[1], "prefect away"}),
+        pytest.param(39, {FLOW[1]}, marks=pytest.mark.slow),
+        pytest.param(40, {"prefect away"}, marks=pytest.mark.slow),
+    ],
+    ids=["both", "a flow that dies while a step ends", "Prefect away"],
 )
 def test_a_small_run(tmp_path: Path, seed: int, kinds: set[str]) -> None:
-    """One in `pipeline` mode, and one in `per_step`."""
+    """Two in `pipeline` mode, and one in `per_step`."""
     command = [sys.executable, "-m", "tests.chaos", "--small", "--seed", str(seed), "--count", "1"]
     done = subprocess.run(
         [*command, "--folder", str(tmp_path / "chaos"), "--report", str(tmp_path / "report.json")],

@@ -119,7 +119,7 @@ def test_infrastructure_retries_are_used_up(lab: Lab, shapes) -> None:
     assert lab.sandboxes_by_step(ran) == {"one": 2}
 
 
-@pytest.mark.slow  # `make test` has it in tests/chaos, where a whole pipeline's sandbox is lost
+@pytest.mark.slow  # above is one of each kind, in the other mode
 @pytest.mark.parametrize(("end", "version", "run_count"), [("evict", 1, 2), ("oom", 2, 2), ("lose", 1, 2)])
 def test_what_an_end_costs_in_pipeline_mode(lab: Lab, shapes, tmp_path, end: str, version: int, run_count: int) -> None:
     """The sandbox dies under a step: another one takes what is done as done and goes on."""
