@@ -141,6 +141,8 @@ class WarmStep:
         """Set once everything is read that its host had when it was asked, or nothing more can be."""
         self._written = 0
         """How much that was."""
+        self._over = False
+        """Whether its host had its end, too."""
         self._following = asyncio.ensure_future(self._follow())
 
     @property
@@ -175,12 +177,15 @@ class WarmStep:
     async def terminate(self) -> None:
         """End the step, and its sandbox with it: steps are killed only when the run is over.
 
-        What it wrote while nobody read is read first, for a bounded time: it is gone with the sandbox.
+        What it wrote while nobody read is read first, for a bounded time: it is gone with the sandbox. Where it turns
+        out to have ended already, its sandbox stays: another step may be in it whose output nobody has read either.
         """
         if self._goes_on:
             caught_up = asyncio.ensure_future(self._caught_up.wait())
             await asyncio.wait({caught_up}, timeout=DRAIN_SECONDS)
             caught_up.cancel()
+            if self._following.done():
+                return
         await self._sandbox.terminate()
         await asyncio.wait({self._following})
 
@@ -197,10 +202,10 @@ class WarmStep:
         try:
             return await self._until_end()
         finally:
-            self._caught_up.set()
             for assembler in self._assemblers.values():
                 await self._lines.put(assembler.finish())
             await self._lines.put(None)
+            self._caught_up.set()
 
     async def _until_end(self) -> SandboxEnd:
         trouble = ""
@@ -249,10 +254,10 @@ class WarmStep:
                 if frame.kind == wire.REFUSED:
                     return SandboxEnd(End.LOST, detail=f"its step host refused it: {frame.body.decode()}")
                 if frame.kind == wire.ACCEPTED:
-                    self._written = frame.position
+                    self._written, self._over = frame.position, frame.body == wire.OVER
                 else:
                     await self._take(frame)
-                if self._position >= self._written:
+                if self._position >= self._written and not self._over:
                     self._caught_up.set()
         return None
 

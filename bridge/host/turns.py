@@ -161,7 +161,8 @@ class Turns:
                 await writer.drain()
                 return
             turn = self._begin(call, environment)
-        writer.write(_frame(wire.ACCEPTED, b"", turn.journal.position))
+        over = wire.OVER if turn.journal.ended else b""
+        writer.write(_frame(wire.ACCEPTED, over, turn.journal.position))
         async for data in turn.journal.follow(call.position):
             writer.write(data)
             await writer.drain()

@@ -5,7 +5,7 @@ line of JSON (:class:`Call`, with the environment of the step), and reads frames
 is :data:`HEAD` and a body. ``position`` counts the bytes of output and ends of one attempt up to and including
 that frame: a reader whose connection broke calls again with the last position it has, and misses nothing that the
 journal (:mod:`bridge.host.journal`) still has. A jump in positions is what was left out. That of the first frame,
-``ACCEPTED``, is how far the output goes by now.
+``ACCEPTED``, is how far the output goes by now; its body is :data:`OVER` where the attempt has ended.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from bridge import names
 HEAD = struct.Struct("!BdQI")
 """Kind, seconds since the epoch, position after the frame, length of the body."""
 STDOUT, STDERR, END, ACCEPTED, REFUSED = 1, 2, 3, 4, 5
+OVER = b"over"
+"""The body of ``ACCEPTED`` where the attempt has ended: its end follows."""
 WHAT_RUNS = ""
 """The key of a call that runs nothing: the host answers with one frame, whose body are the keys that it knows, the
 newest last, with spaces between."""

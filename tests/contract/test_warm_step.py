@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from bridge import names
 from bridge.host.wire import Call
-from bridge.outcome import End
+from bridge.outcome import End, SandboxEnd
 from bridge.runners.base import HostCall, Sandbox, SandboxRequest
 from bridge.runners.modal import ModalRunner
 from bridge.runners.modal_objects import PACKAGE_PATH
@@ -54,9 +54,9 @@ sys.path.insert(0, os.path.dirname(sys.argv[1]))
 from bridge.host.serve import listen
 from bridge.host.turns import Turns
 
-class Seq:
+class Shell:
     async def start(self, attempt, streams):
-        self.process = await asyncio.create_subprocess_shell("seq {lines}; sleep 600", stdout=streams.stdout)
+        self.process = await asyncio.create_subprocess_shell(attempt.step, stdout=streams.stdout)
         return self
     async def wait(self):
         return await self.process.wait()
@@ -66,7 +66,7 @@ class Seq:
         pass
 
 async def main():
-    turns = Turns("snapshot", Seq(), "turns", 600)
+    turns = Turns("snapshot", Shell(), "turns", 600)
     await asyncio.start_unix_server(turns.answer, sock=listen({socket!r}))
     await turns.over()
 
@@ -76,19 +76,24 @@ asyncio.run(main())
 
 
 async def test_what_nobody_has_read_is_read_before_a_step_is_ended(cloud: LoopbackModal) -> None:
-    """It is in the sandbox alone, and goes with it."""
+    """It is in the sandbox alone, and goes with it: not even a step that has ended there before may take it along."""
     socket, lines = names.host_socket("host"), 300_000
-    script = HOST.format(lines=lines, socket=socket)
+    script = HOST.format(socket=socket)
     asked = SandboxRequest(name="host", app="zenml-lab", command=("python", "-c", script, PACKAGE_PATH), spec=SPEC)
-    call = HostCall(socket, Call("key", "step"))
+    before, call = (HostCall(socket, Call(step, step)) for step in ("true", f"seq {lines}; sleep 600"))
     async with ModalRunner(create_rate=100) as runner:
         sandbox = await runner.start(asked)
+        async for _ in runner.call(sandbox, before):
+            pass
         said = b""
         async for data in runner.call(sandbox, call):
             said = said[-100:] + data
             if str(lines).encode() in said:
                 break  # a flow that ends here, and whose successor has read nothing
         host = WarmHost(itself(sandbox), socket)
+        over = WarmStep(runner, host, sandbox, before, goes_on=True)
+        await over.terminate()
+        assert await over.wait() == SandboxEnd(End.EXITED, 0)
         step = WarmStep(runner, host, sandbox, call, goes_on=True)
         ending = asyncio.ensure_future(step.terminate())
         read = [line.text async for line in step.output()]
