@@ -83,7 +83,7 @@ prefect-ui: setup  ## Prefect's UI with the demo's runs, on port 4200
 zenml-ui: .venv-zenml-server/.done  ## ZenML's dashboard with the demo's runs, on port 8237
 	$(DEMO_ZENML) .venv-zenml-server/bin/python -m uvicorn zenml.zen_server.zen_server_api:app --host 127.0.0.1 --port 8237 --log-level warning
 
-test: setup-tests  ## all tests, small graphs
+test: setup-tests  ## the tests, but for those that are slow
 	$(BIN)/python -m pytest -n 3 --dist loadscope -m "not slow and not modal_account"
 
 # The oldest Python (where pyenv has it), Prefect and Modal that pyproject.toml admits.

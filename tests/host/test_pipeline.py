@@ -114,7 +114,6 @@ def test_fail_fast_stops_what_runs(finished) -> None:
     assert "Step later did not run" in ran.output
 
 
-@pytest.mark.slow  # tests/unit/test_ready.py has the rule
 def test_stop_on_failure_lets_what_runs_end(finished) -> None:
     ran = finished("stop on failure")
     assert ran.code == 1

@@ -70,7 +70,6 @@ class TestPerStep:
         assert "ValueError: as told" in ran.task_runs["bad"].state.message
         assert "upstream bad failed" in ran.task_runs["below_bad"].state.message
 
-    @pytest.mark.slow  # in `pipeline` mode it is below, and tests/unit/test_ready.py has the rule of both
     def test_fail_fast_kills_the_siblings(self, lab: Lab, shapes, place: str) -> None:
         ran = lab.run(
             shapes.hanging_beside_failure, lab.stack(place), settings=PER_STEP, options={"execution_mode": "fail_fast"}
