@@ -383,11 +383,21 @@ async def _close_task_runs(parts: _Parts, client: PrefectClient, because: str) -
         get_run_logger().warning("Task runs may stay open in Prefect: %s", error)
 
 
+def _steps(parts: _Parts, earlier: Earlier, parallelism: int | None) -> PerStep:
+    return PerStep(
+        parts.run,
+        parts.attempts,
+        parts.shipper,
+        parts.thread,
+        board=parts.board,
+        earlier=earlier,
+        parallelism=parallelism,
+    )
+
+
 async def _end_steps(parts: _Parts, earlier: Earlier, reason: str) -> None:
     """End the steps that an earlier process began, having read what nobody has read of them; no other one begins."""
-    steps = PerStep(
-        parts.run, parts.attempts, parts.shipper, parts.thread, board=parts.board, earlier=earlier, parallelism=None
-    )
+    steps = _steps(parts, earlier, None)
     steps.kill(reason)
     await steps.run_all()
 
@@ -429,15 +439,7 @@ async def _dynamic(parts: _Parts, runner: Runner, client: PrefectClient, paralle
 
 
 async def _per_step(parts: _Parts, parallelism: int | None, earlier: Earlier) -> _Ended:
-    steps = PerStep(
-        parts.run,
-        parts.attempts,
-        parts.shipper,
-        parts.thread,
-        board=parts.board,
-        earlier=earlier,
-        parallelism=parallelism,
-    )
+    steps = _steps(parts, earlier, parallelism)
     async with carried_out(parts.watch, drain=steps.graph.drain, kill=steps.kill):
         await steps.run_all()
     return _Ended(steps.failures, Fate.STOPPED in steps.graph.fates.values())

@@ -139,10 +139,6 @@ class WarmStep:
         self._position = 0
         self._caught_up = asyncio.Event()
         """Set once everything is read that its host had when it was asked, or nothing more can be."""
-        self._written = 0
-        """How much that was."""
-        self._over = False
-        """Whether its host had its end, too."""
         self._following = asyncio.ensure_future(self._follow())
 
     @property
@@ -245,7 +241,7 @@ class WarmStep:
             reading.cancel()
 
     async def _read(self) -> SandboxEnd | None:
-        frames = wire.FrameReader()
+        frames, written, over = wire.FrameReader(), 0, False
         call = replace(self._call, call=replace(self._call.call, position=self._position))
         async for data in self._calls.call(self._sandbox, call):
             for frame in frames.feed(data):
@@ -254,10 +250,10 @@ class WarmStep:
                 if frame.kind == wire.REFUSED:
                     return SandboxEnd(End.LOST, detail=f"its step host refused it: {frame.body.decode()}")
                 if frame.kind == wire.ACCEPTED:
-                    self._written, self._over = frame.position, frame.body == wire.OVER
+                    written, over = frame.position, frame.body == wire.OVER
                 else:
                     await self._take(frame)
-                if self._position >= self._written and not self._over:
+                if self._position >= written and not over:
                     self._caught_up.set()
         return None
 

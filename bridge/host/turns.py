@@ -7,12 +7,14 @@ import os
 import shutil
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 from bridge.host import wire
-from bridge.host.attempt import Attempt, StepHost, StepProcess, Streams
+from bridge.host.attempt import Attempt, StepHost, StepProcess
 from bridge.host.ends import encode
 from bridge.host.journal import Journal
+from bridge.host.pipes import Pipe, streams
 from bridge.outcome import End, SandboxEnd
 from bridge.runners.supervisor import oom_kills
 
@@ -20,7 +22,6 @@ GRACE_SECONDS = 4.0
 """Between SIGTERM and SIGKILL of a step; less than what the process runner gives a sandbox."""
 DRAIN_SECONDS = 2.0
 """How long a daemon that a step left behind may hold its output open."""
-_CHUNK = 1 << 16
 
 
 class _Turn:
@@ -33,7 +34,7 @@ class _Turn:
         self.process: StepProcess | None = None
         self.cut_off: int | None = None
         """The exit code that its end counts as, whatever its process's own is."""
-        self._pipes: list[_Pipe] = []
+        self._pipes: list[Pipe] = []
 
     async def run(self, host: StepHost, snapshot_id: str, environment: dict[str, str]) -> None:
         """Run it to its end. Raises nothing: whatever happens is its end."""
@@ -44,18 +45,18 @@ class _Turn:
         except Exception as error:
             end = SandboxEnd(End.NEVER_STARTED, detail=f"the step host couldn't start it: {error}")
         for pipe in self._pipes:
-            await pipe.drain()
+            await pipe.drain(DRAIN_SECONDS)
         shutil.rmtree(self.work_dir, ignore_errors=True)
         if self.journal.lost:
             end = SandboxEnd(end.end, end.exit_code, f"{self.journal.lost} bytes of its output are lost: no room")
         self.journal.end(encode(end))
 
     async def _start(self, host: StepHost, snapshot_id: str, environment: dict[str, str]) -> StepProcess:
-        self._pipes = [out, err] = [_Pipe(self.journal, kind) for kind in (wire.STDOUT, wire.STDERR)]
+        self._pipes = [Pipe(partial(self.journal.write, kind)) for kind in (wire.STDOUT, wire.STDERR)]
         call = self.call
         attempt = Attempt(snapshot_id, call.step, str(self.work_dir), call.step_run_id, environment)
         try:
-            return await host.start(attempt, Streams(out.writer, err.writer, (out.reader, err.reader)))
+            return await host.start(attempt, streams(*self._pipes))
         finally:
             for pipe in self._pipes:
                 os.close(pipe.writer)
@@ -74,41 +75,6 @@ class _Turn:
         if code == -signal.SIGKILL and oom_kills() > kills:
             return SandboxEnd(End.OUT_OF_MEMORY, code, "the kernel killed it for want of memory")
         return SandboxEnd(End.EXITED, code if code >= 0 else 128 - code)
-
-
-class _Pipe:
-    """One stream of a step on its way into the journal."""
-
-    def __init__(self, journal: Journal, kind: int) -> None:
-        self._journal = journal
-        self._kind = kind
-        self.reader, self.writer = os.pipe()
-        os.set_blocking(self.reader, False)
-        self._closed = asyncio.Event()
-        asyncio.get_running_loop().add_reader(self.reader, self._read)
-
-    def _read(self) -> None:
-        try:
-            data = os.read(self.reader, _CHUNK)
-        except BlockingIOError:
-            return
-        if data:
-            self._journal.write(self._kind, data)
-        else:
-            self._close()
-
-    def _close(self) -> None:
-        if not self._closed.is_set():
-            self._closed.set()
-            asyncio.get_running_loop().remove_reader(self.reader)
-            os.close(self.reader)
-
-    async def drain(self) -> None:
-        """Read what is left, for a bounded time."""
-        try:
-            await asyncio.wait_for(self._closed.wait(), DRAIN_SECONDS)
-        except asyncio.TimeoutError:
-            self._close()
 
 
 class Turns:
