@@ -55,7 +55,8 @@ class Host:
             if frame.kind == wire.END:
                 return decode(frame.body), output.decode()
             assert frame.kind != wire.REFUSED, frame.body
-            output += frame.body
+            if frame.kind != wire.ACCEPTED:  # whose body says whether the attempt is over
+                output += frame.body
         raise AssertionError("the host hung up")
 
 

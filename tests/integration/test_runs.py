@@ -70,6 +70,7 @@ class TestPerStep:
         assert "ValueError: as told" in ran.task_runs["bad"].state.message
         assert "upstream bad failed" in ran.task_runs["below_bad"].state.message
 
+    @pytest.mark.at("process")
     def test_fail_fast_kills_the_siblings(self, lab: Lab, shapes, place: str) -> None:
         ran = lab.run(
             shapes.hanging_beside_failure, lab.stack(place), settings=PER_STEP, options={"execution_mode": "fail_fast"}
@@ -177,6 +178,15 @@ class TestPipeline:
         assert ran.task_runs["retried"].run_count == 1
         assert len(ran.traces("fail_first")) == 2
         assert ran.run.steps["fail_first"].version == 2
+
+    @pytest.mark.slow  # a run in this mode whose steps are in the cache is above
+    def test_a_cached_pipeline(self, lab: Lab, shapes, place: str) -> None:
+        value = 200 + ["modal", "process"].index(place)
+        first = lab.run(shapes.cached, lab.stack(place), settings=PIPELINE, value=value)
+        again = lab.run(shapes.cached, lab.stack(place), settings=PIPELINE, value=value, into=first.folder)
+        check_both(again, "completed", "Completed")
+        assert again.steps == all_of("first second", "cached")
+        assert len(first.traces("first")) == 1
 
 
 def most_at_once(ran: Ran, steps: list[str]) -> int:
