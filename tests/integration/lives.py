@@ -93,6 +93,13 @@ class Lives:
             self._life.join(20)
             self._life = None
 
+    def interrupt(self, seconds: float = 60) -> None:
+        """SIGTERM; returns once it is heeded."""
+        self._life.terminate()
+        heeded = "Interrupted: the run is being stopped"
+        assert eventually(lambda: heeded in self.log or self._exit_code is not None, bool, seconds), self.log[-6000:]
+        assert heeded in self.log, self.log[-6000:]
+
     def __enter__(self) -> Lives:
         return self
 

@@ -267,6 +267,31 @@ def test_a_flow_that_died_before_it_had_stopped_its_run(lab: Lab, tmp_path: Path
 
 
 @slow
+def test_interrupted_while_it_looks_what_there_is(lab: Lab, tmp_path: Path) -> None:
+    """It has taken up nothing yet; what the dead one left, a step that waits for its retry too, ends all the same."""
+    with Lives(lab, tmp_path) as lives:
+        lives.begin("beside", "modal", {**WARM, "max_parallelism": 1}, steps=["one", "two"], delay=60)
+        lives.until("one")
+        lives.fail("one-1")
+        lives.go("one-1")
+        lives.until("two")
+        lives.until_zenml({"one": "retrying", "two": "running"})
+        lives.kill()
+        lab.modal.unavailable(100)  # so it can't look before it is interrupted
+        lives.go_on()
+        assert eventually(lambda: lives.log.count("two [default"), lambda plans: plans == 2, 60) == 2, lives.log[-6000:]
+        threading.Event().wait(2)  # nothing tells that it asks Modal now
+        lives.interrupt()
+        lab.modal.unavailable(0)
+        ran = lives.end()
+    assert (ran.status, ran.flow_run.state.name) == ("stopped", "Cancelled"), lives.log[-6000:]
+    assert ran.steps == {"one": "stopped", "two": "stopped"}
+    assert ran.states == {"one": "Cancelled", "two": "Cancelled"}
+    assert (output(lab, ran, "one"), output(lab, ran, "two")) == (said("one", 1), said("two", 1)[:LINES])
+    assert lab.modal.stats().alive == 0
+
+
+@slow
 def test_a_run_that_failed_without_its_flow_while_a_step_runs(lab: Lab, tmp_path: Path) -> None:
     """The step has its time; then both sides end, and the sandboxes with them."""
     from bridge.errors import RunIsOver
