@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import subprocess
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from prefect.client.orchestration import get_client
+from prefect import flow
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
+from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelling
 from zenml.client import Client
 
@@ -188,10 +192,18 @@ def test_the_flow_that_sweeps_all_stacks(lab: Lab, idle: str) -> None:
     assert (listed.name, listed.message) == ("Completed", "Ended 0 runs, left 0 that nobody owns.")
 
 
+def deploy_the_sweep(client: SyncPrefectClient) -> UUID:
+    from bridge import names
+    from bridge.sweep_flow import sweep_stacks
+
+    flow_id = client.create_flow(sweep_stacks)
+    entrypoint = "bridge.sweep_flow.sweep_stacks"
+    return client.create_deployment(flow_id, names.SWEEP, entrypoint=entrypoint, pull_steps=[])
+
+
 def test_the_watchdog_s_automations(lab: Lab, idle: str) -> None:
     """Made once, changed where asked, taken away; with the sweep deployed there is one that runs it."""
     from bridge import names, watchdog
-    from bridge.sweep_flow import sweep_stacks
 
     with get_client(sync_client=True) as client:
         for deployment in client.read_deployments():
@@ -210,12 +222,40 @@ def test_the_watchdog_s_automations(lab: Lab, idle: str) -> None:
         (automation,) = client.read_automations_by_name(names.AUTOMATION_CRASH)
         client.pause_automation(automation.id)
         assert set_up(700) == ["changed"]
-        flow_id = client.create_flow(sweep_stacks)
-        client.create_deployment(flow_id, names.SWEEP, entrypoint="bridge.sweep_flow.sweep_stacks", pull_steps=[])
+        deploy_the_sweep(client)
         assert set_up(700) == ["kept", "made"]
         assert set_up(700) == ["kept", "kept"]
         assert [done.what for done in watchdog.take_away(client)] == ["removed", "removed"]
         assert watchdog.take_away(client) == []
+
+
+def test_prefect_runs_the_sweep_once_no_flow_can_come_back(lab: Lab) -> None:
+    """For a crashed flow run of ours, and for none of another's."""
+    from prefect.states import Crashed, Running
+
+    from bridge import watchdog
+
+    with get_client(sync_client=True) as client:
+        deployment_id = deploy_the_sweep(client)
+        watchdog.set_up(client, 600, 1800)
+
+        def crash(tag: str) -> datetime:
+            flow_run = client.create_flow_run(flow(lambda: None, name=f"crashes-{tag}"), tags=[tag], state=Running())
+            client.set_flow_run_state(flow_run.id, Crashed(), force=True)
+            return client.read_flow_run(flow_run.id).end_time
+
+        def sweeps() -> list[FlowRun]:
+            of_it = DeploymentFilter(id=DeploymentFilterId(any_=[deployment_id]))
+            return client.read_flow_runs(deployment_filter=of_it)
+
+        crash("someone-elses")
+        crashed_at = crash("zenml")
+        (scheduled,) = eventually(sweeps, bool, 60)
+        assert scheduled.state.is_scheduled()
+        waits = (scheduled.state.state_details.scheduled_time - crashed_at).total_seconds()
+        assert 1800 * 1.25 + 120 <= waits < 1800 * 1.25 + 180
+        watchdog.take_away(client)
+        client.delete_deployment(deployment_id)
 
 
 @pytest.mark.slow
