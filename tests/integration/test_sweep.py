@@ -244,11 +244,17 @@ def test_prefect_runs_the_sweep_once_no_flow_can_come_back(lab: Lab) -> None:
             client.set_flow_run_state(flow_run.id, Crashed(), force=True)
             return client.read_flow_run(flow_run.id).end_time
 
+        def seen() -> int:
+            of_another = {"event": {"name": ["prefect.flow-run.Crashed"]}, "related": {"id": ["prefect.tag.other"]}}
+            answer = client.request("POST", "/events/filter", json={"filter": of_another})
+            return int(answer.json()["total"])
+
         def sweeps() -> list[FlowRun]:
             of_it = DeploymentFilter(id=DeploymentFilterId(any_=[deployment_id]))
             return client.read_flow_runs(deployment_filter=of_it)
 
-        crash("someone-elses")
+        crash("other")
+        assert eventually(seen, bool, 60) == 1
         crashed_at = crash("zenml")
         (scheduled,) = eventually(sweeps, bool, 60)
         assert scheduled.state.is_scheduled()
