@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 
 from zenml.stack import Stack
 
@@ -20,17 +21,24 @@ _ON_A_WORKER = (
     f"`prefect deployment run {names.DEPLOYMENT}/{names.DEPLOYMENT} -p snapshot_id=...`"
 )
 
+_WINDOWS = (
+    f"sys.platform=win32: {names.DISTRIBUTION} doesn't run on Windows, whatever the runner. Use Linux or macOS, or the "
+    "Linux of WSL (`wsl --install`)."
+)
+
 
 def check_stack(stack: Stack, config: ModalPrefectOrchestratorConfig) -> tuple[bool, str]:
     """Return whether the stack's components can be reached from its sandboxes, else what is wrong and the fix.
 
-    For ZenML's ``StackValidator``. Local processes reach everything.
+    For ZenML's ``StackValidator``. Local processes reach everything. Nothing runs on Windows.
     """
     return _check(stack, config, "orchestrator", stack.orchestrator.name)
 
 
 def check_operator_stack(stack: Stack, config: ModalPrefectStepOperatorConfig, name: str) -> tuple[bool, str]:
     """The same for a step operator of that name, whose caller may be a sandbox itself."""
+    if sys.platform == "win32":
+        return False, _WINDOWS
     caller = stack.orchestrator.config
     from_modal = isinstance(caller, ModalPrefectOrchestratorConfig) and caller.runner == "modal"
     has_token = vars(config)["token_id"] is not None  # attribute access would resolve a reference to a secret
@@ -44,6 +52,8 @@ def check_operator_stack(stack: Stack, config: ModalPrefectStepOperatorConfig, n
 
 
 def _check(stack: Stack, config: RunnerConfig, kind: str, name: str) -> tuple[bool, str]:
+    if sys.platform == "win32":
+        return False, _WINDOWS
     if config.runner == "process":
         return True, ""
     if stack.artifact_store.config.is_local:

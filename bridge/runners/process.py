@@ -201,7 +201,7 @@ class ProcessRunner:
         if sys.platform == "win32":
             raise SandboxRefused(
                 "runner='process' doesn't run on Windows: it needs process groups and FIFOs. "
-                "Use WSL, Linux or macOS, or runner='modal'."
+                "Use Linux or macOS, or the Linux of WSL (`wsl --install`)."
             )
         if not sys.executable:
             raise SandboxRefused("runner='process' needs sys.executable, which this embedded Python doesn't know.")

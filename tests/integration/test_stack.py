@@ -102,6 +102,33 @@ class TestValidator:
         message = self.refused(lab, stack_with(lab, alerter=diary))
         names_all(message, f"alerter=`{diary}`", str(tmp_path), "Replace it by a remote one")
 
+    @pytest.mark.parametrize("runner", ["modal", "process"])
+    def test_windows(self, lab: Lab, monkeypatch: pytest.MonkeyPatch, runner: str) -> None:
+        """Whatever the runner: no flow run is begun that the runner would have to refuse."""
+        stack = lab.stack(runner)
+        monkeypatch.setattr(sys, "platform", "win32")
+        message = self.refused(lab, stack)
+        names_all(message, "sys.platform=win32", "doesn't run on Windows", "Linux or macOS", "`wsl --install`")
+        assert "runner=" not in message
+
+    def test_a_step_operator_on_windows(self, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Also under another orchestrator, and before anything else that its stack lacks."""
+        from zenml.client import Client
+        from zenml.stack import Stack
+
+        from bridge.settings import ModalPrefectStepOperatorConfig
+        from bridge.validation import check_operator_stack
+
+        stack = Stack.from_model(Client().get_stack(lab.stack("modal")))
+        for runner in ("modal", "process"):
+            config = ModalPrefectStepOperatorConfig.model_validate({"runner": runner})
+            assert "doesn't run on Windows" not in check_operator_stack(stack, config, "there")[1]
+            with monkeypatch.context() as there:
+                there.setattr(sys, "platform", "win32")
+                fits, message = check_operator_stack(stack, config, "there")
+            assert not fits
+            assert "doesn't run on Windows" in message
+
 
 DEFAULT_STORE = """
 import json, pathlib, sys
