@@ -74,6 +74,9 @@ def end_run(run: PipelineRunResponse, *, failures: Mapping[str, str], stopped: b
 
     A run that failed before it was stopped says failed already, and stays so. Does nothing if it was deleted.
 
+    Step runs that still run are stopped: nobody works on them any more. A process that was killed over its request for
+    one is the reason; ZenML takes such a request in a run that has failed.
+
     Args:
         run: The run.
         failures: The failed steps and their diagnoses.
@@ -83,6 +86,8 @@ def end_run(run: PipelineRunResponse, *, failures: Mapping[str, str], stopped: b
         for child in step_runs.family(run)[1:]:
             _end_run(child, failures=failures, stopped=stopped)
     _end_run(run, failures=failures, stopped=stopped)
+    if (stopped or failures) and status_of(run) is not None:
+        step_runs.stop_running(run)
 
 
 def _end_run(run: PipelineRunResponse, *, failures: Mapping[str, str], stopped: bool) -> None:

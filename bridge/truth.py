@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import TypeVar
 
@@ -23,6 +22,7 @@ from tenacity import (
 )
 from zenml.exceptions import CredentialsNotValid
 
+from bridge.daemon_threads import DaemonThreads
 from bridge.outcome import StepRecord
 from bridge.zenml_away import couldnt_ask
 
@@ -46,7 +46,7 @@ class ZenMLThread:
     """
 
     def __init__(self, patience: float = PATIENCE_SECONDS, *, login_comes_back: bool = False) -> None:
-        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="zenml")
+        self._pool = DaemonThreads(THREADS, "zenml")
         self._patience = patience
         self._login_comes_back = login_comes_back
 
@@ -74,8 +74,8 @@ class ZenMLThread:
         return couldnt_ask(error) or (self._login_comes_back and isinstance(error, CredentialsNotValid))
 
     def close(self) -> None:
-        """Let the threads go."""
-        self._pool.shutdown(wait=False)
+        """Let the threads go. What one is still at holds up nobody, not the end of the process either."""
+        self._pool.shutdown()
 
 
 def _say(state: RetryCallState) -> None:

@@ -10,7 +10,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 from uuid import UUID
 
@@ -18,6 +17,7 @@ from zenml.client import Client
 from zenml.enums import ExecutionStatus
 
 from bridge import step_runs
+from bridge.daemon_threads import DaemonThreads
 from bridge.host.preload import Loaded
 from bridge.outcome import Diagnosis, Reported, StepRecord
 from bridge.zenml_away import couldnt_ask
@@ -38,7 +38,7 @@ class Store:
     def __init__(self, loaded: Loaded) -> None:
         self._loaded = loaded
         self._closed = threading.Event()
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="zenml")
+        self._pool = DaemonThreads(_THREADS, "zenml")
         self._cache = step_runs.CacheLookup(loaded.snapshot, loaded.run, loaded.stack) if loaded.stack else None
 
     async def _ask(self, function: Callable[[], T]) -> T:
@@ -92,7 +92,7 @@ class Store:
     def close(self) -> None:
         """Let the threads go; they ask no more."""
         self._closed.set()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.shutdown(cancel_futures=True)
 
     def _patiently(self, function: Callable[[], T]) -> T:
         deadline = time.monotonic() + PATIENCE_SECONDS

@@ -11,10 +11,11 @@ from prefect.states import Crashed
 from zenml.client import Client
 from zenml.config import DockerSettings
 from zenml.enums import ExecutionStatus
-from zenml.models import PipelineSnapshotResponse
+from zenml.models import PipelineSnapshotResponse, StepRunRequest
 from zenml.orchestrators.publish_utils import publish_failed_pipeline_run
 from zenml.pipelines.run_utils import create_placeholder_run
 from zenml.utils import source_utils
+from zenml.utils.time_utils import utc_now
 
 from bridge.errors import RunIsOver
 from bridge.flow import zenml_pipeline
@@ -69,6 +70,26 @@ def test_a_flow_that_can_not_begin_fails_the_run_that_it_has_made(lab: Lab, tmp_
     assert "nobody-s" in str(state.message)
     (run,) = Client().list_pipeline_runs(orchestrator_run_id=str(state.state_details.flow_run_id)).items
     assert run.status is ExecutionStatus.FAILED
+
+
+@pytest.mark.parametrize("how", ["stopped", "failed", "failed before it was stopped"])
+def test_a_step_run_that_nobody_works_on_is_stopped_with_its_run(lab: Lab, tmp_path: Path, how: str) -> None:
+    """Its process was killed over the request, which ZenML did all the same, after it had been asked what runs."""
+    snapshot = snapshot_of(lab, tmp_path, "late")
+    run = create_placeholder_run(snapshot, str(uuid4()))
+    if how == "failed before it was stopped":
+        publish_failed_pipeline_run(run.id)
+    request = StepRunRequest(
+        name=next(iter(snapshot.step_configurations)),
+        pipeline_run_id=run.id,
+        project=run.project_id,
+        status=ExecutionStatus.RUNNING,
+        start_time=utc_now(),
+    )
+    late = Client().zen_store.create_run_step(request)
+    end_run(run, failures={"": "as told"} if how == "failed" else {}, stopped=how != "failed")
+    assert Client().get_run_step(late.id).status is ExecutionStatus.STOPPED
+    assert Client().get_pipeline_run(run.id).status.value == how.split()[0]
 
 
 @pytest.mark.parametrize("how", ["stopped", "failed"])
