@@ -23,6 +23,7 @@ from prefect.context import AsyncClientContext, FlowRunContext
 from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Completed, Crashed, Failed, Paused, Suspended
 from prefect.utilities.urls import url_for
+from zenml.client import Client
 from zenml.constants import METADATA_ORCHESTRATOR_RUN_ID
 from zenml.enums import ExecutionStatus
 from zenml.metadata.metadata_types import MetadataType, Uri
@@ -39,6 +40,7 @@ from bridge.errors import BridgeError, PrefectUnavailable, RunIsOver
 from bridge.events import StepEvents
 from bridge.eviction import is_eviction
 from bridge.foresight import earlier_durations
+from bridge.host.patience import use_fresh_keys
 from bridge.left_open import close_task_runs
 from bridge.limits import check_limits
 from bridge.logs import LogShipper
@@ -247,6 +249,7 @@ async def _carry_out(run: Run, runner: Runner, stop: Stop, life: int) -> State[N
     if life == 1:
         taken_up.set()
     try:
+        await thread.call(lambda: use_fresh_keys(Client().zen_store))
         # One client for the core and all its task runs.
         async with AsyncClientContext.get_or_create() as api, runner:
             board = Board(run.plan, listener=StepEvents(run), goes_on=life > 1)

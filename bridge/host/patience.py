@@ -43,26 +43,39 @@ _logger = logging.getLogger(__name__)
 
 
 def open_store() -> BaseZenStore:
-    """Open ZenML's store. Raises what ZenML raises where the server stays away, and at once where it answers no."""
+    """Open ZenML's store, with :func:`use_fresh_keys`.
+
+    Raises what ZenML raises where the server stays away, and at once where it answers no.
+    """
 
     def unreachable(error: Exception) -> bool:
         # ZenML makes a RuntimeError of it (zenml/zen_stores/rest_zen_store.py, _initialize).
         return isinstance(error.__cause__ or error, requests.exceptions.ConnectionError)
 
-    return patiently("ZenML's server can't be reached", lambda: Client().zen_store, unreachable)
+    store = patiently("ZenML's server can't be reached", lambda: Client().zen_store, unreachable)
+    use_fresh_keys(store)
+    return store
 
 
-def ride_out_outages() -> None:
-    """Open ZenML's store and let every request of this process wait for a server that is away."""
-    store = open_store()
+def use_fresh_keys(store: BaseZenStore, **retries: int | None) -> None:
+    """Let the requests of this process be made anew where a killed server has left them open (:class:`FreshKeys`).
+
+    ZenML's client alone would ask such a one for eight minutes, in which nothing is known, and a flow that is being
+    cancelled doesn't hear of it. ``retries`` are further numbers of urllib3's ``Retry``.
+    """
     if not isinstance(store, RestZenStore):
         return
     for prefix, adapter in list(store.session.adapters.items()):
         if isinstance(adapter, HTTPAdapter):
-            # Its total would count before all others do.
-            retries: Retry = adapter.max_retries.new(total=None, connect=_REFUSALS, status=_BUSY)
-            retries.backoff_max = _LONGEST_PAUSE_SECONDS
-            store.session.mount(prefix, FreshKeys(retries, store.config.connection_pool_size))
+            patience: Retry = adapter.max_retries.new(status=_BUSY, **retries)
+            patience.backoff_max = _LONGEST_PAUSE_SECONDS
+            store.session.mount(prefix, FreshKeys(patience, store.config.connection_pool_size))
+
+
+def ride_out_outages() -> None:
+    """Open ZenML's store and let every request of this process wait for a server that is away."""
+    # Its total would count before all others do.
+    use_fresh_keys(open_store(), total=None, connect=_REFUSALS)
 
 
 class FreshKeys(HTTPAdapter):

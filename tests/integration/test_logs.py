@@ -25,6 +25,9 @@ def test_lines_are_there_while_the_step_runs(lab: Lab, shapes, place: str, tmp_p
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import LogFilter
     from zenml.client import Client
+    from zenml.zen_stores.rest_zen_store import RestZenStore
+
+    from bridge.host.patience import FreshKeys
 
     seen: list[list[str]] = []
 
@@ -48,6 +51,12 @@ def test_lines_are_there_while_the_step_runs(lab: Lab, shapes, place: str, tmp_p
     watcher.join()
     assert "it hangs now" in seen[0]
     assert ran.status == "completed"
+    # The flow ran in this process: what a killed server of ZenML's leaves open is asked for anew here too.
+    store = Client().zen_store
+    assert isinstance(store, RestZenStore)
+    asks = store.session.get_adapter(store.url)
+    assert isinstance(asks, FreshKeys)
+    assert (asks.max_retries.connect, asks.max_retries.backoff_max) == (5, 10)
 
 
 @pytest.mark.at("modal-v2")
