@@ -34,6 +34,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 TOGETHER = {
     "tests/deployments/test_files.py": "",
+    "tests/host/test_patience.py": "",
     "tests/host/test_pipeline.py": "",
     "tests/host/test_step_runs.py": "",
     "tests/integration/matrix/test_matrix.py": "",

@@ -78,6 +78,8 @@ class Case:
     """How many of its first sandboxes don't come up."""
     lost_replies: int
     """How many creates are made without their answer arriving."""
+    killed_again: float = 0.0
+    """Seconds after which a flow that has come back is killed once more, wherever it is then; 0 if it isn't."""
 
     def step(self, name: str) -> StepSpec:
         return next(step for step in self.steps if step.name == name)
@@ -92,9 +94,11 @@ class Case:
 
     def __str__(self) -> str:
         planned = [f"{step.name}#{number} {kind}" for step in self.steps for number, kind in step.strikes.items()]
+        killed = any(kind in FLOW for step in self.steps for kind in step.strikes.values()) and self.killed_again
+        again = f", again after {self.killed_again} s" if killed else ""
         return (
             f"seed {self.seed}: {len(self.steps)} steps, {self.kind}, {self.failure_mode}, "
-            f"most {self.max_parallelism}, V{self.backend}; {'; '.join(planned) or 'no fault'}"
+            f"most {self.max_parallelism}, V{self.backend}; {'; '.join(planned) or 'no fault'}{again}"
         )
 
 
@@ -118,7 +122,14 @@ def make_case(seed: int, *, small: bool = False) -> Case:
         backend=chance.choice([2, 2, 2, 1]),
         init_failures=int(chance.random() < 0.1),
         lost_replies=int(chance.random() < 0.1),
+        killed_again=0.0 if small else _killed_again(seed),
     )
+
+
+def _killed_again(seed: int) -> float:
+    # Dice of its own, so that the cases of all seeds stay what they were but for this.
+    chance = random.Random(f"killed again {seed}")
+    return round(chance.uniform(0.1, 6), 1) if chance.random() < 0.5 else 0.0
 
 
 def _number(chance: random.Random, kind: str, small: bool) -> int:

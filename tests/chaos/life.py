@@ -39,11 +39,11 @@ def _begin(environment: dict[str, str], folder: str, options: dict[str, Any], ar
     first_life.call(folder, options, arguments)
 
 
-def _go_on(environment: dict[str, str], folder: str, run_id: UUID) -> None:
+def _go_on(environment: dict[str, str], folder: str, run_id: UUID, more: list[str]) -> None:
     _prepare(environment, folder)
     from bridge.commands.resume import resume
 
-    resume([str(run_id), "--here"], standalone_mode=True)
+    resume([str(run_id), "--here", *more], standalone_mode=True)
 
 
 class Flow:
@@ -59,9 +59,9 @@ class Flow:
         """Call the pipeline, as a user's script does."""
         self._start(_begin, options, arguments)
 
-    def go_on(self, run_id: UUID) -> None:
-        """Type `modal-prefect resume`."""
-        self._start(_go_on, run_id)
+    def go_on(self, run_id: UUID, *, sure: bool = False) -> None:
+        """Type `modal-prefect resume`; ``sure`` that the process is gone, also where nothing tells so."""
+        self._start(_go_on, run_id, ["--yes"] if sure else [])
 
     def _start(self, function: Any, *arguments: Any) -> None:
         self.lives += 1

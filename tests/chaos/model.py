@@ -75,6 +75,7 @@ class _Judge:
 
     def everything(self) -> Iterator[str]:
         yield from self._run()
+        yield from self._task_of_the_pipeline()
         for step in self.case.steps:
             yield from self._step(step)
             yield from self._attempts(step)
@@ -328,6 +329,19 @@ class _Judge:
         elif task_run.state not in PREFECT.get(fate, NEVER):
             yield f"{step.name} is {fate} in ZenML and {task_run.state} in Prefect ({task_run.message[:120]})"
 
+    def _task_of_the_pipeline(self) -> Iterator[str]:
+        """The one task run of ``pipeline`` mode says what its flow run says; where a failed run is stopped, either."""
+        if not self.pipeline or self.seen.failed_without_flow is not None:
+            return
+        states = {task_run.state for task_run in self.seen.task_runs.values()}
+        allowed = {self.seen.flow_run} | ({"Failed", "Cancelled"} if self.seen.run == "failed" else set())
+        if len(self.seen.task_runs) > 1 or not states <= allowed:
+            yield f"the pipeline's task runs are {sorted(states)}, its flow run is {self.seen.flow_run}"
+        most = 1 + self.case.infrastructure_retries + len(self._of((*LOST, *KILLED))) + self.case.init_failures
+        for task_run in self.seen.task_runs.values():
+            if task_run.run_count > most:
+                yield f"Prefect counts {task_run.run_count} sandboxes of the pipeline, not up to {most}"
+
     # ---- limits
 
     def _limits(self) -> Iterator[str]:
@@ -373,7 +387,7 @@ class _Judge:
         where = f"the log of {step.name}, attempt {attempt.number},"
         if len(set(found)) < len(found):
             yield f"{where} has lines twice"
-        if not self.pipeline and found != sorted(found):
+        if found != sorted(found):
             yield f"{where} is out of order"
         if attempt.how is None or flooded or not self._certain(attempt) or self._unread(attempt):
             return

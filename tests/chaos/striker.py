@@ -95,9 +95,22 @@ class Striker:
             self._go(step, attempt)
             eventually(lambda: is_running(self._folder, step, attempt), lambda running: not running, 30)
         self._flow.go_on(self._run_id)
+        if self.case.killed_again:
+            self._kill_again(self.case.killed_again)
         if kind == FLOW[0]:
             eventually(self._goes_on, bool, 60)
         return ""
+
+    def _kill_again(self, seconds: float) -> None:
+        self._pause.wait(seconds)  # any moment of it is as good: while it begins, looks back, waits, or ends
+        if not self._flow.alive():
+            return
+        self._flow.kill()
+        with get_client(sync_client=True) as client:
+            flow_run = client.read_flow_run(self._flow_run_id)
+        if not flow_run.state.is_final():
+            self._flow.lives = flow_run.run_count  # one that was killed before it had begun doesn't count
+            self._flow.go_on(self._run_id, sure=True)
 
     def _goes_on(self) -> bool:
         """Whether the new process has begun, or has been refused: Prefect calls the flow run Running all the time."""

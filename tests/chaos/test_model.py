@@ -152,6 +152,24 @@ def test_what_is_wrong(sentence: str) -> None:
     assert any(sentence in found for found in violations(PLAIN, WRONG[sentence])), violations(PLAIN, WRONG[sentence])
 
 
+WRONG_IN_ONE = {
+    "task runs are ['Failed'], its flow run is Completed": replace(IN_ONE, task_runs={"chaos": TaskRun("Failed", 1)}),
+    "task runs are ['Completed'], its flow run is": replace(
+        IN_ONE, task_runs={"chaos": TaskRun("Completed", 1), "again": TaskRun("Completed", 1)}
+    ),
+    "Prefect counts 5 sandboxes of the pipeline, not up to 4": replace(
+        IN_ONE, task_runs={"chaos": TaskRun("Completed", 5)}
+    ),
+    "out of order": replace(IN_ONE, logs={"": ["[s0] s0 1 line 1", "[s0] s0 1 line 0"]}),
+}
+
+
+@pytest.mark.parametrize("sentence", WRONG_IN_ONE)
+def test_what_is_wrong_in_one_sandbox(sentence: str) -> None:
+    found = violations(PIPELINE, WRONG_IN_ONE[sentence])
+    assert any(sentence in each for each in found), found
+
+
 @pytest.mark.parametrize(("last_kept", "wrong"), [(9_000, 0), (8_000, 1)])
 def test_what_goes_on_after_a_loss_has_one_cap_with_what_was_lost(last_kept: int, wrong: int) -> None:
     kept = [*range(last_kept), *range(10_300, 10_700)]
@@ -202,6 +220,7 @@ def test_a_step_that_failed_before_its_own_code_ran() -> None:
         run="failed",
         flow_run="Failed",
         step_runs={"s0": ["stopped"], "s1": ["failed"], "s2": ["completed"]},
+        task_runs={"chaos": TaskRun("Failed", 1)},
     )
     assert violations(case, seen) == []
     late = replace(seen, attempts={**seen.attempts, "s2": [ran(1, 60, sandbox="sb-1")]})
@@ -243,6 +262,7 @@ def test_a_sandbox_that_dies_under_two_steps() -> None:
         run="failed",
         flow_run="Failed",
         step_runs={"s0": ["failed"], "s1": ["retried", "completed"], "s2": ["completed"]},
+        task_runs={"chaos": TaskRun("Failed", 2)},
     )
     assert violations(case, seen) == []
     given_up = replace(seen, step_runs={"s0": ["failed"], "s1": ["retried", "failed"]})

@@ -87,7 +87,13 @@ def test_a_request_whose_server_was_killed_over_it_is_made_anew(asked: Asked) ->
     assert (answer.status_code, answer.json()["name"]) == (200, "made-once"), answer.text
 
 
-@pytest.mark.parametrize(("pipeline", "step"), [("chain", "one"), ("retried", "fail_first")], ids=["once", "thrice"])
+@pytest.mark.parametrize(
+    ("pipeline", "step"),
+    [
+        pytest.param("chain", "one", id="once"),
+        pytest.param("retried", "fail_first", id="thrice", marks=pytest.mark.slow),  # the earlier attempt below
+    ],
+)
 def test_a_step_run_that_was_made_before_the_server_was_killed_is_the_answer(
     asked: Asked, tmp_path: Path, pipeline: str, step: str
 ) -> None:
@@ -118,6 +124,7 @@ def test_a_step_run_without_its_inputs_is_no_answer(asked: Asked, tmp_path: Path
     assert answer.status_code == 409, answer.text
 
 
+@pytest.mark.slow  # a step run that was made is found likewise
 def test_logs_that_were_made_before_the_server_was_killed_are_the_answer(asked: Asked, tmp_path: Path) -> None:
     job = asked.zen.submit("retried", tmp_path)
     stores = asked.session.get(f"{asked.zen.store['ZENML_STORE_URL']}/api/v1/components?type=artifact_store").json()
