@@ -5,6 +5,9 @@ outside, or its flow is gone; 3, the host broke before its first step or in a wa
 server doesn't take the sandbox's token any more.
 ZenML's records say the same more exactly, step by step.
 
+A step is a fork of this program, or, where that isn't possible or the stack can't be loaded here, a process of its
+own; one log line says why. Without the snapshot, its run or its plan there is nothing to schedule: that is 3.
+
 The user's code is imported in the steps' processes only. ZenML's init and cleanup hooks run there too, once
 for each step, since what the init hook makes lives in the memory of the process that runs it.
 """
@@ -76,13 +79,16 @@ def _code_of(error: Exception) -> int:
 
 
 def _split(loaded: preload.Loaded) -> forking.Link | Forked | SpawnHost | None:
-    if loaded.stack is None:
-        return SpawnHost()
-    preload.disconnect()
+    scheduler = os.getpid()
     try:
+        if loaded.stack is None:
+            raise forking.NoFork(loaded.why_no_stack)
+        preload.disconnect()
         return forking.split()
-    except forking.NoFork as error:
-        _logger.warning("Each step gets a process of its own: %s.", error)
+    except Exception as error:
+        if os.getpid() != scheduler:
+            raise  # in what forks: it must not become a second scheduler
+        _logger.warning("Each step gets a process of its own: %s.", str(error) or type(error).__name__)
         return SpawnHost()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from dataclasses import dataclass
 from uuid import UUID
@@ -20,17 +19,19 @@ from bridge.host.entrypoint import use_source_root
 from bridge.orchestrator import ModalPrefectOrchestrator
 from bridge.plan import Plan
 
-_logger = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A snapshot, its run, its plan, and its stack: None where a component can't be imported before user code is."""
+    """A snapshot, its run, its plan, and its stack: None where it can't be loaded, and ``why_no_stack`` says why.
+
+    That is so where a component can't be imported before the user's code is.
+    """
 
     snapshot: PipelineSnapshotResponse
     run: PipelineRunResponse
     plan: Plan
     stack: Stack | None
+    why_no_stack: str = ""
 
 
 def load(snapshot_id: str, run_id: str) -> Loaded:
@@ -42,18 +43,26 @@ def load(snapshot_id: str, run_id: str) -> Loaded:
     run = client.zen_store.get_run(UUID(run_id))
     if snapshot.stack is None:
         raise RuntimeError(f"The stack of snapshot {snapshot_id} was deleted")
-    integration_registry.activate_integrations()
     plan = _orchestrator(snapshot.stack).plan(snapshot)
     try:
-        stack = Stack.from_model(snapshot.stack)
-    except ImportError as error:
-        _logger.warning("The stack %s can't be loaded before its code is: %s", snapshot.stack.name, error)
-        return Loaded(snapshot, run, plan, None)
+        stack = _stack(snapshot.stack, run, snapshot)
+    except Exception as error:
+        # Whatever it is: a step in a process of its own meets it again, and then it is that step's failure.
+        said = str(error).partition("\n")[0].rstrip(".")
+        why = f"the stack {snapshot.stack.name} can't be loaded before the user's code ({type(error).__name__}: {said})"
+        return Loaded(snapshot, run, plan, None, why)
+    return Loaded(snapshot, run, plan, stack)
+
+
+def _stack(model: StackResponse, run: PipelineRunResponse, snapshot: PipelineSnapshotResponse) -> Stack:
+    integration_registry.activate_integrations()
+    stack = Stack.from_model(model)
+    client = Client()
     # Children inherit what the client remembers: each of the two would be a request of every step.
     _ = client.active_project, client.active_stack_model.components[StackComponentType.ARTIFACT_STORE][0].configuration
     # Children inherit SQLAlchemy's compiled statements, so the commonest is compiled here: a tenth of a second.
     step_runs.latest(run, list(snapshot.step_configurations)[:1])
-    return Loaded(snapshot, run, plan, stack)
+    return stack
 
 
 def _orchestrator(stack: StackResponse) -> ModalPrefectOrchestrator:

@@ -78,12 +78,12 @@ def _split(options: Options, listener: socket.socket) -> Link | None:
     try:
         loaded = preload.load(options.snapshot_id, options.run_id)
         if loaded.stack is None:
-            raise forking.NoFork("the stack can't be loaded before the user's code")
+            raise forking.NoFork(loaded.why_no_stack)
         preload.disconnect()
         link = forking.split(listener)
     except Exception as error:
         # Whatever it is: a step in a process of its own meets it again, and then it is that step's failure.
-        _logger.warning("Each step gets a process of its own: %s.", error or type(error).__name__)
+        _logger.warning("Each step gets a process of its own: %s.", str(error) or type(error).__name__)
         return None
     if isinstance(link, Forked):
         child.run(link.attempt, loaded)

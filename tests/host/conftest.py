@@ -134,6 +134,16 @@ class Job:
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
+def with_a_thread(job: Job, folder: Path) -> str:
+    """A PYTHONPATH by which each Python begins with a thread, as some images' agents have it: none may fork then."""
+    image = folder / "image"
+    image.mkdir()
+    (image / "sitecustomize.py").write_text(
+        "import threading\nthreading.Thread(target=threading.Event().wait, name='of the image', daemon=True).start()\n"
+    )
+    return f"{image}{os.pathsep}{job.environment()['PYTHONPATH']}"
+
+
 def client(home: Path, store: dict[str, str]) -> Iterator[Zen]:
     """A client process with a stack of its own, ended with the fixture."""
     databases.put("zenml", home / "zenml" / databases.ZENML_STORE)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.host.conftest import Job, Zen
+from tests.host.conftest import Job, Zen, with_a_thread
 
 SCENARIOS: dict[str, tuple[str, dict[str, Any], dict[str, Any], list[str]]] = {
     # name: pipeline, its options, its arguments, the host's arguments
@@ -323,8 +323,38 @@ def test_a_run_that_is_stopped_in_zenml_ends_by_itself(zen: Zen, tmp_path: Path)
     assert job.statuses() == ("stopped", {"one": ["completed"], "hung": ["stopped"]})
 
 
+@pytest.mark.slow  # a second's work of the host, and a program for each step
+def test_a_stack_that_the_host_can_t_load_costs_each_step_a_process_of_its_own(zen: Zen, tmp_path: Path) -> None:
+    """Whatever it can't be loaded for."""
+    zen.ask("call", module="picky_flavor", function="activate", arguments={})
+    try:
+        job = zen.submit("chain", tmp_path, length=2)
+    finally:
+        zen.ask("call", module="picky_flavor", function="deactivate", arguments={})
+    code, output = job.pipeline()
+    assert code == 0
+    assert job.statuses() == ("completed", {"one": ["completed"], "add_1": ["completed"]})
+    (line,) = [line for line in output.splitlines() if "process of its own" in line]
+    assert "the stack picky can't be loaded" in line
+    assert "it needs the step's code" in line
+    assert "a second line" not in output
+
+
+@pytest.mark.slow
+def test_where_forking_isn_t_safe_each_step_gets_a_process_of_its_own(zen: Zen, tmp_path: Path) -> None:
+    job = zen.submit("chain", tmp_path, length=1)
+    code, output = job.pipeline(PYTHONPATH=with_a_thread(job, tmp_path))
+    assert code == 0
+    assert job.statuses() == ("completed", {"one": ["completed"]})
+    (line,) = [line for line in output.splitlines() if "process of its own" in line]
+    assert "threads are running: of the image" in line
+
+
 @pytest.mark.slow  # the flow refuses it first: tests/integration/test_bad_input.py
 def test_a_run_that_doesn_t_exist_breaks_the_host(zen: Zen, tmp_path: Path) -> None:
     job = zen.submit("chain", tmp_path)
     job.run = job.snapshot
-    assert job.pipeline()[0] == 3
+    code, output = job.pipeline()
+    assert code == 3
+    assert "The pipeline can't start." in output
+    assert f"Unable to get pipeline run with ID '{job.run}'" in output

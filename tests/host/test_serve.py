@@ -24,7 +24,7 @@ from bridge.runners.local_host import talk
 from bridge.runners.process import ProcessRunner
 from bridge.warm_again import attempts_in
 from bridge.warm_step import WarmHost, WarmStep
-from tests.host.conftest import TIMEOUT, Job, Zen
+from tests.host.conftest import TIMEOUT, Job, Zen, with_a_thread
 
 SOCKET = "host.sock"
 
@@ -61,8 +61,8 @@ class Host:
 
 
 @contextmanager
-def serving(job: Job, *more: str, run: str | None = None) -> Iterator[Host]:
-    variables = job.environment()
+def serving(job: Job, *more: str, run: str | None = None, **environment: str) -> Iterator[Host]:
+    variables = {**job.environment(), **environment}
     work = Path(variables[names.ENV_WORK_DIR])
     arguments = ("--snapshot-id", job.snapshot, "--run-id", run or job.run, "--socket", SOCKET, *more)
     process = job.start("serve", *arguments, **variables)
@@ -233,6 +233,18 @@ async def test_where_nothing_can_be_loaded_a_step_gets_a_process_of_its_own(zen:
         host.process.terminate()
         output, _ = host.process.communicate(timeout=TIMEOUT)
     assert output.count("Each step gets a process of its own") == 1
+
+
+@pytest.mark.slow  # the reason is another one above, and what follows the same
+async def test_where_forking_isn_t_safe_each_step_gets_a_process_of_its_own(zen: Zen, tmp_path: Path) -> None:
+    job = zen.submit("chain", tmp_path, length=2)
+    with serving(job, PYTHONPATH=with_a_thread(job, tmp_path)) as host:
+        for step in ("one", "add_1"):
+            assert (await host.run(wire.Call(step, step)))[0] == OK
+        host.process.terminate()
+        output, _ = host.process.communicate(timeout=TIMEOUT)
+    (line,) = [line for line in output.splitlines() if "process of its own" in line]
+    assert "threads are running: of the image" in line
 
 
 @pytest.mark.slow  # tests/integration/test_crash.py has a whole flow
