@@ -27,6 +27,12 @@ def clocks(patient: Patient) -> Iterator[Finding]:
     yield from compared(_servers(patient))
 
 
+def prefects_clock(patient: Patient) -> Iterator[Finding]:
+    """How far it is from that of the Prefect server that this machine is configured for: all that ZenML needn't say."""
+    if url := PREFECT_API_URL.value():
+        yield from compared([("Prefect's server", f"{url}/health")])
+
+
 def compared(servers: Iterable[tuple[str, str]]) -> Iterator[Finding]:
     """How far this machine's clock is from those of servers, each with its name and a URL that it answers."""
     check, agreed = "clocks", []

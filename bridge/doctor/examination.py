@@ -11,11 +11,12 @@ from bridge.errors import BridgeError, PrefectUnavailable, RunnerUnavailable
 
 Check = Callable[[Patient], Iterable[Finding]]
 
+_ZENML = "zenml server"
 CHECKS: tuple[tuple[str, Check], ...] = (
     ("system", lambda patient: installation.system()),
     ("versions", lambda patient: installation.versions()),
     ("import name", lambda patient: installation.import_name()),
-    ("zenml server", zenml_side.server),
+    (_ZENML, zenml_side.server),
     ("stack", zenml_side.stack),
     ("integrations", zenml_side.integrations),
     ("prefect api", prefect_side.api),
@@ -45,8 +46,10 @@ def _looked_at(name: str, check: Check, patient: Patient, unmet: dict[str, str])
     missing = next((need for need in _NEEDS.get(name, ()) if need in unmet), None)
     if missing is not None:
         unmet[name] = unmet[missing]
-        yield Finding(name, Grade.SKIPPED, unmet[missing])
-        return
+        if missing != _ZENML or name not in _WITHOUT_ZENML:
+            yield Finding(name, Grade.SKIPPED, unmet[missing])
+            return
+        check = _WITHOUT_ZENML[name]
     try:
         for finding in check(patient):
             if finding.grade.is_bad:
@@ -63,14 +66,21 @@ def _looked_at(name: str, check: Check, patient: Patient, unmet: dict[str, str])
 
 
 _NEEDS: dict[str, tuple[str, ...]] = {
-    "stack": ("zenml server",),
+    "stack": (_ZENML,),
     "integrations": ("stack",),
-    "prefect api": ("zenml server",),
+    "prefect api": (_ZENML,),
     "work pool": ("prefect api",),
     "deployments": ("prefect api",),
-    "modal": ("zenml server",),
+    "modal": (_ZENML,),
     "registry": ("stack",),
-    "clocks": ("zenml server",),
+    "clocks": (_ZENML,),
     "round trip": ("stack", "modal"),
 }
 """Check -> those without which there is nothing for it to see."""
+
+_WITHOUT_ZENML: dict[str, Check] = {
+    "prefect api": prefect_side.own_api,
+    "modal": modal_side.own_credentials,
+    "clocks": clocks.prefects_clock,
+}
+"""Check -> what of it can be seen while ZenML can't be asked: how this machine itself is configured."""

@@ -17,7 +17,6 @@ from bridge.errors import CredentialsRefused, InvalidSettings, RunnerUnavailable
 from bridge.flow import on_own_loop
 from bridge.plan import SandboxSpec, VolumeMount
 from bridge.runners.base import AsksAhead, Runner
-from bridge.settings import ModalPrefectOrchestratorConfig
 from bridge.validation import modal_builds_with
 
 OUTAGE_SECONDS = 5.0
@@ -45,8 +44,15 @@ def credentials(patient: Patient) -> Iterator[Finding]:
     used, unreadable = places_of(patient)
     yield from unreadable
     for one in used:
-        for finding in _at(one, patient):
+        for finding in _of(one, patient):
             yield replace(finding, what=f"{one.whose}{finding.what}")
+
+
+def own_credentials(patient: Patient) -> Iterator[Finding]:
+    """Whether Modal takes this machine's own credentials: all that can be asked without ZenML."""
+    missing = "this machine has no Modal account; whether the stack needs it is in ZenML"
+    for found in _at(Place("modal"), {}, missing):
+        yield replace(found, what=f"{found.what}, as this machine is configured") if found.grade is Grade.OK else found
 
 
 def places_of(patient: Patient) -> tuple[list[Used], list[Finding]]:
@@ -69,22 +75,28 @@ def places_of(patient: Patient) -> tuple[list[Used], list[Finding]]:
     return used, unreadable
 
 
-def _at(used: Used, patient: Patient) -> Iterator[Finding]:
-    place = used.place
-    if place.runner == "process":
+def _of(used: Used, patient: Patient) -> Iterator[Finding]:
+    if used.place.runner == "process":
         yield Finding(_CHECK, Grade.OK, "not used: sandboxes are local processes, which need no account")
         return
-    environment = place.modal_environment
     # A worker has an account of its own, unless the component brings one.
-    workers = place.token_id is None and _on_workers(patient)
+    workers = used.place.token_id is None and patient.work_pool is not None
+    without = "this machine has no Modal account; the worker needs one" if workers else None
+    yield from _at(used.place, _named(used, has_registry=patient.has_registry), without)
+
+
+def _at(place: Place, named: Mapping[SandboxSpec, str], without: str | None) -> Iterator[Finding]:
+    """What Modal says of a place, and of what is named there.
+
+    ``without`` is what to say of a machine without an account where that needn't be wrong.
+    """
+    environment = place.modal_environment
     try:
-        named = _named(used, has_registry=patient.has_registry)
         missing = on_own_loop(lambda: _ask(place.runner_for(outage=OUTAGE_SECONDS), environment, named))
     except CredentialsRefused as error:
-        if workers:
-            what = "this machine has no Modal account; the worker needs one"
+        if without:
             fix = f"To look at Modal from here too: {_ACCOUNT[0].lower()}{_ACCOUNT[1:]}"
-            yield Finding(_CHECK, Grade.NOTE, what, fix)
+            yield Finding(_CHECK, Grade.NOTE, without, fix)
         else:
             yield told(_CHECK, Grade.PROBLEM, str(error), _ACCOUNT)
     except SandboxRefused as error:
@@ -98,7 +110,7 @@ def _at(used: Used, patient: Patient) -> Iterator[Finding]:
         where = f"environment `{environment}`" if environment else "the profile's environment"
         yield Finding(_CHECK, Grade.OK, f"the credentials are good; {where} is there")
         for what, fix in missing:
-            yield Finding(_CHECK, Grade.NOTE if workers else Grade.PROBLEM, what.rstrip("."), fix)
+            yield Finding(_CHECK, Grade.NOTE if without else Grade.PROBLEM, what.rstrip("."), fix)
 
 
 def _named(used: Used, *, has_registry: bool) -> dict[SandboxSpec, str]:
@@ -122,13 +134,6 @@ def _named(used: Used, *, has_registry: bool) -> dict[SandboxSpec, str]:
             spec = SandboxSpec(modal_environment=environment, volumes=(mount,))
             named[spec] = f"modal volume create {there}{shlex.quote(mount.name)}, or mend `volumes`"
     return named
-
-
-def _on_workers(patient: Patient) -> bool:
-    """Whether the stack's runs are carried out by a worker."""
-    return any(
-        isinstance(config, ModalPrefectOrchestratorConfig) and config.work_pool for _, config in patient.components
-    )
 
 
 async def _ask(runner: Runner, environment: str | None, named: Mapping[SandboxSpec, str]) -> list[tuple[str, str]]:

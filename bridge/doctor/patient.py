@@ -6,7 +6,8 @@ from functools import cached_property
 from typing import cast
 
 from zenml.client import Client
-from zenml.enums import StackComponentType
+from zenml.config.global_config import GlobalConfiguration
+from zenml.enums import StackComponentType, StoreType
 from zenml.models import ComponentResponse, StackResponse
 from zenml.stack import Stack
 from zenml.zen_stores.base_zen_store import BaseZenStore
@@ -35,6 +36,12 @@ class Patient:
     def __init__(self, stack: str | None = None, image: str | None = None) -> None:
         self.stack_name = stack
         self.image = image
+
+    @cached_property
+    def server_url(self) -> str | None:
+        """Where ZenML's server should be, read without asking it; None where ZenML has a local database."""
+        config = GlobalConfiguration().store_configuration
+        return config.url.rstrip("/") if config.type == StoreType.REST else None
 
     @cached_property
     def store(self) -> BaseZenStore:
@@ -80,6 +87,12 @@ class Patient:
     def unreadable(self) -> tuple[tuple[ComponentResponse, BridgeError], ...]:
         """The others. Raises ``Unmet`` as well."""
         return tuple((component, error) for component, error in self.read if isinstance(error, BridgeError))
+
+    @property
+    def work_pool(self) -> str | None:
+        """The work pool whose workers carry the stack's runs out; None where whoever submits them does."""
+        configs = [config for _, config in self.components if isinstance(config, ModalPrefectOrchestratorConfig)]
+        return configs[0].work_pool if configs else None
 
     @property
     def has_registry(self) -> bool:

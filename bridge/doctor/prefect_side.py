@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import version
 
 from prefect.client.orchestration import SyncPrefectClient
@@ -41,13 +42,29 @@ def api(patient: Patient) -> Iterator[Finding]:
                 what = "no PREFECT_API_URL is set: each run starts a server of its own, which takes some ten seconds"
                 yield Finding(check, Grade.NOTE, what, _NO_SERVER)
             return
-        with prefect_api() as client:
-            there = client.api_version()
-            client.read_work_pools(limit=1)  # something that a key is needed for
-        if differ := of_one_major(there, client.client_version()):
-            yield differ
-            return
-        yield Finding(check, Grade.OK, f"Prefect {there} at {PREFECT_API_URL.value()}")
+        yield _asked()
+
+
+def own_api(patient: Patient) -> Iterator[Finding]:
+    """Whether the API that this machine is configured for answers: all that can be asked without ZenML.
+
+    Raises ``PrefectUnavailable``.
+    """
+    if PREFECT_API_URL.value() is None:
+        what = "no PREFECT_API_URL is set here, and whether the orchestrator names one is in ZenML"
+        yield Finding("prefect api", Grade.SKIPPED, what)
+        return
+    found = _asked()
+    yield replace(found, what=f"{found.what}, as this machine is configured; the orchestrator's is in ZenML")
+
+
+def _asked() -> Finding:
+    """What Prefect's API answers."""
+    with prefect_api() as client:
+        there = client.api_version()
+        client.read_work_pools(limit=1)  # something that a key is needed for
+    differ = of_one_major(there, client.client_version())
+    return differ or Finding("prefect api", Grade.OK, f"Prefect {there} at {PREFECT_API_URL.value()}")
 
 
 def of_one_major(there: str, here: str) -> Finding | None:
@@ -72,7 +89,12 @@ def work_pool(patient: Patient) -> Iterator[Finding]:
             yield Finding(check, Grade.PROBLEM, f"{error.where}={error.value!r}: {error.problem}", error.fix)
             return
         if warning := nobody_works(client, pool):
-            yield told(check, Grade.PROBLEM, warning, f"prefect worker start --pool {shlex.quote(pool)}")
+            found = told(check, Grade.PROBLEM, warning, f"prefect worker start --pool {shlex.quote(pool)}")
+            if client.read_work_pool(names.url_segment(pool)).type == "process":
+                # Prefect's own worker would do as well, but kills its flows when it is stopped.
+                fix = f"Start one where this package is installed: `modal-prefect worker --pool {shlex.quote(pool)}`"
+                found = replace(found, fix=fix)
+            yield found
         else:
             yield Finding(check, Grade.OK, f"`{pool}` takes runs, and a worker is online")
 

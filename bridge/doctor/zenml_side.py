@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import httpx
 import zenml
 from zenml.enums import StackComponentType, StoreType
 from zenml.models import ComponentResponse
@@ -18,10 +19,15 @@ from bridge.settings import ModalPrefectOrchestratorConfig
 from bridge.validation import check_operator_stack, check_stack
 
 _SERVER = "zenml server"
+_SECONDS = 5.0
+"""How long the server may take to answer at all. ZenML's own client tries for half a minute, and says so each time."""
 
 
 def server(patient: Patient) -> Iterator[Finding]:
     """Whether ZenML's server answers, is of the client's release, and can be reached by sandboxes."""
+    if patient.server_url and (silent := no_answer(patient.server_url)):
+        yield silent
+        return
     try:
         store = patient.store
         info = store.get_store_info()
@@ -45,6 +51,24 @@ def server(patient: Patient) -> Iterator[Finding]:
         "ZenML keeps its data in a local database: fine for one laptop, out of Modal's reach",
         "For Modal sandboxes log in to a ZenML server: `zenml login <url>`",
     )
+
+
+def no_answer(url: str) -> Finding | None:
+    """What is wrong where nobody answers for ZenML's server. Whether it is the right one is ZenML's client's matter."""
+    try:
+        # No credentials go there, so whose certificate it is doesn't matter.
+        status = httpx.get(f"{url}/health", timeout=_SECONDS, verify=False).status_code
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        why = f"doesn't answer ({_first_line(error) or type(error).__name__})"
+    else:
+        if status < 500:
+            return None
+        why = f"isn't there: what answers in its place says {status}"
+    fix = (
+        "Start it, or see to the network between; if it has moved, log in where it is with `zenml login <url>`, or "
+        "mend ZENML_STORE_URL if that is set"
+    )
+    return Finding(_SERVER, Grade.UNKNOWN, f"ZenML's server at {url} {why}", fix)
 
 
 def of_one_series(there: str, here: str = zenml.__version__) -> Finding | None:
@@ -120,6 +144,13 @@ def integrations(patient: Patient) -> Iterator[Finding]:
     yield from bad
     if not bad:
         yield Finding("integrations", Grade.OK, "what the stack's components need is installed")
+    if pool := patient.work_pool:
+        yield Finding(
+            "integrations",
+            Grade.NOTE,
+            f"runs are carried out by a worker of `{pool}`: what is installed there is seen only from there",
+            "Call `modal-prefect doctor` where the worker runs too, in its environment",
+        )
 
 
 def _how_to_load(patient: Patient) -> str:

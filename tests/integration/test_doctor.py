@@ -10,17 +10,23 @@ import re
 import shlex
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from click.testing import CliRunner
 
+from bridge.cli import main
 from bridge.doctor.finding import Finding, Grade
+from tests.integration.conftest import forget_zenml
 from tests.integration.lab import IMAGE, STACK_CODE, Lab
 from tests.integration.refusals import message_of, names_all, nothing_begins
 from tests.integration.workers import BIN, Worker, make_pool
+from tests.unit.test_doctor import serving
 
 
 def call(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -88,6 +94,10 @@ class TestAnEnvironmentThatIsFine:
         assert not [
             box for box in lab.modal.sandboxes() if box.app == "zenml-modal-prefect-doctor" and box.status == "running"
         ]
+
+    def test_the_exit_code(self, lab: Lab) -> None:
+        said = CliRunner().invoke(main, ["doctor", "--stack", lab.stack("process")], catch_exceptions=False)
+        assert (said.exit_code, said.stdout.splitlines()[-1]) == (0, "Nothing is wrong."), said.output
 
     @pytest.mark.slow  # the one above has all checks, tests/unit/test_doctor.py the words for people
     def test_as_processes_for_people(self, lab: Lab) -> None:
@@ -189,10 +199,14 @@ class TestFiveCommonMistakes:
         (problem,) = look(stack)["work pool"]
         assert problem.grade is Grade.PROBLEM
         names_all(problem.what, "No worker is online")
-        assert quoted(problem.fix, "prefect worker start") == ["prefect", "worker", "start", "--pool", pool]
-        worker = Worker(pool, tmp_path / "worker").start()  # that very command
+        assert quoted(problem.fix, "modal-prefect worker") == ["modal-prefect", "worker", "--pool", pool]
+        worker = Worker(pool, tmp_path / "worker", command=("modal-prefect", "worker")).start()  # that very command
         try:
-            assert not bad({"work pool": look(stack)["work pool"]})
+            found = look(stack)
+            assert not bad({"work pool": found["work pool"]})
+            (note,) = [one for one in found["integrations"] if one.grade is Grade.NOTE]
+            names_all(note.what, f"a worker of `{pool}`", "seen only from there")
+            names_all(note.fix, "`modal-prefect doctor` where the worker runs")
         finally:
             worker.stop()
 
@@ -211,6 +225,67 @@ class TestFiveCommonMistakes:
         mended = look(stack)
         assert not bad(mended)
         names_all(mended["prefect api"][0].what, f"{lab.prefect.url}/api")
+
+
+class TestZenMLsServerDoesNotAnswer:
+    """What can be asked without it is asked: this machine's packages, its Prefect and its Modal account."""
+
+    @pytest.fixture
+    def away(self, lab: Lab, closed_port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+        url = f"http://127.0.0.1:{closed_port}"
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setenv("ZENML_STORE_URL", url)
+            forget_zenml()
+            yield url
+        forget_zenml()
+
+    def test_it_is_said_soon_and_the_rest_goes_on(
+        self, lab: Lab, away: str, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        from bridge.doctor.examination import examine
+        from bridge.doctor.patient import Patient
+
+        begun = time.monotonic()
+        found = {finding.check: finding for finding in examine(Patient("a-stack"), run=True)}
+        assert time.monotonic() - begun < 15
+        problem = found["zenml server"]
+        assert problem.grade is Grade.UNKNOWN
+        assert problem.what.startswith(f"ZenML's server at {away} doesn't answer (")
+        assert "HTTPConnectionPool" not in problem.what
+        names_all(problem.fix, "`zenml login <url>`", "ZENML_STORE_URL")
+        names_all(found["prefect api"].what, f"{lab.prefect.url}/api", "as this machine is configured")
+        names_all(found["modal"].what, "the credentials are good", "as this machine is configured")
+        assert {check for check, finding in found.items() if finding.grade is Grade.OK} == {
+            *("system", "versions", "import name", "prefect api", "modal", "clocks")
+        }
+        skipped = {check for check, finding in found.items() if finding.grade is Grade.SKIPPED}
+        assert skipped == {"stack", "integrations", "work pool", "deployments", "registry", "round trip"}
+        assert "Retrying" not in caplog.text + "".join(capfd.readouterr())
+
+    def test_this_machine_has_no_account_and_no_prefect(self, away: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Neither is wrong: the stack's components may name others, or need none."""
+        from prefect.settings import PREFECT_API_URL, temporary_settings
+
+        monkeypatch.delenv("MODAL_TOKEN_ID")
+        monkeypatch.delenv("MODAL_TOKEN_SECRET")
+        with temporary_settings(restore_defaults={PREFECT_API_URL}):
+            found = look("a-stack")
+        assert [one.grade for one in found["modal"]] == [Grade.NOTE]
+        names_all(found["modal"][0].what, "no Modal account", "whether the stack needs it is in ZenML")
+        assert [one.grade for one in found["prefect api"]] == [Grade.SKIPPED]
+        assert "clocks" not in found
+
+    def test_something_else_answers_in_its_place(self) -> None:
+        from bridge.doctor.zenml_side import no_answer
+
+        class Gateway(SimpleHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_error(503)
+
+        with serving(Gateway) as address:
+            problem = no_answer(f"http://{address}")
+        assert problem is not None
+        names_all(problem.what, f"ZenML's server at http://{address} isn't there", "503")
 
 
 class TestWhatElseIsWrong:

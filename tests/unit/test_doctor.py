@@ -8,23 +8,26 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import zenml
+from packaging.requirements import Requirement
 from rich.console import Console
 
 import bridge
-from bridge.doctor import installation, prefect_side, registry, zenml_side
+from bridge.doctor import installation, prefect_side, registry, trip, zenml_side
 from bridge.doctor.clocks import compared
 from bridge.doctor.examination import examine_by
 from bridge.doctor.finding import Finding, Grade, told
 from bridge.doctor.patient import Patient, Unmet
 from bridge.doctor.show import as_json, show, summary
 from bridge.errors import PrefectUnavailable, RunNotPossible
+from bridge.outcome import End, SandboxEnd
 
 
 class TestAMessageBecomesAFinding:
@@ -152,6 +155,68 @@ class TestShowing:
     def test_the_summary(self) -> None:
         assert summary(FINDINGS) == "1 to be mended, 1 couldn't be asked."
         assert summary(FINDINGS[:1]) == "Nothing is wrong."
+
+
+NEEDED = [Requirement("boto3"), Requirement("s3fs>=2022")]
+FINE = {"zenml": zenml.__version__, "boto3": "1.40.0", "s3fs": "2025.1.0"}
+
+
+def judged(*lines: str, end: SandboxEnd | None = None, address: str = "") -> list[Finding]:
+    """What is found where a sandbox has written ``lines`` and ended."""
+    seen = trip._Seen(end or SandboxEnd(End.EXITED, 0), list(lines), 1.5, None)
+    return list(trip._judge(seen, "ml:1", address, NEEDED))
+
+
+def answer(versions: Mapping[str, str | None] = FINE, unreachable: str = "") -> str:
+    """What the program in the sandbox says of it."""
+    said = {"python": "3.11.7", "versions": versions, "unreachable": unreachable}
+    return f"modal-prefect doctor: {json.dumps(said)}"
+
+
+class TestTheRoundTrip:
+    URL = "https://zenml.example.com"
+
+    def test_all_is_there(self) -> None:
+        (found,) = judged("a line of the image's own", answer(), address=f"{self.URL}/health")
+        said = "1.5 s through a sandbox of image ml:1: Python 3.11.7, ZenML's server within reach"
+        assert found == Finding("round trip", Grade.OK, said)
+        (found,) = judged(answer())
+        assert found.what.endswith("Python 3.11.7"), "nobody was asked"
+
+    def test_no_python(self) -> None:
+        (found,) = judged("exec: python: not found", end=SandboxEnd(End.EXITED, 127))
+        assert found.grade is Grade.PROBLEM
+        assert "a sandbox of image ml:1 ended without an answer" in found.what
+        assert found.what.endswith("127): exec: python: not found")
+        assert "needs a `python`" in found.fix
+
+    def test_only_the_end_of_a_long_output_is_quoted(self) -> None:
+        (found,) = judged("x" * 5000 + " the end")
+        assert found.what.endswith("the end")
+        assert len(found.what) < 500
+
+    def test_the_server_is_out_of_reach(self) -> None:
+        why = "URLError: <urlopen error [Errno -2] Name or service not known>"
+        (found,) = judged(answer(unreachable=why), address=f"{self.URL}/health")
+        assert found.grade is Grade.PROBLEM
+        assert found.what == f"a sandbox can't reach ZenML's server at {self.URL} ({why})"
+        assert "reachable from the internet" in found.fix
+
+    @pytest.mark.parametrize(
+        ("versions", "what", "wanted"),
+        [
+            ({"boto3": None}, "boto3 is missing, and boto3 is needed", "boto3"),
+            ({"s3fs": "2021.4.0"}, "s3fs is 2021.4.0, and s3fs>=2022 is needed", "s3fs>=2022"),
+            ({"zenml": "0.1.0"}, "zenml is 0.1.0, and zenml==", "zenml=="),
+        ],
+    )
+    def test_a_package_that_is_missing_or_too_old(
+        self, versions: Mapping[str, str | None], what: str, wanted: str
+    ) -> None:
+        (found,) = judged(answer({**FINE, **versions}))
+        assert found.grade is Grade.PROBLEM
+        assert f"in a sandbox of image ml:1 {what}" in found.what
+        assert f"DockerSettings(requirements=['{wanted}" in found.fix
 
 
 class _Registry(BaseHTTPRequestHandler):
