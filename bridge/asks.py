@@ -164,5 +164,14 @@ def _asked(run: PipelineRunResponse, done_with: set[UUID], known: Collection[UUI
         whole = Client().zen_store.get_run_step(step_run.id, hydrate=True)
         if names.METADATA_ASKED in whole.run_metadata:
             yield Asked(run, whole)
-        elif whole.status is ExecutionStatus.RUNNING and whole.config.command is None:
-            done_with.add(step_run.id)  # it runs inline: an isolated one runs only once it has a sandbox
+        elif _runs_inline(whole):
+            done_with.add(step_run.id)
+
+
+def _runs_inline(step_run: StepRunResponse) -> bool:
+    """Whether a step run that hasn't asked for a sandbox never will, for sure."""
+    if step_run.status is not ExecutionStatus.RUNNING or step_run.config.command is not None:
+        return False  # commands run, as far as ZenML says, from their first moment on
+    # An isolated one runs once it has a sandbox; or, where ZenML's resource pools have a place for it, before it asks
+    # for one (zenml/orchestrators/step_launcher.py, `_wait_until_resources_acquired`).
+    return step_run.resource_request_id is None
