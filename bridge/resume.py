@@ -170,13 +170,14 @@ class _Look:
             number = known[-1]
             before = [await self._sandbox(keys[other - 1]) for other in known[:-1]]
             return Begun(number, 1, StepRecord(), await self._sandbox(keys[number - 1]), await _lost(before))
-        for record in records.values():
-            if record.step_run_id is not None:
-                # The logs don't tell. Any step that ran says where, and that sandbox's name which attempt it was.
-                where = await self._by_id(await self._sandbox_id(record.step_run_id))
-                number = keys.index(where.name) + 1 if where is not None and where.name in keys else 1
-                return Begun(number, 1, StepRecord(), where)
-        return None
+        # The logs don't tell. A step run says where it was once it has ended (ZenML records that last), and that
+        # sandbox's name which attempt it was; where none has ended, nobody knows.
+        there = [record.step_run_id for record in records.values() if record.step_run_id is not None]
+        for step_run_id in reversed(there):
+            where = await self._by_id(await self._sandbox_id(step_run_id))
+            if where is not None and where.name in keys:
+                return Begun(keys.index(where.name) + 1, 1, StepRecord(), where)
+        return Begun(1, 1, StepRecord(), None) if there else None
 
     # ---- sandboxes
 

@@ -8,7 +8,9 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import pairwise
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -97,6 +99,7 @@ def test_a_flow_with_many_lives(lab: Lab, tmp_path: Path, place: str, mode: str)
         ran = lives.go_on().end()
     assert (ran.status, ran.flow_run.state.name) == ("completed", "Completed"), lives.log[-6000:]
     assert ran.flow_run.run_count == lives.number == 5
+    assert crashes_of(lives) == ["Its process is gone; `modal-prefect resume` found it Running."] * 4
     begun = {step: len(ran.traces(step)) for step in ("first", "second", "third")}
     assert begun == {"first": 1, "second": 1, "third": 2}
     if mode == "pipeline":
@@ -154,6 +157,97 @@ def test_what_became_of_sandboxes_meanwhile(lab: Lab, tmp_path: Path, mode: str,
 
 
 @slow
+@pytest.mark.parametrize("how", ["evicted", "forgotten", "killed"])
+def test_a_pipeline_s_sandbox_is_lost_meanwhile(lab: Lab, tmp_path: Path, how: str) -> None:
+    """Evicted or forgotten, the same step runs go on in another one; killed, each step has used a retry."""
+    strike = {"evicted": lab.modal.evict, "killed": lab.modal.kill, "forgotten": lab.modal.forget}[how]
+    steps = ["one", "two"]
+    with Lives(lab, tmp_path) as lives:
+        lives.begin("beside", "modal", PIPELINE, steps=steps)
+        for step in steps:
+            lives.until(step)
+            lives.until_logged(f"{step} 1 before {LINES - 1}")
+        lives.until_zenml(dict.fromkeys(steps, "running"))
+        lives.kill()
+        strike(lives.under.ran.traces("one")[0]["sandbox"])
+        lives.go("one-2", "two-2")
+        ran = lives.go_on().end()
+    assert (ran.status, ran.flow_run.state.name) == ("completed", "Completed"), lives.log[-6000:]
+    found = {step: (len(ran.traces(step)), ran.run.steps[step].version) for step in steps}
+    assert found == dict.fromkeys(steps, STRUCK[how])
+    assert ran.states == {"beside": "Completed"}
+    assert ran.task_runs["beside"].run_count == 2
+    assert len({trace["sandbox"] for step in steps for trace in ran.traces(step)}) == 2
+    assert lab.modal.stats().alive == 0
+
+
+@slow
+def test_zenml_says_which_sandbox_a_pipeline_had(lab: Lab, tmp_path: Path) -> None:
+    """Prefect was away when it came, so its logs don't tell; a step that has ended does, one that runs doesn't."""
+    with Lives(lab, tmp_path) as lives:
+        with away_from_the_first_create(lab):
+            lives.begin("beside", "modal", PIPELINE, steps=["one", "two", "three"])
+            for step in ("one", "two", "three"):
+                lives.until(step)
+            lives.go("two-1")
+            lives.until_zenml({"one": "running", "two": "completed", "three": "running"})
+            lives.kill()
+        lab.modal.kill(lives.under.ran.traces("one")[0]["sandbox"])
+        lives.go("one-2", "three-2")
+        ran = lives.go_on(sure=True).end()
+    assert (ran.status, ran.flow_run.state.name) == ("completed", "Completed"), lives.log[-6000:]
+    found = {step: (len(ran.traces(step)), ran.run.steps[step].version) for step in ran.steps}
+    assert found == {"one": (2, 2), "two": (1, 1), "three": (2, 2)}
+    assert ran.task_runs["beside"].run_count == 2
+    assert lab.modal.stats().alive == 0
+
+
+@contextmanager
+def away_from_the_first_create(lab: Lab) -> Iterator[None]:
+    """Prefect is away from the moment at which the first sandbox is being made, to the end of the block."""
+    lab.modal.set(create_delay=5.0)
+
+    def stop() -> None:
+        if eventually(lambda: lab.modal.stats().creating, bool, 120):
+            lab.prefect.stop()
+        lab.modal.set(create_delay=0.0)
+
+    stopping = threading.Thread(target=stop)
+    stopping.start()
+    try:
+        yield
+    finally:
+        stopping.join()
+        lab.prefect.start()
+
+
+@slow
+def test_what_a_pipeline_had_lost_before_counts(lab: Lab, tmp_path: Path) -> None:
+    """Its sandbox is evicted, then the flow killed, then the next one evicted: that is one more than it may lose."""
+    steps = ("one", "two")
+    with Lives(lab, tmp_path) as lives:
+        lives.begin("apart", "modal", {**PIPELINE, "infrastructure_retries": 1})
+        for step in steps:
+            lives.until(step)
+        lab.modal.evict(lives.under.ran.traces("one")[0]["sandbox"])
+        for step in steps:
+            lives.until(step, 2)
+            lives.until_logged(f"{step} 2 before {LINES - 1}")
+        lives.kill()
+        lab.modal.evict(lives.under.ran.traces("one")[1]["sandbox"])
+        lives.go("one-3", "two-3")
+        ran = lives.go_on().end()
+    assert (ran.status, ran.flow_run.state.name) == ("failed", "Failed"), lives.log[-6000:]
+    assert ran.steps == {"one": "failed", "two": "failed"}
+    found = {step: (len(ran.traces(step)), ran.run.steps[step].version) for step in steps}
+    assert found == {"one": (2, 1), "two": (2, 1)}
+    assert ran.states == {"apart": "Failed"}
+    assert ran.task_runs["apart"].run_count == 2
+    assert lab.sandboxes_by_step(ran) == {"": 2}
+    assert lab.modal.stats().alive == 0
+
+
+@slow
 def test_a_step_is_left_alone_where_another_has_failed(lab: Lab, tmp_path: Path) -> None:
     """One failed in a warm sandbox and waits for its retry, another one runs there: the flow comes back to both."""
     settings = {**WARM, "max_parallelism": 1, "warm_idle_timeout": 2}
@@ -177,10 +271,11 @@ def test_a_step_is_left_alone_where_another_has_failed(lab: Lab, tmp_path: Path)
 
 
 @slow
-def test_before_the_first_sandbox(lab: Lab, tmp_path: Path) -> None:
-    """Killed as soon as the flow run runs; then while its first sandbox is being made."""
+@pytest.mark.parametrize("mode", list(MODES))
+def test_before_the_first_sandbox(lab: Lab, tmp_path: Path, mode: str) -> None:
+    """Killed as soon as the flow run runs; then while its first sandbox is being made, which comes up all the same."""
     with Lives(lab, tmp_path) as lives:
-        lives.begin("alone", "modal", WARM)
+        lives.begin("three", "modal", {**MODES[mode], "warm_idle_timeout": 2})
         lives.until_running()
         lives.kill()
         lab.modal.set(create_delay=20.0)
@@ -189,13 +284,27 @@ def test_before_the_first_sandbox(lab: Lab, tmp_path: Path) -> None:
         lives.kill()
         lab.modal.set(create_delay=0.0)
         lives.go_on()
-        lives.go("only-1")
+        lives.until_logged(f"first 1 before {LINES - 1}")
+        assert eventually(lambda: lab.modal.stats().creating, lambda creating: not creating, 60) == 0
+        lives.go("first-1", "second-1", "third-1")
         ran = lives.end()
     assert (ran.status, ran.flow_run.state.name) == ("completed", "Completed"), lives.log[-6000:]
     assert ran.flow_run.run_count == 3
-    assert len(ran.traces("only")) == 1
-    assert ran.states == {"only": "Completed"}
-    assert output(lab, ran, "only") == said("only", 1)
+    assert {step: len(ran.traces(step)) for step in ran.steps} == {"first": 1, "second": 1, "third": 1}
+    if mode == "pipeline":
+        assert ran.states == {"three": "Completed"}
+        assert Counter(output(lab, ran, "three")) == Counter(said("first", 1) + said("second", 1) + said("third", 1))
+    else:
+        assert ran.states == {"first": "Completed", "second": "Completed", "third": "Completed"}
+        assert output(lab, ran, "first") == said("first", 1)
+    made = lab.sandboxes_by_step(ran)
+    if mode == "warm":
+        # The name of a warm one is nobody's: the dead flow's comes up beside it, and ends since no step comes.
+        assert made == {"": 2}
+        assert eventually(lambda: lab.modal.stats().alive, lambda alive: not alive, 120) == 0
+    else:
+        assert made == ({"": 1} if mode == "pipeline" else {"first": 1, "second": 1, "third": 1})
+        assert lab.modal.stats().alive == 0
 
 
 @slow  # test_open_run.py has a run that is over, test_bad_input.py one that another flow works on
@@ -373,6 +482,16 @@ def task_runs_of(lives: Lives) -> dict[str, str]:
 def flow_run_of(lives: Lives) -> FlowRun:
     with get_client(sync_client=True) as client:
         return client.read_flow_run(lives.under.flow_run_id)
+
+
+def crashes_of(lives: Lives) -> list[str]:
+    """What the Crashed states of the flow run said; each is followed by the one in which it is gone on with."""
+    with get_client(sync_client=True) as client:
+        states = client.read_flow_run_states(lives.under.flow_run_id)
+    states.sort(key=lambda state: state.timestamp)
+    after = [following.name for state, following in pairwise(states) if state.is_crashed()]
+    assert set(after) <= {"Pending"}
+    return [str(state.message) for state in states if state.is_crashed()]
 
 
 @slow
