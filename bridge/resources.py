@@ -38,9 +38,16 @@ def asked(values: Mapping[str, object], where: str) -> Asked:
     return Asked(None if cpu is None else float(cpu), _mebibytes(values.get("memory"), where), count)
 
 
-def unused_fields(values: Mapping[str, object]) -> tuple[str, ...]:
-    """The fields that ask for a place in a ZenML resource pool, of which Modal knows nothing."""
-    return tuple(name for name in _POOL_FIELDS if values.get(name))
+def pools_not_used(values: Mapping[str, object], where: str) -> tuple[str, ...]:
+    """What to say of a static pipeline's fields that ask for a place in one of ZenML's resource pools.
+
+    In a dynamic pipeline ZenML finds the place, before it asks anybody for a sandbox.
+    """
+    return tuple(
+        f"ResourceSettings.{field} of {where}: not used, ZenML has resource pools for dynamic pipelines only."
+        for field in _POOL_FIELDS
+        if values.get(field)
+    )
 
 
 def _mebibytes(memory: object, where: str) -> int | None:

@@ -12,7 +12,7 @@ from zenml.models import PipelineSnapshotResponse
 from bridge import ignored
 from bridge.network import check_network
 from bridge.plan import FailureMode, Mode, Plan, Resources, StepPlan
-from bridge.resources import asked, unused_fields, with_gpu
+from bridge.resources import asked, with_gpu
 from bridge.settings import SandboxSettings
 from bridge.translate import sandbox_spec, texts
 
@@ -33,16 +33,11 @@ def wishes(step: str, config: StepConfiguration, settings: Settings, runner: obj
     where = f"step {step}"
     given = config.settings.get("resources")
     values: dict[str, object] = dict(given) if given is not None else {}
-    warnings = [
-        f"ResourceSettings.{field} of {where}: not used, Modal has no resource pools."
-        for field in unused_fields(values)
-    ]
     resources = with_gpu(asked(values, where), texts(settings.gpu), where, type(settings).__name__)
     if runner == "process":
-        warnings += ignored.of_step(sandbox_spec(settings, resources, None), config.settings)
-    else:
-        check_network(settings, where, needs_zenml=config.command is None)
-    return Wishes(settings, resources, tuple(warnings))
+        return Wishes(settings, resources, ignored.of_step(sandbox_spec(settings, resources, None), config.settings))
+    check_network(settings, where, needs_zenml=config.command is None)
+    return Wishes(settings, resources)
 
 
 def step_plan(

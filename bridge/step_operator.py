@@ -149,12 +149,14 @@ class ModalPrefectStepOperator(BaseStepOperator):
 
     def _operated(self, info: StepRunInfo, entrypoint_command: list[str], environment: dict[str, str]) -> OperatedRun:
         from bridge.operated import OperatedRun, plan_of, wishes_of
+        from bridge.resources import pools_not_used
 
         name, config, snapshot = info.pipeline_step_name, info.config, info.snapshot
         if snapshot.stack is None:
             raise RunNotPossible(f"The stack of snapshot {snapshot.id} was deleted: run the pipeline again.")
         wishes = wishes_of(name, config, self.config, self.name)
-        self._say_once(info.run_id, (*ignored.of_component(self.config), *wishes.warnings))
+        pools = () if snapshot.is_dynamic else pools_not_used(dict(config.resource_settings), f"step {name}")
+        self._say_once(info.run_id, (*pools, *ignored.of_component(self.config), *wishes.warnings))
         image = self._image(info) if self.config.runner == "modal" else None
         return OperatedRun(
             snapshot=snapshot,
@@ -314,7 +316,7 @@ class ModalPrefectStepOperator(BaseStepOperator):
 
     def _status_elsewhere(self, step_run: StepRunResponse) -> ExecutionStatus:
         """The status of a step run that another process began."""
-        from bridge import step_runs
+        from bridge import asks, step_runs
 
         app, name, settings = self._place(step_run)
         environment = settings.modal_environment
@@ -323,10 +325,10 @@ class ModalPrefectStepOperator(BaseStepOperator):
             return ExecutionStatus.RUNNING
         # Read after that: a sandbox that ended between the two has reported by now.
         status = Client().get_run_step(step_run.id, hydrate=False).status
-        if status is ExecutionStatus.STOPPING:
-            return ExecutionStatus.STOPPED
+        if status in (ExecutionStatus.STOPPING, ExecutionStatus.CANCELLING):
+            return ExecutionStatus.STOPPED  # ZenML publishes which of the two ends it is
         if status.is_finished:
-            return status
+            return asks.answer(status)
         if status is not ExecutionStatus.RETRYING:
             diagnosis = Diagnosis("The sandbox was lost", "Whoever started it has died, and it doesn't run any more")
             step_runs.fail_step_run(step_run.id, diagnosis)

@@ -21,7 +21,7 @@ from bridge import network
 from bridge.errors import NotTranslatable
 from bridge.layers import Layers, Values
 from bridge.plan import FailureMode, Mode, Plan, Resources, RetryPolicy, SandboxSpec, StepPlan, VolumeMount
-from bridge.resources import Asked, asked, of_pipeline, unused_fields, with_gpu
+from bridge.resources import Asked, asked, of_pipeline, pools_not_used, with_gpu
 from bridge.settings import ModalPrefectOrchestratorSettings, SandboxSettings
 
 if TYPE_CHECKING:
@@ -293,8 +293,8 @@ class _Reader:
         if resources is None:
             return Asked()
         values: dict[str, object] = dict(resources)  # type: ignore[call-overload]
-        for field in unused_fields(values):
-            self.warnings.append(f"ResourceSettings.{field} of {where}: not used, Modal has no resource pools.")
+        if self._mode is not Mode.DYNAMIC:
+            self.warnings += pools_not_used(values, where)
         return asked(values, where)
 
     def _image(self, name: str) -> str | None:

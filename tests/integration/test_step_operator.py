@@ -150,10 +150,11 @@ def test_steps_of_a_local_pipeline(
 
     stack = operators.stack([operators.operator("modal", tags={"team": "vision", "cost": "1"}, timeout=600)])
     settings = {"gpu": ["A100", "H100"], "secrets": ["hf"], "tags": {"cost": "7"}}
+    resources = ResourceSettings(gpu_count=2, gpu_class="big", memory="1GiB")
     options = {
         "steps": {
             "train": {
-                "settings": {"step_operator": settings, "resources": ResourceSettings(gpu_count=2, memory="1GiB")},
+                "settings": {"step_operator": settings, "resources": resources},
                 "environment": {"USER_VARIABLE": "of the step"},
             }
         }
@@ -185,6 +186,7 @@ def test_steps_of_a_local_pipeline(
     assert capfd.readouterr().out.count("training on 41 rows") == 2, "the output appears here"
     assert logged(step_run, "step").count("training on 41 rows") == 1, "and in the logs of the step"
     assert train.id in logged(step_run, "prepare_step")
+    assert "ResourceSettings.gpu_class of step train: not used" in logged(step_run, "prepare_step")
 
 
 @pytest.mark.slow  # `make test` has our orchestrator with our operator as processes, and our operator through the SDK

@@ -225,10 +225,31 @@ def test_no_image() -> None:
 
 
 def test_zenml_is_told_nothing_else_than_it_understands() -> None:
-    understood = {"provisioning", "running", "completed", "failed", "stopped"}
-    assert {answer(status).value for status in ExecutionStatus} == understood
-    assert all(answer(status) is status for status in ExecutionStatus if status.value in understood)
-    assert answer(ExecutionStatus.RETRYING) is ExecutionStatus.FAILED
+    ends = {ExecutionStatus.COMPLETED, ExecutionStatus.FAILED, ExecutionStatus.STOPPED}
+    understood = {ExecutionStatus.PROVISIONING, ExecutionStatus.RUNNING, *ends}
+    told = {status: answer(status) for status in ExecutionStatus}
+    assert set(told.values()) == understood
+    assert all(told[status] is status for status in understood)
+    # One that waits for a retry has come to its end: the retry is another step run.
+    over = {status for status in ExecutionStatus if status.is_finished} | {ExecutionStatus.RETRYING}
+    assert {status for status in told if told[status] in ends} == over
+    assert {status for status in over if told[status] is ExecutionStatus.COMPLETED} == {
+        status for status in ExecutionStatus if status.is_successful
+    }
+    assert {status for status in over if told[status] is ExecutionStatus.STOPPED} == {
+        ExecutionStatus.STOPPED,
+        ExecutionStatus.CANCELLED,
+    }
+    assert told[ExecutionStatus.QUEUED] not in ends
+
+
+def test_a_place_in_a_resource_pool_is_zenmls_to_find() -> None:
+    """Before it asks for the sandbox: nothing is to be said of what names it."""
+    in_pool = StepInput(resources={"cpu_count": 1, "gpu_class": "big", "resources": "slots"})
+    config, layer, _ = called(in_pool)
+    assert wishes_of("train", config, layer).warnings == ()
+    dynamic = snapshot({"template": in_pool}, resources={"gpu_class": "big"}, dynamic=True)
+    assert translate(dynamic, component={}, component_name=NAME, stack_name="prod").warnings == ()
 
 
 def test_each_step_run_is_a_task_run_and_a_sandbox_of_its_own() -> None:

@@ -274,7 +274,8 @@ def test_a_pipeline_of_step_operators_only_asks_for_nothing() -> None:
 
 def test_resource_pools_are_named_as_not_used() -> None:
     warnings = translated({"s": StepInput(resources={"gpu_class": "big"})}).warnings
-    assert warnings == ("ResourceSettings.gpu_class of step s: not used, Modal has no resource pools.",)
+    why = "not used, ZenML has resource pools for dynamic pipelines only"
+    assert warnings == (f"ResourceSettings.gpu_class of step s: {why}.",)
 
 
 # Pipeline mode
