@@ -8,7 +8,7 @@ draws the pipeline.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from uuid import UUID
 
@@ -86,7 +86,7 @@ class PerStep:
         if sharing:
             # The next steps enter the sandboxes that these leave, which takes a moment; else they would have new ones.
             await asyncio.wait(sharing, timeout=SETTLING_SECONDS)
-        await asyncio.gather(self.graph.run(), *settling.values())
+        await to_their_end([self.graph.run(), *settling.values()], lambda: self.kill("an error of the bridge itself"))
 
     def _shares_a_sandbox(self, step: str) -> bool:
         begun = self.earlier.begun.get(step)
@@ -148,6 +148,19 @@ class PerStep:
     def inputs_of(self, step: StepPlan) -> list[UUID]:
         """The task runs of a step's upstream steps."""
         return [self.task_runs[name] for name in step.upstream]
+
+
+async def to_their_end(works: Iterable[Awaitable[object]], kill: Callable[[], None]) -> None:
+    """Wait for all of these. Where one raises, the others are killed and waited for before that is raised: nothing may
+    start a sandbox when whoever ends them has gone.
+    """
+    futures = [asyncio.ensure_future(work) for work in works]
+    try:
+        await asyncio.gather(*futures)
+    except Exception:
+        kill()
+        await asyncio.wait(futures)
+        raise
 
 
 class _StepTask:
