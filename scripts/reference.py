@@ -47,7 +47,24 @@ def settings_page() -> str:
         + ", ".join(
             f"`{name}`" for name in _of_component(ModalPrefectStepOperatorConfig, ModalPrefectStepOperatorSettings)
         )
-        + ".",
+        + ". What means something else:",
+        *_fields(
+            ModalPrefectStepOperatorSettings,
+            [
+                name
+                for name, field in ModalPrefectStepOperatorSettings.model_fields.items()
+                if field.description != ModalPrefectOrchestratorSettings.model_fields[name].description
+            ],
+        ),
+        *_fields(
+            ModalPrefectStepOperatorConfig,
+            [
+                name
+                for name in _of_component(ModalPrefectStepOperatorConfig, ModalPrefectStepOperatorSettings)
+                if ModalPrefectStepOperatorConfig.model_fields[name].description
+                != ModalPrefectOrchestratorConfig.model_fields[name].description
+            ],
+        ),
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -28,6 +28,16 @@ def test_the_settings_of_the_readme_exist() -> None:
     assert named <= set(ModalPrefectOrchestratorConfig.model_fields)
 
 
+def test_each_module_of_the_package_answers_a_question_of_the_architecture() -> None:
+    """The packages within stand as folders; what is named is there."""
+    table = (ROOT / "ARCHITECTURE.md").read_text().split("| question | module |")[1].split("\n## ")[0]
+    named = set(re.findall(r"`([\w/]+(?:\.py|/))`", table))
+    modules = {path.name for path in (ROOT / "bridge").glob("*.py")} - {"__init__.py"}
+    packages = {f"{path.parent.name}/" for path in (ROOT / "bridge").glob("*/__init__.py")}
+    assert modules | packages <= named
+    assert not {one for one in named if not list((ROOT / "bridge").rglob(Path(one).name))}
+
+
 def test_the_make_targets_of_the_documents_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = {target for path in DOCUMENTS for target in re.findall(r"[`$] ?make ([a-z-]+)", path.read_text())}

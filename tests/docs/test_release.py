@@ -28,6 +28,7 @@ def test_two_builds_are_the_same_and_hold_what_they_should(tmp_path: Path, capsy
     with tarfile.open(sdist) as archive:
         names = {Path(name).relative_to(Path(name).parts[0]).as_posix() for name in archive.getnames()}
     assert {"LICENSE", "CHANGELOG.md", "mkdocs.yml", "docs/tutorial.md", "scripts/release.py", "bridge/cli.py"} <= names
+    assert ".pre-commit-config.yaml" in names, "CONTRIBUTING.md tells to install it"
     assert not {name for name in names if name.startswith((".venv", "build/", ".demo"))}
 
 
