@@ -49,7 +49,7 @@ async def test_the_time_that_others_have_spent_in_it_is_not_its_own(cloud: Loopb
 
 
 HOST = """
-import asyncio, os, sys
+import asyncio, os, signal, sys
 sys.path.insert(0, os.path.dirname(sys.argv[1]))
 from bridge.host.serve import listen
 from bridge.host.turns import Turns
@@ -65,14 +65,20 @@ class Shell:
     async def close(self):
         pass
 
+def break_down():
+    print("so it ends", file=sys.stderr, flush=True)
+    os._exit(5)
+
 async def main():
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, break_down)
     turns = Turns("snapshot", Shell(), "turns", 600)
     await asyncio.start_unix_server(turns.answer, sock=listen({socket!r}))
     await turns.over()
 
 asyncio.run(main())
 """
-"""The step host, whose steps are shell commands: this sandbox has no ZenML to talk to."""
+"""The step host, whose steps are shell commands: this sandbox has no ZenML to talk to. It breaks down at
+SIGUSR1."""
 
 
 async def test_what_nobody_has_read_is_read_before_a_step_is_ended(cloud: LoopbackModal) -> None:
@@ -100,6 +106,23 @@ async def test_what_nobody_has_read_is_read_before_a_step_is_ended(cloud: Loopba
         await ending
         assert (len(read), read[-1]) == (lines, str(lines))
         assert cloud.sandbox(sandbox.id).status == "terminated"
+
+
+async def test_a_host_that_breaks_down_loses_its_step(cloud: LoopbackModal) -> None:
+    """An exit code of the host's own is none of the step's: nothing that the step did explains it."""
+    socket = names.host_socket("host")
+    script = HOST.format(socket=socket)
+    asked = SandboxRequest(name="host", app="zenml-lab", command=("python", "-c", script, PACKAGE_PATH), spec=SPEC)
+    async with ModalRunner(create_rate=100) as runner:
+        host = WarmHost(runner.start(asked), socket)
+        sandbox = await host.made
+        call = HostCall(socket, Call("key", "echo it runs; kill -USR1 $PPID; sleep 600"))
+        step = WarmStep(runner, host, sandbox, call)
+        assert [line.text async for line in step.output()] == ["it runs"]
+        end = await step.wait()
+        assert end == SandboxEnd(End.LOST, detail="its step host ended with exit code 5: so it ends")
+        assert not step.leaves_it_fit
+        assert (cloud.sandbox(sandbox.id).exit_code, host.failed) == (5, True)
 
 
 async def itself(sandbox: Sandbox) -> Sandbox:
