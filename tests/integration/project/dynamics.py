@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-from shapes import add, await_file, fail_after, fail_first, one, trace
+from shapes import add, await_file, fail_after, fail_first, one, struck_first, trace
 from zenml import pipeline, step, unmapped, wait
 from zenml.config.resource_settings import ResourceSettings
 from zenml.config.retry_config import StepRetryConfig
@@ -218,3 +218,20 @@ def careless(folder: str) -> None:
 @pipeline(dynamic=True)
 def tolerant(folder: str) -> None:
     careless(folder)
+
+
+@pipeline(dynamic=True, execution_mode=ExecutionMode.CONTINUE_ON_FAILURE)
+def struck_apart(folder: str, ends: list[str], timeout: int) -> None:
+    """A step in a sandbox of its own for each end, with one retry; ``alone`` has none of any kind."""
+    made = struck_first.with_options(runtime="isolated")
+    for end in ends:
+        settings = {"orchestrator": {"timeout": timeout}} if end == "timeout" else {}
+        made.with_options(retry=AGAIN, settings=settings).submit(folder, end, id=end)
+    made.with_options(settings={"orchestrator": {"infrastructure_retries": 0}}).submit(folder, "evict", id="alone")
+
+
+@pipeline(dynamic=True)
+def asking_briefly(folder: str) -> None:
+    """Asks a question and waits for the answer."""
+    answer = wait(schema=int, timeout=120, poll_interval=1, name="how many")
+    add(folder, one(folder, 1), answer)

@@ -1,0 +1,63 @@
+"""What each end of an isolated step's sandbox costs: `docs/semantics.md`, all of them at once."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.integration.lab import Lab, eventually
+
+OWN_RETRY = ("kill", "oom", "timeout", "terminate")
+INFRASTRUCTURE = ("evict", "lose")
+STRUCK = {"alone": "evict", **{end: end for end in (*OWN_RETRY, *INFRASTRUCTURE) if end != "timeout"}}
+"""By step: how its sandbox is struck."""
+
+
+def strike(lab: Lab, folder: Path, step: str, end: str) -> None:
+    """Wait until the step's own code is under way, then strike the sandbox that it runs in."""
+    trace = folder / f"{step}.jsonl"
+    lines = eventually(lambda: trace.read_text() if trace.exists() else "", lambda text: "\n" in text, 240)
+    getattr(lab.modal, end)(json.loads(lines.splitlines()[0])["sandbox"])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)  # fifteen interpreters, and one of them only ends by its timeout
+def test_what_each_end_costs_an_isolated_step(lab: Lab, tmp_path: Path) -> None:
+    """The infrastructure's: the same step run goes on in another sandbox. Its own: ZenML makes another step run."""
+    import dynamics
+
+    strikes = [threading.Thread(target=strike, args=(lab, tmp_path, step, end)) for step, end in STRUCK.items()]
+    for thread in strikes:
+        thread.start()
+    ends = [*OWN_RETRY, *INFRASTRUCTURE]
+    ran = lab.run(dynamics.struck_apart, lab.stack("modal"), into=tmp_path, ends=ends, timeout=120)
+    for thread in strikes:
+        thread.join()
+    assert ran.error is None
+    assert ran.steps == {**dict.fromkeys(ends, "completed"), "alone": "failed"}
+    assert {step: found.version for step, found in ran.run.steps.items()} == {
+        **dict.fromkeys(OWN_RETRY, 2),
+        **dict.fromkeys(INFRASTRUCTURE, 1),
+        "alone": 1,
+    }
+    assert ran.states == {
+        "struck_apart": "Completed",
+        **dict.fromkeys(OWN_RETRY, "Failed"),
+        **{f"{end} (attempt 2)": "Completed" for end in OWN_RETRY},
+        **dict.fromkeys(INFRASTRUCTURE, "Completed"),
+        "alone": "Failed",
+    }
+    begun = {step: [trace["sandbox"] for trace in ran.traces(step)] for step in (*ends, "alone")}
+    assert {step: len(set(found)) for step, found in begun.items()} == {**dict.fromkeys(ends, 2), "alone": 1}
+    assert lab.sandboxes_by_step(ran) == {"": 1, **dict.fromkeys(ends, 2), "alone": 1}
+    for said in (ran.task_runs["alone"].state.message, ran.run.steps["alone"].exception_info.message):
+        assert "The sandbox was evicted" in said
+    for end, why in (
+        ("oom", "ran out of memory"),
+        ("timeout", "its timeout"),
+        ("terminate", "terminated from outside"),
+    ):
+        assert why in ran.task_runs[end].state.message
