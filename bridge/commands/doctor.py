@@ -13,7 +13,7 @@ import click
 @click.option(
     "--run", is_flag=True, help="Also make a sandbox, look around in it, and end it; on Modal it costs a cent."
 )
-@click.option("--image", help="The image for --run. Default: the newest that was built for the stack.")
+@click.option("--image", help="The image for --run. Default: the newest of the stack, or ZenML's own.")
 @click.option("--json", "as_data", is_flag=True, help="Print JSON.")
 def doctor(stack: str | None, run: bool, image: str | None, as_data: bool) -> None:
     """Look at this environment and say what is wrong with it, and what to do about each finding.

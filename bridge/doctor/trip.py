@@ -32,6 +32,7 @@ _CHECK = "round trip"
 _MARK = "modal-prefect doctor: "
 _APP = "zenml-modal-prefect-doctor"
 _LAST_WORDS = 300
+_ZENMLS_IMAGE = f"zenmldocker/zenml:{zenml.__version__}-py{sys.version_info.major}.{sys.version_info.minor}"
 # Standard library only, for whatever Python the image has. Arguments: an address to reach, then names of packages.
 _PROGRAM = f"""
 import importlib.metadata as m, json, sys, urllib.request
@@ -75,6 +76,9 @@ def _through(place: Place, patient: Patient) -> Iterator[Finding]:
     needed = [Requirement(text) for text in sorted(patient.stack.requirements())]
     on_modal = place.runner == "modal"
     image = (patient.image or _newest_image(patient)) if on_modal else None
+    if on_modal and image is None:
+        # Nothing was built yet: what the stack needs comes into its images when they are.
+        image, needed = _ZENMLS_IMAGE, []
     runner = place.runner_for(registry_of(patient.stack) if on_modal else None, OUTAGE_SECONDS)
     packages = dict.fromkeys(["zenml", *(one.name for one in needed)])
     try:
@@ -132,13 +136,13 @@ def _unfit(versions: dict[str, str | None], needed: list[Requirement]) -> Iterat
             yield requirement.name, there, f"{requirement.name}{requirement.specifier}"
 
 
-def _newest_image(patient: Patient) -> str:
-    """The image that the stack's newest build made; ZenML's own where it has built none yet."""
+def _newest_image(patient: Patient) -> str | None:
+    """The image that the stack's newest build made; None where it has built none yet."""
     builds = Client().list_builds(stack_id=patient.stack_model.id, sort_by="desc:created", size=1, hydrate=True)
     for build in builds.items:
         for item in build.images.values():
             return item.image
-    return f"zenmldocker/zenml:{zenml.__version__}-py{sys.version_info.major}.{sys.version_info.minor}"
+    return None
 
 
 async def _go(runner: Runner, image: str | None, environment: str | None, arguments: tuple[str, ...]) -> _Seen:

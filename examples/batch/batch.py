@@ -13,6 +13,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from zenml import pipeline, step
+from zenml.config import DockerSettings
 from zenml.config.schedule import Schedule
 
 
@@ -38,7 +39,7 @@ def predict(batch: np.ndarray, model: LogisticRegression) -> Annotated[np.ndarra
     return predictions
 
 
-@pipeline
+@pipeline(settings={"docker": DockerSettings(requirements=["numpy", "scikit-learn"])})
 def nightly(rows: int = 100) -> None:
     """Load, predict."""
     predict(todays_batch(rows), model())

@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import cross_val_score
 from sklearn.svm import SVC
 from zenml import pipeline, step, unmapped
-from zenml.config import ResourceSettings
+from zenml.config import DockerSettings, ResourceSettings
 
 
 @step(settings={"resources": ResourceSettings(cpu_count=1, memory="1GB")})
@@ -40,7 +40,7 @@ def best(gammas: list[float], scores: list[float]) -> Annotated[float, "gamma"]:
     return gamma
 
 
-@pipeline(dynamic=True)
+@pipeline(dynamic=True, settings={"docker": DockerSettings(requirements=["numpy", "scikit-learn"])})
 def tune(rows: int = 600, good: float = 0.95, rounds: int = 3, trials: int = 3) -> Annotated[float, "gamma"]:
     """Look around the best value so far, more closely each time, until it is good enough."""
     gamma, factor = 0.1, 100.0

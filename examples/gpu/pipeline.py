@@ -9,7 +9,7 @@ from sklearn.datasets import load_diabetes
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import cross_val_score
 from zenml import pipeline, step
-from zenml.config import ResourceSettings
+from zenml.config import DockerSettings, ResourceSettings
 
 from bridge import ModalPrefectOrchestratorSettings
 
@@ -19,13 +19,17 @@ def score(rows: int, alpha: float) -> float:
     return float(cross_val_score(Ridge(alpha=alpha), features[:rows], target[:rows]).mean())
 
 
+# What the steps import is in their image.
+DOCKER = DockerSettings(requirements=["scikit-learn"])
+
+
 # One line of settings: the whole pipeline runs in one sandbox, and that has an A100.
 @step(settings={"orchestrator": ModalPrefectOrchestratorSettings(gpu="A100")})
 def train(rows: int = 400) -> float:
     return score(rows, alpha=0.1)
 
 
-@pipeline
+@pipeline(settings={"docker": DOCKER})
 def one_line() -> None:
     train()
 
@@ -56,7 +60,12 @@ def best(scores: list[float]) -> float:
     return max(scores)
 
 
-@pipeline(settings={"orchestrator": ModalPrefectOrchestratorSettings(execution_mode="per_step", max_parallelism=3)})
+@pipeline(
+    settings={
+        "docker": DOCKER,
+        "orchestrator": ModalPrefectOrchestratorSettings(execution_mode="per_step", max_parallelism=3),
+    }
+)
 def three_machines(rows: int = 400) -> None:
     best([on_cpu(rows), on_a100(rows), on_t4(rows)])
 

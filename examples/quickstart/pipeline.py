@@ -18,6 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 from zenml import pipeline, step
+from zenml.config import DockerSettings
 
 MODELS = {
     "logistic regression": lambda: make_pipeline(StandardScaler(), LogisticRegression(max_iter=500)),
@@ -84,7 +85,7 @@ def pick(scores: dict[str, dict[str, float]]) -> Annotated[str, "best"]:
     return best
 
 
-@pipeline(enable_cache=False)
+@pipeline(enable_cache=False, settings={"docker": DockerSettings(requirements=["numpy", "scikit-learn"])})
 def digits() -> None:
     """Load, split, train four models side by side, evaluate, pick the best."""
     train_images, test_images, train_digits, test_digits = split(*load())

@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import cross_val_score
 from sklearn.svm import SVC
 from zenml import pipeline, step
-from zenml.config import ResourceSettings
+from zenml.config import DockerSettings, ResourceSettings
 
 from bridge import ModalPrefectOrchestratorSettings
 
@@ -38,7 +38,12 @@ def best(scores: list[float], points: list[tuple[float, float]]) -> Annotated[tu
     return point
 
 
-@pipeline(settings={"orchestrator": ModalPrefectOrchestratorSettings(execution_mode="per_step", max_parallelism=4)})
+@pipeline(
+    settings={
+        "docker": DockerSettings(requirements=["scikit-learn"]),
+        "orchestrator": ModalPrefectOrchestratorSettings(execution_mode="per_step", max_parallelism=4),
+    }
+)
 def search(c: list[float] = C, gamma: list[float] = GAMMA, rows: int = 600) -> None:
     """Fan out over the grid, and in again."""
     points = list(itertools.product(c, gamma))

@@ -10,7 +10,7 @@ from sklearn.datasets import load_diabetes
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import cross_val_score
 from zenml import pipeline, step
-from zenml.config import ResourceSettings
+from zenml.config import DockerSettings, ResourceSettings
 
 from bridge import ModalPrefectStepOperatorSettings
 
@@ -19,6 +19,11 @@ from bridge import ModalPrefectStepOperatorSettings
 def load(rows: int = 400) -> np.ndarray:
     """Ten features a row, and what they are to tell."""
     return np.column_stack(load_diabetes(return_X_y=True))[:rows]
+
+
+@step
+def report(score: float) -> None:
+    print(f"mean score {score:.2f}")
 
 
 # This step alone leaves the machine: an A100, or an H100 where no A100 is free.
@@ -33,12 +38,8 @@ def train(data: np.ndarray) -> float:
     return float(cross_val_score(Ridge(alpha=0.1), data[:, :-1], data[:, -1]).mean())
 
 
-@step
-def report(score: float) -> None:
-    print(f"mean score {score:.2f}")
-
-
-@pipeline
+# What it imports is in its image.
+@pipeline(settings={"docker": DockerSettings(requirements=["numpy", "scikit-learn"])})
 def one_step_on_modal(rows: int = 400) -> None:
     report(train(load(rows)))
 

@@ -14,6 +14,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.neural_network import MLPClassifier
 from zenml import pipeline, step
+from zenml.config import DockerSettings
 
 from bridge import ModalPrefectOrchestratorSettings
 
@@ -39,7 +40,12 @@ def train(file: str, width: int) -> Annotated[float, "accuracy"]:
     return float(model.score(data["images"][1000:], data["digits"][1000:]))
 
 
-@pipeline(settings={"orchestrator": ModalPrefectOrchestratorSettings(execution_mode="per_step")})
+@pipeline(
+    settings={
+        "docker": DockerSettings(requirements=["numpy", "scikit-learn"]),
+        "orchestrator": ModalPrefectOrchestratorSettings(execution_mode="per_step"),
+    }
+)
 def shared_volume(folder: str = "/data") -> None:
     """Fetch once, train twice, side by side."""
     file = fetch(folder)

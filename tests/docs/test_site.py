@@ -21,6 +21,7 @@ from zenml.config.schedule import Schedule
 from bridge import ModalPrefectOrchestratorSettings, ModalPrefectStepOperatorSettings
 from bridge.cli import main as command_line
 from bridge.errors import InvalidSettings
+from bridge.settings import ModalPrefectOrchestratorConfig, ModalPrefectStepOperatorConfig
 from scripts import reference
 from tests.docs.console import Block, blocks
 from tests.docs.test_readme import DOCUMENTS, ROOT
@@ -65,6 +66,14 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", reference.PAGES)
 def test_the_reference_is_what_the_code_says(name: str) -> None:
     assert (reference.FOLDER / name).read_text() == reference.PAGES[name](), "`make docs` writes it"
+
+
+@pytest.mark.parametrize("settings", [ModalPrefectOrchestratorConfig, ModalPrefectStepOperatorConfig])
+def test_the_reference_has_each_description_of_both_components(settings: type[BaseModel]) -> None:
+    page = reference.settings_page()
+    described = {name: field.description for name, field in settings.model_fields.items() if field.description}
+    assert described
+    assert not [name for name, description in described.items() if description not in page]
 
 
 @pytest.mark.parametrize("found", [one for one in BLOCKS if one[1].language == "python"], ids=ids)

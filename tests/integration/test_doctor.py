@@ -303,6 +303,26 @@ class TestWhatElseIsWrong:
         names_all(problem.what, "registry.example.com/forgotten:1")
         names_all(problem.fix, "--image")
 
+    def test_before_the_first_build_the_stack_s_packages_are_nowhere_yet(self, lab: Lab) -> None:
+        """Its images are to have Modal's SDK, and ZenML's own, which a sandbox has until then, hasn't got it."""
+        from zenml.client import Client
+        from zenml.enums import StackComponentType as Kind
+
+        from bridge.doctor.patient import Patient
+        from bridge.doctor.trip import _ZENMLS_IMAGE, round_trip
+
+        name = f"unbuilt-{uuid4().hex[:6]}"
+        Client().create_stack_component(name, "modal", Kind.STEP_OPERATOR, {})
+        parts: dict[Any, Any] = {
+            kind: components[0].id for kind, components in Client().get_stack(lab.stack("modal")).components.items()
+        }
+        Client().create_stack(name, components={**parts, Kind.STEP_OPERATOR: [name]})
+        (found,) = round_trip(Patient(name))
+        assert found.grade is Grade.OK, found
+        names_all(found.what, _ZENMLS_IMAGE, "ZenML's server within reach")
+        missing = [one.what for one in round_trip(Patient(name, IMAGE))]
+        assert [one for one in missing if "modal is missing" in one], "a named image is asked for it"
+
     def test_a_deployment_of_an_older_release(self, lab: Lab) -> None:
         from prefect.client.orchestration import get_client
 

@@ -7,6 +7,7 @@ import importlib
 import re
 import sys
 from collections.abc import Callable, Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -157,6 +158,55 @@ def test_each_example_is_run_by_make_test() -> None:
                 run |= {"gpu"} if re.search(r"\bexample\.\w", text) and path.stem == "test_gpu_examples" else set()
     folders = {file.parent.name: file for file in EXAMPLES.rglob("*.py")}
     assert run == set(folders)
+
+
+def imported_packages(tree: ast.Module) -> set[str]:
+    """The distributions of what a file imports that an image with ZenML hasn't, and that isn't Python's."""
+    whose = packages_distributions()
+    names = {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
+    names |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    tops = {name.partition(".")[0] for name in names} - {"zenml", "bridge"} - sys.stdlib_module_names
+    return {whose[top][0] for top in tops}
+
+
+def requirements(tree: ast.Module) -> dict[str, set[str]]:
+    """What each pipeline of a file has installed in its image, as its decorator says it."""
+    variables = {
+        node.targets[0].id: node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+    }
+    found: dict[str, set[str]] = {}
+    for function in [node for node in tree.body if isinstance(node, ast.FunctionDef)]:
+        for decorator in function.decorator_list:
+            call = decorator.func if isinstance(decorator, ast.Call) else decorator
+            if not isinstance(call, ast.Name) or call.id != "pipeline":
+                continue
+            found[function.name] = set()
+            for given in ast.walk(decorator):
+                if not isinstance(given, ast.Dict):
+                    continue
+                settings = {ast.literal_eval(key): value for key, value in zip(given.keys, given.values) if key}
+                docker = settings.get("docker")
+                docker = variables[docker.id] if isinstance(docker, ast.Name) else docker
+                if isinstance(docker, ast.Call):
+                    fields = {keyword.arg: keyword.value for keyword in docker.keywords}
+                    found[function.name] = set(ast.literal_eval(fields["requirements"]))
+    return found
+
+
+@pytest.mark.parametrize(
+    "file",
+    # `demo.py` runs on a laptop, and `migrated` is as it was.
+    [file for file in sorted(EXAMPLES.glob("*/*.py")) if file.stem != "demo" and file.parent.name != "migrated"],
+    ids=lambda file: file.parent.name,
+)
+def test_what_an_example_imports_is_in_its_image(file: Path) -> None:
+    """The sandboxes of the tests have scikit-learn; those of Modal have what the pipeline asks for."""
+    tree = ast.parse(file.read_text())
+    installed = requirements(tree)
+    assert installed
+    assert installed == dict.fromkeys(installed, imported_packages(tree))
 
 
 def test_training_from_a_shared_volume(lab: Lab, example: Callable[[str], ModuleType], tmp_path: Path) -> None:
