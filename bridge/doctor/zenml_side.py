@@ -19,6 +19,7 @@ from bridge.settings import ModalPrefectOrchestratorConfig
 from bridge.validation import check_operator_stack, check_stack
 
 _SERVER = "zenml server"
+_WORDS = 200
 _SECONDS = 5.0
 """How long the server may take to answer at all. ZenML's own client tries for half a minute, and says so each time."""
 
@@ -166,4 +167,5 @@ def _how_to_load(patient: Patient) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "")
+    line = next(iter(str(error).splitlines()), "")
+    return line if len(line) <= _WORDS else f"{line[: _WORDS - 1]}…"  # some quote a whole page

@@ -116,6 +116,8 @@ def test_commands_of_zenml(command: str) -> None:
     below, words, unknown = looked_up(cli, command)
     if unknown and below.context_settings.get("ignore_unknown_options"):
         kind, given = words_of(command)[0], " ".join(words).replace("=", " ")
+        # What isn't an option of the command itself is refused without a sign of equality.
+        assert not unknown & set(words)
         if kind == "secret":
             return  # the keys are whoever reads the secret's to know
         if "--flavor" in given and "--flavor modal-prefect" not in given and kind not in FIELDS:

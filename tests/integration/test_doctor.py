@@ -95,9 +95,10 @@ class TestAnEnvironmentThatIsFine:
             box for box in lab.modal.sandboxes() if box.app == "zenml-modal-prefect-doctor" and box.status == "running"
         ]
 
-    def test_the_exit_code(self, lab: Lab) -> None:
+    def test_the_exit_code(self, lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
         said = CliRunner().invoke(main, ["doctor", "--stack", lab.stack("process")], catch_exceptions=False)
         assert (said.exit_code, said.stdout.splitlines()[-1]) == (0, "Nothing is wrong."), said.output
+        assert "HTTP Request" not in caplog.text, "between the findings"
 
     @pytest.mark.slow  # the one above has all checks, tests/unit/test_doctor.py the words for people
     def test_as_processes_for_people(self, lab: Lab) -> None:
@@ -274,6 +275,23 @@ class TestZenMLsServerDoesNotAnswer:
         names_all(found["modal"][0].what, "no Modal account", "whether the stack needs it is in ZenML")
         assert [one.grade for one in found["prefect api"]] == [Grade.SKIPPED]
         assert "clocks" not in found
+
+    def test_something_that_is_no_server_of_zenml_answers(
+        self, lab: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """Its page isn't quoted whole."""
+        monkeypatch.chdir(tmp_path)
+        with serving(SimpleHTTPRequestHandler) as address, monkeypatch.context() as elsewhere:
+            elsewhere.setenv("ZENML_STORE_URL", f"http://{address}")
+            forget_zenml()
+            try:
+                (problem,) = look("a-stack")["zenml server"]
+            finally:
+                elsewhere.undo()
+                forget_zenml()
+        assert problem.grade is Grade.UNKNOWN
+        names_all(problem.what, f"http://{address}", "DOCTYPE")
+        assert len(problem.what) < 300
 
     def test_something_else_answers_in_its_place(self) -> None:
         from bridge.doctor.zenml_side import no_answer
