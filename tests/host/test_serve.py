@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import subprocess
 import sys
 import time
@@ -204,6 +205,33 @@ async def test_a_step_that_kills_what_forks(zen: Zen, tmp_path: Path) -> None:
         assert (await host.run(wire.Call("k", "fail_first")))[0] == SandboxEnd(End.EXITED, 137)
         end, _ = await host.run(wire.Call("again", "fail_first"))
         assert end.end is End.NEVER_STARTED
+
+
+@pytest.mark.slow
+async def test_a_library_that_a_step_loads_is_in_no_other_process(zen: Zen, tmp_path: Path) -> None:
+    """That of CUDA doesn't survive a fork: it must never come into what forks."""
+    library = tmp_path / "libcuda.so.1"
+    shutil.copy(psutil._psutil_linux.__file__, library)
+    job = zen.submit("loading", tmp_path, path=str(library))
+    with serving(job) as host:
+        answers = [(await host.run(wire.Call(step, step)))[0] for step in ("loads", "one")]
+        assert answers == [OK, OK]
+        assert job.trace("loads")[0]["loaded"]
+        serves = psutil.Process(host.process.pid)
+        (forks,) = serves.children()
+        for process in (serves, forks):
+            assert not [mapped.path for mapped in process.memory_maps() if "libcuda" in mapped.path]
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(strict=True, reason="patience.use_fresh_keys leaves the adapter that it replaces with a connection")
+async def test_what_forks_has_no_connections(served_zen: Zen, tmp_path: Path) -> None:
+    """Two processes that share one mix up its answers."""
+    job = served_zen.submit("chain", tmp_path, length=1)
+    with serving(job) as host:
+        assert (await host.run(wire.Call("one", "one")))[0] == OK
+        (forks,) = psutil.Process(host.process.pid).children()
+        assert forks.net_connections("inet") == []
 
 
 def test_an_idle_host_ends_by_itself(zen: Zen, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import ctypes
 import json
 import os
 import signal
@@ -339,3 +340,16 @@ def held(folder: str) -> None:
     retry = StepRetryConfig(max_retries=3, delay=600, backoff=1)
     fail_first.with_options(retry=retry)(folder, "raise", 9, id="again")
     add(folder, hang_first(folder, id="hung"), id="later")
+
+
+@step(enable_cache=False)
+def load_library(folder: str, path: str) -> None:
+    """Loads a library into its process, as PyTorch does that of CUDA."""
+    ctypes.CDLL(path)
+    trace(folder, "begin", loaded=os.path.realpath(path) in Path("/proc/self/maps").read_text())
+
+
+@pipeline
+def loading(folder: str, path: str) -> None:
+    load_library(folder, path, id="loads")
+    one(folder)
