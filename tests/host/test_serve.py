@@ -224,7 +224,6 @@ async def test_a_library_that_a_step_loads_is_in_no_other_process(zen: Zen, tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason="patience.use_fresh_keys leaves the adapter that it replaces with a connection")
 async def test_what_forks_has_no_connections(served_zen: Zen, tmp_path: Path) -> None:
     """Two processes that share one mix up its answers."""
     job = served_zen.submit("chain", tmp_path, length=1)
