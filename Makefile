@@ -95,9 +95,9 @@ IS_FLOOR := -c 'import sys; sys.exit(None if sys.version_info[:2] == (3, 10) els
 	$(UV) --python .venv-floor/bin/python -e ".[local]" --group dev "prefect==3.7.7" "modal==1.4.3"
 	@touch $@
 
-test-floor: setup-tests .venv-floor/.done  ## runners and whole runs on the oldest Prefect and Modal
+test-floor: setup-tests .venv-floor/.done  ## most of them on the oldest Python, Prefect and Modal
 	@.venv-floor/bin/python $(IS_FLOOR)
-	.venv-floor/bin/python -m pytest -n 3 --dist loadscope tests/contract tests/integration -m "not slow and not modal_account"
+	.venv-floor/bin/python -m pytest -n 3 --dist loadscope tests/unit tests/contract tests/host tests/integration -m "not slow and not modal_account"
 
 test-all: setup-tests .venv-cloud/.done test-floor  ## also the full graph sizes, and the floors
 	$(BIN)/python -m pytest -m "not modal_account" --cov --cov-report=term:skip-covered
