@@ -346,12 +346,15 @@ def test_what_is_not_resumed(lab: Lab, tmp_path: Path) -> None:
 
 
 @slow
-@pytest.mark.parametrize("where", ["prefect", "zenml", "is over"])
-def test_a_flow_that_died_before_it_had_stopped_its_run(lab: Lab, tmp_path: Path, where: str) -> None:
+@pytest.mark.parametrize(
+    ("where", "place"),
+    [("prefect", "process"), ("zenml", "process"), ("is over", "process"), ("prefect", "modal")],
+)
+def test_a_flow_that_died_before_it_had_stopped_its_run(lab: Lab, tmp_path: Path, where: str, place: str) -> None:
     from zenml.orchestrators.publish_utils import publish_pipeline_run_status_update
 
     with Lives(lab, tmp_path) as lives:
-        lives.begin("beside", "process", WARM, steps=["one", "two"], below="below")
+        lives.begin("beside", place, WARM, steps=["one", "two"], below="below")
         lives.until("one")
         lives.until("two")
         lives.kill()
@@ -373,6 +376,7 @@ def test_a_flow_that_died_before_it_had_stopped_its_run(lab: Lab, tmp_path: Path
         assert ran.states["below"] == "NotRun"
         assert output(lab, ran, "one") == said("one", 1)[:LINES], "also what was said while no process read it"
     assert lives.under.all_dead()
+    assert lab.modal.stats().alive == 0
 
 
 @slow
@@ -495,8 +499,16 @@ def crashes_of(lives: Lives) -> list[str]:
 
 
 @slow
-@pytest.mark.parametrize("who", ["a worker", "prefect"])
-def test_somebody_else_goes_on(lab: Lab, tmp_path: Path, who: str) -> None:
+@pytest.mark.parametrize(
+    ("who", "place", "mode"),
+    [
+        ("a worker", "process", "cold"),
+        ("a worker", "modal", "pipeline"),
+        ("prefect", "process", "cold"),
+        ("prefect", "modal", "warm"),
+    ],
+)
+def test_somebody_else_goes_on(lab: Lab, tmp_path: Path, who: str, place: str, mode: str) -> None:
     """A worker, whose flow's process was killed; and `prefect flow-run retry` where there is no deployment."""
     with Lives(lab, tmp_path) as lives, ExitStack() as at_the_end:
         if who == "a worker":
@@ -504,9 +516,9 @@ def test_somebody_else_goes_on(lab: Lab, tmp_path: Path, who: str) -> None:
             make_pool(pool)
             worker = Worker(pool, tmp_path / "worker").start()
             at_the_end.callback(worker.stop)
-            lives.begin("three", "process", COLD, configuration={"work_pool": pool, "synchronous": False})
+            lives.begin("three", place, MODES[mode], configuration={"work_pool": pool, "synchronous": False})
         else:
-            lives.begin("three", "process", COLD)
+            lives.begin("three", place, MODES[mode])
         lives.until_logged(f"first 1 before {LINES - 1}")
         if who == "a worker":
             lives.end_of_process()
@@ -528,7 +540,10 @@ def test_somebody_else_goes_on(lab: Lab, tmp_path: Path, who: str) -> None:
         ran = lab.read(Ran(tmp_path), lives.under.run_id)
     assert (ran.status, ran.flow_run.state.name, ran.flow_run.run_count) == ("completed", "Completed", 2)
     assert {step: len(ran.traces(step)) for step in ran.steps} == {"first": 1, "second": 1, "third": 1}
-    assert output(lab, ran, "first") == said("first", 1)
+    first = [line for line in output(lab, ran, "three" if mode == "pipeline" else "first") if line.startswith("first")]
+    assert first == said("first", 1)
+    assert len(lab.sandboxes(ran)) == (1 if place == "modal" else 0)
+    assert lab.modal.stats().alive == 0
 
 
 def call(command: list[str], expected: str) -> None:

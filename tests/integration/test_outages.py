@@ -56,18 +56,19 @@ def ended_right(ran: Ran, lab: Lab, mode: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "back", "seconds"),
+    ("place", "mode", "back", "seconds"),
     [
-        pytest.param("per_step", "before the end", AWAY_SECONDS, marks=slow),  # `make test` has it in tests/chaos
-        pytest.param("per_step", "after the end", LONG_SECONDS, marks=slow),
-        pytest.param("pipeline", "before the end", LONG_SECONDS, marks=slow),
+        pytest.param("process", "per_step", "before the end", AWAY_SECONDS, marks=slow),  # tests/chaos has it too
+        pytest.param("process", "per_step", "after the end", LONG_SECONDS, marks=slow),
+        pytest.param("process", "pipeline", "before the end", LONG_SECONDS, marks=slow),
+        pytest.param("modal", "per_step", "before the end", AWAY_SECONDS, marks=slow),  # in a warm sandbox
     ],
 )
-def test_the_api_is_away(lab: Lab, tmp_path: Path, mode: str, back: str, seconds: float) -> None:
+def test_the_api_is_away(lab: Lab, tmp_path: Path, place: str, mode: str, back: str, seconds: float) -> None:
     """A step ends and another starts without Prefect; the last step ends before or after Prefect is back."""
     import stoppable
 
-    under = Under(lab, tmp_path).start(stoppable.telling_twice, "process", {"execution_mode": mode})
+    under = Under(lab, tmp_path).start(stoppable.telling_twice, place, {"execution_mode": mode})
     under.until_steps({"first": "running"})
     run_id, away = under.run_id, threading.Event()
     with gone(lab.prefect):
@@ -81,6 +82,8 @@ def test_the_api_is_away(lab: Lab, tmp_path: Path, mode: str, back: str, seconds
     ran = under.join(120)
     assert ran.run.id == run_id
     ended_right(ran, lab, mode)
+    if place == "modal":
+        assert lab.sandboxes_by_step(ran) == {"": 1}
 
 
 @slow  # half a minute without Prefect, which is what it is about
@@ -106,10 +109,13 @@ def test_sandboxes_outlive_their_lease_while_only_the_api_is_away(lab: Lab, tmp_
     ("mode", "how"), [("per_step", "own sandboxes"), ("per_step", "warm"), ("pipeline", "one sandbox")]
 )
 def test_zenmls_server_is_away(lab: Lab, tmp_path: Path, mode: str, how: str) -> None:
-    """A step comes to its end meanwhile, and can't say so: ZenML's client alone would give up after 30 s."""
+    """A step comes to its end meanwhile, and can't say so: ZenML's client alone would give up after 30 s.
+
+    For three times `orphan_timeout`: time in which nobody can be asked is no sign that the flow is gone.
+    """
     import stoppable
 
-    settings = {**cold(mode), "warm": how == "warm"}
+    settings = {**cold(mode), "warm": how == "warm", "orphan_timeout": round(LONG_SECONDS / 3)}
     under = Under(lab, tmp_path).start(stoppable.telling_twice, "modal", settings)
     under.until_steps({"first": "running"})
     away = threading.Event()
