@@ -11,6 +11,8 @@ from tests.integration.lab import Lab, Ran
 
 PLACES = {
     "process, pipeline": ("process", {"execution_mode": "pipeline"}),
+    "process, per_step": ("process", {"execution_mode": "per_step"}),
+    "modal, pipeline": ("modal", {"execution_mode": "pipeline"}),
     "modal, warm": ("modal", {"execution_mode": "per_step"}),
 }
 
@@ -106,12 +108,13 @@ def test_of_a_static_pipeline(lab: Lab, kinds: Any, place: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("runner", ["process", "modal"])
 @pytest.mark.parametrize("runtime", ["inline", "isolated"])
-def test_of_a_dynamic_pipeline(lab: Lab, kinds: Any, runtime: str) -> None:
+def test_of_a_dynamic_pipeline(lab: Lab, kinds: Any, runtime: str, runner: str) -> None:
     pipeline = getattr(kinds, runtime)
     expected = left(lab, pipeline, "default")
     check(expected)
-    assert left(lab, pipeline, lab.stack("modal")) == expected
+    assert left(lab, pipeline, lab.stack(runner)) == expected
 
 
 def check(left: dict[str, Any]) -> None:
