@@ -43,6 +43,10 @@ def test_a_replay_skips_what_it_is_told_to_skip(lab: Lab, tmp_path: Path) -> Non
     assert (again.status, again.flow_run.state.name) == ("completed", "Completed")
     assert again.steps == {"one": "skipped", "add_1": "skipped", "add_2": "completed"}
     assert [len(again.traces(step)) for step in ("one", "add_1", "add_2")] == [1, 1, 2]
+    in_tasks = pipeline.with_options(settings={"docker": docker, "orchestrator": {"execution_mode": "per_step"}})
+    shown = lab.read(Ran(tmp_path), in_tasks.replay(pipeline_run=ran.run.id, skip=["one", "add_1"]).id)
+    assert shown.steps == again.steps
+    assert shown.states == {"one": "Skipped", "add_1": "Skipped", "add_2": "Completed"}
     nothing = pipeline.replay(pipeline_run=ran.run.id, skip=["one", "add_1", "add_2"])
     assert {step.status.value for step in nothing.steps.values()} == {"skipped"}
-    assert [len(again.traces(step)) for step in ("one", "add_1", "add_2")] == [1, 1, 2]
+    assert [len(again.traces(step)) for step in ("one", "add_1", "add_2")] == [1, 1, 3]

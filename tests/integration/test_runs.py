@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from tests.integration.lab import Lab, Ran
+from tests.integration.lab import Lab, Ran, eventually
 
 PER_STEP = {"execution_mode": "per_step"}
 PIPELINE = {"execution_mode": "pipeline"}
@@ -33,6 +35,8 @@ def check_both(ran: Ran, zenml: str, prefect: str) -> None:
 class TestPerStep:
     @pytest.mark.at("modal-v2", "modal-v1")
     def test_a_diamond(self, lab: Lab, shapes, place: str) -> None:
+        from zenml.client import Client
+
         ran = lab.run(shapes.diamond, lab.stack(place), settings=PER_STEP)
         assert ran.error is None
         check_both(ran, "completed", "Completed")
@@ -40,6 +44,8 @@ class TestPerStep:
         assert ran.states == all_of("one left right bottom", "Completed")
         assert ran.inputs == {"one": set(), "left": {"one"}, "right": {"one"}, "bottom": {"left", "right"}}
         assert "value 1" in lab.logs(ran.task_runs["one"])
+        assert {f"zenml_stack:{ran.run.stack.name}", "zenml_user:default"} <= set(ran.flow_run.tags)
+        assert str(ran.run.run_metadata["orchestrator_url"]) == f"{lab.prefect.url}/runs/flow-run/{ran.flow_run.id}"
         metadata = ran.run.steps["one"].run_metadata
         assert metadata["prefect_task_run_id"] == str(ran.task_runs["one"].id)
         if place == "modal":
@@ -47,6 +53,14 @@ class TestPerStep:
             assert metadata["modal_sandbox_id"] in {box.id for box in boxes}
             assert str(metadata["modal_sandbox_url"]) == f"https://modal.com/id/{metadata['modal_sandbox_id']}"
             assert {box.app for box in boxes} == {"zenml-diamond"}
+            expected = {
+                "zenml_pipeline": "diamond",
+                "zenml_run_id": str(ran.run.id),
+                "zenml_server": str(Client().zen_store.get_store_info().id),
+                "zenml_stack": ran.run.stack.name,
+                "prefect_flow_run_id": str(ran.flow_run.id),
+            }
+            assert [{name: box.tags.get(name) for name in expected} for box in boxes] == [expected] * len(boxes)
             assert len(boxes) == 2, "one for each branch: the other steps take turns in them"
 
     @pytest.mark.at("process")
@@ -97,6 +111,10 @@ class TestPerStep:
         check_both(ran, "completed", "Completed")
         assert ran.steps == {"fail_first": "completed", "after": "completed"}
         assert ran.task_runs["fail_first"].run_count == 2
+        # Recorded behind the client's back, as the task runs are.
+        states = eventually(lambda: states_of(ran.task_runs["fail_first"]), lambda found: "Completed" in found)
+        shown = [name for name in states if name in ("Running", "AwaitingRetry", "Retrying", "Completed")]
+        assert shown == ["Running", "AwaitingRetry", "Retrying", "Completed"], states
         assert len(ran.traces("fail_first")) == 2
         assert ran.run.steps["fail_first"].version == 2
 
@@ -111,9 +129,13 @@ class TestPerStep:
 
     @pytest.mark.at("modal-v2")
     def test_a_cached_step_starts_no_sandbox(self, lab: Lab, shapes, place: str) -> None:
-        """Then the same in `pipeline` mode, whose steps have the same keys in ZenML's cache."""
+        """Then the same in `pipeline` mode, whose steps have the same keys in ZenML's cache.
+
+        The first run is told to keep its steps' output to itself.
+        """
         value = 100 + ["modal", "process"].index(place)
-        first = lab.run(shapes.cached, lab.stack(place), settings=PER_STEP, value=value)
+        quiet = {**PER_STEP, "stream_logs": False}
+        first = lab.run(shapes.cached, lab.stack(place), settings=quiet, value=value)
         # The same folder, since it is a parameter of the steps and so part of their cache key.
         again = lab.run(shapes.cached, lab.stack(place), settings=PER_STEP, value=value, into=first.folder)
         check_both(again, "completed", "Completed")
@@ -125,6 +147,24 @@ class TestPerStep:
         check_both(in_one, "completed", "Completed")
         assert in_one.steps == all_of("first second", "cached")
         assert len(first.traces("first")) == 1
+        # Two runs later, when whatever was sent has arrived.
+        assert [lab.logs(first.task_runs[step], at_least=0) for step in ("first", "second")] == [[], []]
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("settings", [PER_STEP, PIPELINE], ids=["per_step", "pipeline"])
+    def test_where_the_key_needs_the_user_s_code_the_sandbox_asks_the_cache(
+        self, lab: Lab, shapes, settings: dict[str, str]
+    ) -> None:
+        shapes.ASKED.clear()
+        value = 300 + [PER_STEP, PIPELINE].index(settings)
+        pipeline, stack = shapes.cached_by_its_own_key, lab.stack("modal")
+        first = lab.run(pipeline, stack, settings=settings, value=value)
+        again = lab.run(pipeline, stack, settings=settings, value=value, into=first.folder)
+        check_both(again, "completed", "Completed")
+        assert (first.steps, again.steps) == ({"own_key": "completed"}, {"own_key": "cached"})
+        assert len(first.traces("own_key")) == 1
+        assert len(lab.sandboxes(again)) == 1
+        assert shapes.ASKED == [], "the user's function was called by the flow, which is this process"
 
 
 class TestPipeline:
@@ -187,6 +227,15 @@ class TestPipeline:
         check_both(again, "completed", "Completed")
         assert again.steps == all_of("first second", "cached")
         assert len(first.traces("first")) == 1
+
+
+def states_of(task_run: Any) -> list[str]:
+    """The names of the states that a task run has had, in their order."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        found = client.read_task_run_states(task_run.id)
+    return [str(state.name) for state in sorted(found, key=lambda state: state.timestamp)]
 
 
 def most_at_once(ran: Ran, steps: list[str]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import time
 from pathlib import Path
 
 from zenml import get_step_context, pipeline, step
+from zenml.config.cache_policy import CachePolicy
 from zenml.config.resource_settings import ResourceSettings
 from zenml.config.retry_config import StepRetryConfig
 
@@ -282,3 +284,48 @@ def failing_once(folder: str) -> None:
     """``again`` fails the first time that it is run, without a retry."""
     one(folder, id="first")
     add(folder, fail_first(folder, id="again", after="first"), id="last")
+
+
+@step(enable_cache=False)
+def exit_late(folder: str) -> int:
+    """Succeeds, and its process exits with 1 all the same: what user code leaves to do at exit is done after that."""
+    trace(folder, "begin")
+    atexit.register(os._exit, 1)
+    return 1
+
+
+@pipeline
+def struck_or_done(folder: str, ends: list[str], timeout: int = 300, retries: int = 1) -> None:
+    """Those of ``struck``, and for the end ``exit_late`` a step that has succeeded by then."""
+    struck.entrypoint(folder, [end for end in ends if end != "exit_late"], timeout, retries)
+    if "exit_late" in ends:
+        exit_late(folder, id="exit_late")
+
+
+ASKED: list[int] = []
+"""The process, each time that ``of_this_kind`` was asked in it."""
+
+
+def of_this_kind() -> str:
+    """A part of a step's cache key that only the user's code knows."""
+    ASKED.append(os.getpid())
+    return "this kind"
+
+
+@step(cache_policy=CachePolicy(cache_func=of_this_kind), enable_cache=True)
+def cacheable_by_its_own_key(folder: str, value: int) -> int:
+    trace(folder, "begin")
+    return value
+
+
+@pipeline
+def cached_by_its_own_key(folder: str, value: int) -> None:
+    cacheable_by_its_own_key(folder, value, id="own_key")
+
+
+@pipeline
+def mixed_and_slow_in_the_middle(folder: str, seconds: float) -> None:
+    """``first`` and ``last`` are of one kind; ``middle`` isn't, and takes a while."""
+    middle = slow.with_options(settings={"resources": ResourceSettings(memory="2GiB")})
+    first = add(folder, 1, id="first")
+    add(folder, first, middle(folder, seconds, id="middle", after="first"), id="last")
