@@ -82,7 +82,9 @@ def nobody_works(client: SyncPrefectClient, pool: str) -> str | None:
     workers = client.read_workers_for_work_pool(names.url_segment(pool))
     if any(worker.status == WorkerStatus.ONLINE for worker in workers):
         return None
+    # Prefect's own worker of a process pool would do as well, but kills its flows when it is stopped.
+    worker = "modal-prefect worker" if found.type == "process" else "prefect worker start"
     return (
         f"No worker is online for the work pool {name}, so nothing picks up the run. Start one where this package is "
-        f"installed: prefect worker start --pool {name}"
+        f"installed: {worker} --pool {name}"
     )

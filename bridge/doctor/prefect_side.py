@@ -89,12 +89,7 @@ def work_pool(patient: Patient) -> Iterator[Finding]:
             yield Finding(check, Grade.PROBLEM, f"{error.where}={error.value!r}: {error.problem}", error.fix)
             return
         if warning := nobody_works(client, pool):
-            found = told(check, Grade.PROBLEM, warning, f"prefect worker start --pool {shlex.quote(pool)}")
-            if client.read_work_pool(names.url_segment(pool)).type == "process":
-                # Prefect's own worker would do as well, but kills its flows when it is stopped.
-                fix = f"Start one where this package is installed: `modal-prefect worker --pool {shlex.quote(pool)}`"
-                found = replace(found, fix=fix)
-            yield found
+            yield told(check, Grade.PROBLEM, warning, f"Start a worker of the pool {shlex.quote(pool)}")
         else:
             yield Finding(check, Grade.OK, f"`{pool}` takes runs, and a worker is online")
 

@@ -40,4 +40,4 @@ def test_work_pools(prefect_api: servers.Server) -> None:
     with get_client(sync_client=True) as client:
         config = ModalPrefectOrchestratorConfig(work_pool="pool?")
         assert check_pool(client, config, "queue#1") == "pool?"
-        assert "prefect worker start --pool 'pool?'" in str(nobody_works(client, "pool?"))
+        assert "modal-prefect worker --pool 'pool?'" in str(nobody_works(client, "pool?"))

@@ -108,7 +108,7 @@ def test_submitting_without_waiting_says_that_nobody_works(
 ) -> None:
     with caplog.at_level(logging.WARNING, "bridge.submission"):
         submit_only(lab, idle_pool)
-    assert f"prefect worker start --pool {idle_pool}" in caplog.text
+    assert f"modal-prefect worker --pool {idle_pool}" in caplog.text
 
 
 def test_a_deployment_that_is_behind_is_brought_up_to_date(lab: Lab, idle_pool: str) -> None:
@@ -154,7 +154,7 @@ def test_nobody_works_and_the_run_is_cancelled(lab: Lab, idle_pool: str, caplog:
     warnings = [record.message for record in caplog.records if record.name == "bridge.waiting"]
     assert f"GET {lab.prefect.url}/api/flow_runs/{flow_run}" not in caplog.text
     assert len(warnings) == 3
-    assert f"prefect worker start --pool {idle_pool}" in warnings[0]
+    assert f"modal-prefect worker --pool {idle_pool}" in warnings[0]
     assert Client().get_pipeline_run(run.id).status.value == "stopped"
 
 
