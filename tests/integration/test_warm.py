@@ -58,6 +58,20 @@ def test_what_a_step_asks_for_besides_gets_it_a_sandbox_of_its_own(lab: Lab, sha
     assert {box.id: box.memory_mib for box in lab.sandboxes(ran)}[big] == 2048
 
 
+@pytest.mark.slow
+def test_one_that_is_idle_for_too_long_is_ended(lab: Lab, shapes) -> None:
+    """Although a step that could enter it is still to come: after a step of another kind, which takes longer."""
+    settings = {**PER_STEP, "warm_idle_timeout": 1}
+    ran = lab.run(shapes.mixed_and_slow_in_the_middle, lab.stack("modal"), settings=settings, seconds=8.0)
+    assert ran.status == "completed"
+    first, middle, last = sandboxes_of(ran, "first", "middle", "last")
+    assert len({first, middle, last}) == 3
+    record = lab.modal.sandbox(first)
+    assert record.status == "terminated"
+    before_the_end = ran.traces("middle", "end")[0]["time"] - (record.created_at + record.seconds)
+    assert before_the_end > 3, "it wasn't ended while the step in the middle ran"
+
+
 @pytest.mark.slow  # tests/host/test_pipeline.py has it in a host
 @pytest.mark.at("modal-v2")
 def test_a_step_s_own_environment_stays_its_own(lab: Lab, shapes, place: str) -> None:
