@@ -526,6 +526,9 @@ def test_somebody_else_goes_on(lab: Lab, tmp_path: Path, who: str, place: str, m
             os.kill(int(pid), signal.SIGKILL)
             assert eventually(lambda: flow_run_of(lives).state.is_crashed(), bool, 60)
             call([COMMAND, "resume", str(lives.under.run_id)], "waits for a worker")
+            if place == "modal":  # which keeps the output of a sandbox for a moment only after its end
+                lives.number += 1
+                lives.until_signed()
         else:
             lives.kill()
             with get_client(sync_client=True) as client:
