@@ -18,6 +18,7 @@ from zenml.logger import get_logger
 from zenml.metadata.metadata_types import MetadataType, Uri
 from zenml.orchestrators import ContainerizedOrchestrator, SubmissionResult
 from zenml.orchestrators.exceptions import PipelineSubmissionError
+from zenml.orchestrators.publish_utils import publish_step_run_metadata
 from zenml.stack import Stack, StackValidator
 from zenml.utils import source_utils
 
@@ -400,6 +401,9 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
     def prepare_step_run(self, info: StepRunInfo) -> None:
         """Refuse settings that an inline step of a dynamic pipeline can't have for itself; its span begins.
 
+        Then say in ZenML where the step runs. Not by ``get_step_run_metadata``, which ZenML asks for when a step has
+        ended (zenml/orchestrators/step_runner.py): of one that was killed nobody would know.
+
         Raises ``InvalidSettings``.
         """
         if names.ENV_ORCHESTRATES in os.environ:
@@ -410,6 +414,8 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
             check_inline(info.pipeline_step_name, info.config, layer)
             _warn_of_child(layer)
             begin_inline(info.pipeline_step_name, info.step_run_id)
+        if where := self._where_this_process_runs():
+            publish_step_run_metadata(info.step_run_id, {self.id: where})
 
     def cleanup_step_run(self, info: StepRunInfo, step_failed: bool) -> None:
         """The span of an inline step of a dynamic pipeline ends, once the step's own code has."""
@@ -435,8 +441,7 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
         """The metadata of a run, asked for in a sandbox."""
         return {METADATA_ORCHESTRATOR_RUN_ID: self.get_orchestrator_run_id()}
 
-    def get_step_run_metadata(self, info: StepRunInfo) -> dict[str, MetadataType]:
-        """Where a step runs, asked for in its sandbox when it starts."""
+    def _where_this_process_runs(self) -> dict[str, MetadataType]:
         found: dict[str, MetadataType] = {}
         if sandbox := os.environ.get(names.ENV_MODAL_SANDBOX_ID):
             found |= sandbox_metadata(sandbox, names.sandbox_page(sandbox) if self.config.runner == "modal" else None)

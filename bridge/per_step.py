@@ -325,7 +325,9 @@ def _state(outcome: Outcome) -> State[None]:
     message = str(outcome.diagnosis) if outcome.diagnosis else None
     if outcome.verdict is Verdict.SUCCEEDED:
         if outcome.record.reported is Reported.CACHED:
-            return Completed(name=names.STATE_CACHED, message="Taken from ZenML's cache; no sandbox was started.")
+            # One that was found by the step's own process, in a sandbox, has the step run that it began.
+            where = "" if outcome.record.step_run_id else "; no sandbox was started"
+            return Completed(name=names.STATE_CACHED, message=f"Taken from ZenML's cache{where}.")
         if outcome.record.reported is Reported.SKIPPED:
             return Completed(name=names.STATE_SKIPPED, message="Skipped: the replayed run has its outputs.")
         return Completed()

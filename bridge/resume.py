@@ -170,8 +170,7 @@ class _Look:
             number = known[-1]
             before = [await self._sandbox(keys[other - 1]) for other in known[:-1]]
             return Begun(number, 1, StepRecord(), await self._sandbox(keys[number - 1]), await _lost(before))
-        # The logs don't tell. A step run says where it was once it has ended (ZenML records that last), and that
-        # sandbox's name which attempt it was; where none has ended, nobody knows.
+        # The logs don't tell. A step run says where it is, and that sandbox's name which attempt it was.
         there = [record.step_run_id for record in records.values() if record.step_run_id is not None]
         for step_run_id in reversed(there):
             where = await self._by_id(await self._sandbox_id(step_run_id))

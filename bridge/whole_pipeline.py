@@ -183,6 +183,9 @@ class WholePipeline:
                 self.failures[""] = str(diagnosis)
             await self._settle(records, end)
             return await self._failed(end, await self._close_retries())
+        if end.end is End.TIMED_OUT and not await self._run_is_stopping():
+            # First: what its steps say is that they were interrupted.
+            self.failures[""] = str(judge(end, StepRecord()).diagnosis)
         orphans = await self._settle(records, end)
         records = await self._records()
         in_vain = end.end is End.TIMED_OUT or judge(end, StepRecord()).cost is Cost.EVERYTHING
