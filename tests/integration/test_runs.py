@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from zenml.utils import source_utils
 
-from tests.integration.lab import Lab, Ran, eventually
+from tests.integration.lab import PROJECT, Lab, Ran, eventually
 
 PER_STEP = {"execution_mode": "per_step"}
 PIPELINE = {"execution_mode": "pipeline"}
@@ -153,18 +154,22 @@ class TestPerStep:
     @pytest.mark.slow
     @pytest.mark.parametrize("settings", [PER_STEP, PIPELINE], ids=["per_step", "pipeline"])
     def test_where_the_key_needs_the_user_s_code_the_sandbox_asks_the_cache(
-        self, lab: Lab, shapes, settings: dict[str, str]
+        self, lab: Lab, settings: dict[str, str]
     ) -> None:
-        shapes.ASKED.clear()
+        stack = lab.stack("modal")
+        source_utils.set_custom_source_root(str(PROJECT))
+        import keyed
+
+        keyed.ASKED.clear()
         value = 300 + [PER_STEP, PIPELINE].index(settings)
-        pipeline, stack = shapes.cached_by_its_own_key, lab.stack("modal")
+        pipeline = keyed.cached_by_its_own_key
         first = lab.run(pipeline, stack, settings=settings, value=value)
         again = lab.run(pipeline, stack, settings=settings, value=value, into=first.folder)
         check_both(again, "completed", "Completed")
         assert (first.steps, again.steps) == ({"own_key": "completed"}, {"own_key": "cached"})
         assert len(first.traces("own_key")) == 1
         assert len(lab.sandboxes(again)) == 1
-        assert shapes.ASKED == [], "the user's function was called by the flow, which is this process"
+        assert keyed.ASKED == [], "the user's function was called by the flow, which is this process"
 
 
 class TestPipeline:

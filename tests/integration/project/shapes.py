@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 from zenml import get_step_context, pipeline, step
-from zenml.config.cache_policy import CachePolicy
 from zenml.config.resource_settings import ResourceSettings
 from zenml.config.retry_config import StepRetryConfig
 
@@ -300,27 +299,6 @@ def struck_or_done(folder: str, ends: list[str], timeout: int = 300, retries: in
     struck.entrypoint(folder, [end for end in ends if end != "exit_late"], timeout, retries)
     if "exit_late" in ends:
         exit_late(folder, id="exit_late")
-
-
-ASKED: list[int] = []
-"""The process, each time that ``of_this_kind`` was asked in it."""
-
-
-def of_this_kind() -> str:
-    """A part of a step's cache key that only the user's code knows."""
-    ASKED.append(os.getpid())
-    return "this kind"
-
-
-@step(cache_policy=CachePolicy(cache_func=of_this_kind), enable_cache=True)
-def cacheable_by_its_own_key(folder: str, value: int) -> int:
-    trace(folder, "begin")
-    return value
-
-
-@pipeline
-def cached_by_its_own_key(folder: str, value: int) -> None:
-    cacheable_by_its_own_key(folder, value, id="own_key")
 
 
 @pipeline
