@@ -204,7 +204,9 @@ def test_a_failure(lab: Lab, dynamics: Any, tmp_path: Path, mode: ExecutionMode,
     }
     assert "ValueError: as told" in ran.task_runs["fail_after"].state.message
     if not goes_on:
-        assert "as told" in ran.flow_run.state.message
+        # Which of the two depends on whether ZenML's runner or the function's own wait sees the failure first.
+        said = ran.flow_run.state.message
+        assert "as told" in said or "Step `fail_after` failed" in said
     expected = lab.run(dynamics.failing, "default", options={**options, **told(dynamics, tmp_path / "local")})
     assert ran.status == expected.status
     assert ran.steps["fail_after"] == expected.steps["fail_after"]
