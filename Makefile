@@ -35,7 +35,8 @@ help:  ## this list
 # What sandboxes of the loopback Modal server find in their image: no bridge, no prefect, no modal.
 .venv-sandbox/.done: .venv/.demo pyproject.toml
 	$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python .venv-sandbox
-	$(UV) --python .venv-sandbox/bin/python --group sandbox
+	@# Compiled here: else each of the first sandboxes does it, side by side.
+	$(UV) --compile-bytecode --python .venv-sandbox/bin/python --group sandbox
 	@touch $@
 
 # What the tests of deployments/ take from images, and their linters.
