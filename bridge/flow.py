@@ -45,7 +45,7 @@ from bridge.left_open import close_task_runs
 from bridge.limits import check_limits
 from bridge.logs import LogShipper
 from bridge.operated_end import end_with
-from bridge.outage import until_it_answers
+from bridge.outage import patiently, until_it_answers
 from bridge.own_words import warn_in_run_logs
 from bridge.per_step import PerStep
 from bridge.plan import Mode, Plan
@@ -266,7 +266,7 @@ async def _carry_out(run: Run, runner: Runner, stop: Stop, life: int) -> State[N
                 parts = _Parts(run, Attempts(run, runner, thread, truth, warm), shipper, thread, watch, board, taken_up)
                 if life > 1 and run.run.status is ExecutionStatus.STOPPING:
                     ended = await _finish_the_stop(parts, runner, api.client, stop, "it was stopped in ZenML")
-                elif life > 1 and await watch.cancelled_already():
+                elif life > 1 and await patiently(watch.cancelled_already):
                     ended = await _finish_the_stop(parts, runner, api.client, stop, CANCELLED)
                 elif run.plan.mode is Mode.DYNAMIC:
                     ended = await _dynamic(parts, runner, api.client, most, life)

@@ -9,6 +9,8 @@ the flow waits for the API before it ends: then neither hangs on a number of ret
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 from uuid import UUID
 
 import httpx
@@ -18,6 +20,8 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_aft
 
 PATIENCE_SECONDS = 600.0
 """How long the end of a run waits for Prefect's API."""
+
+T = TypeVar("T")
 
 _logger = logging.getLogger(__name__)
 
@@ -37,6 +41,12 @@ def asking_again(patience: float = PATIENCE_SECONDS) -> AsyncRetrying:
         stop=stop_after_delay(patience),
         reraise=True,
     )
+
+
+async def patiently(ask: Callable[[], Awaitable[T]]) -> T:
+    """Return what Prefect's API answers, asked again while it is away. Raises what its client raises."""
+    answer: T = await asking_again()(ask)
+    return answer
 
 
 async def until_it_answers(client: PrefectClient, flow_run_id: UUID, patience: float = PATIENCE_SECONDS) -> None:

@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient
@@ -21,6 +22,7 @@ from prefect.client.schemas.sorting import TaskRunSort
 from bridge import names, step_runs
 from bridge.errors import RunnerError
 from bridge.logs import LogShipper
+from bridge.outage import patiently
 from bridge.outcome import SUCCESSFUL, End, Reported, StepRecord
 from bridge.plan import Mode, StepPlan
 from bridge.run import Run
@@ -79,6 +81,18 @@ async def _alive(run: Run, runner: Runner) -> list[Sandbox]:
     return found
 
 
+async def task_runs_of(client: PrefectClient, flow_run_id: UUID) -> dict[UUID, TaskRun]:
+    """Return the task runs of a flow run; an API that is away is asked again. Raises what Prefect's client raises."""
+    chosen = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id]))
+    found: dict[UUID, TaskRun] = {}
+    while True:
+        read = partial(client.read_task_runs, flow_run_filter=chosen, limit=PAGE, offset=len(found))
+        page = await patiently(partial(read, sort=TaskRunSort.ID_DESC))
+        found.update((task_run.id, task_run) for task_run in page)
+        if len(page) < PAGE:
+            return found
+
+
 class _Look:
     def __init__(self, run: Run, runner: Runner, client: PrefectClient, thread: ZenMLThread) -> None:
         self._run = run
@@ -93,7 +107,9 @@ class _Look:
         run, plan = self._run, self._run.plan
         steps = [step.name for step in plan.steps]
         records, task_runs, alive = await asyncio.gather(
-            self._thread.call(lambda: step_runs.latest(run.run, steps)), self._task_runs(), _alive(run, self._runner)
+            self._thread.call(lambda: step_runs.latest(run.run, steps)),
+            task_runs_of(self._client, UUID(run.flow_run_id)),
+            _alive(run, self._runner),
         )
         hosts = [box for box in alive if names.is_host_name(box.name)]
         self._running = {box.name: box for box in alive if box not in hosts}
@@ -123,17 +139,6 @@ class _Look:
             for number in range(1, step.retry.retries + 2):
                 for sandbox in range(1, step.infrastructure_retries + 2):
                     yield names.sandbox_name(run_id, step.name, number, sandbox)
-
-    async def _task_runs(self) -> dict[UUID, TaskRun]:
-        chosen = FlowRunFilter(id=FlowRunFilterId(any_=[UUID(self._run.flow_run_id)]))
-        found: dict[UUID, TaskRun] = {}
-        while True:
-            page = await self._client.read_task_runs(
-                flow_run_filter=chosen, limit=PAGE, offset=len(found), sort=TaskRunSort.ID_DESC
-            )
-            found.update((task_run.id, task_run) for task_run in page)
-            if len(page) < PAGE:
-                return found
 
     # ---- per_step
 

@@ -8,6 +8,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient
@@ -17,7 +18,7 @@ from prefect.client.schemas.sorting import LogSort
 
 from bridge import names
 from bridge.logs import sandbox_of_line
-from bridge.outage import asking_again
+from bridge.outage import patiently
 
 PAGE = 200
 """Most records that Prefect's API returns at once."""
@@ -43,13 +44,6 @@ class Said:
             self.sandboxes[key] = sandbox_of_line(log.message)
 
 
-async def _page(client: PrefectClient, chosen: LogFilter, offset: int) -> list[Log]:
-    async for attempt in asking_again():
-        with attempt:
-            return await client.read_logs(chosen, limit=PAGE, offset=offset, sort=LogSort.TIMESTAMP_ASC)
-    raise AssertionError("unreachable: tenacity returns or raises")
-
-
 async def read_said(client: PrefectClient, task_run_ids: Iterable[UUID]) -> Said:
     """Read the logs of these task runs; an API that is away is asked again. Raises what Prefect's client raises."""
     said = Said()
@@ -60,7 +54,7 @@ async def read_said(client: PrefectClient, task_run_ids: Iterable[UUID]) -> Said
         offset = 0
         async with room:
             while True:
-                page = await _page(client, chosen, offset)
+                page = await patiently(partial(client.read_logs, chosen, PAGE, offset, LogSort.TIMESTAMP_ASC))
                 for log in page:
                     said.add(log)
                 offset += len(page)

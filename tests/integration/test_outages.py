@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as Unfinished
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.objects import TaskRun
 
+from bridge.resume import task_runs_of
 from bridge.said import Said, read_said
 from tests.integration.lab import Lab, Ran, eventually
 from tests.integration.under import Under
@@ -196,20 +198,27 @@ def test_the_artifact_store_is_away_and_the_step_may_not_be_tried_again(lab: Lab
 
 
 @slow
-def test_what_an_earlier_process_said_is_read_when_prefect_is_back(lab: Lab) -> None:
+@pytest.mark.parametrize(
+    ("read", "nothing"),
+    [(lambda client: read_said(client, [uuid4()]), Said()), (lambda client: task_runs_of(client, uuid4()), {})],
+    ids=["logs", "task runs"],
+)
+def test_what_an_earlier_process_left_is_read_when_prefect_is_back(
+    lab: Lab, read: Callable[[PrefectClient], Awaitable[Said | dict[UUID, TaskRun]]], nothing: object
+) -> None:
     entered, away = threading.Event(), threading.Event()
 
-    async def read() -> Said:
+    async def look() -> Said | dict[UUID, TaskRun]:
         async with get_client() as client:
             entered.set()
             await asyncio.to_thread(away.wait, 60)
-            return await read_said(client, [uuid4()])
+            return await read(client)
 
     with ThreadPoolExecutor(1) as pool:
-        reading = pool.submit(asyncio.run, read())
+        looking = pool.submit(asyncio.run, look())
         assert entered.wait(60)
         with gone(lab.prefect):
             away.set()
             with pytest.raises(Unfinished):
-                reading.result(5)
-        assert reading.result(60) == Said()
+                looking.result(5)
+        assert looking.result(60) == nothing
