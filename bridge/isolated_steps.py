@@ -227,7 +227,7 @@ class _StepRunTask:
                         Verdict.STOPPED,
                         Cost.NOTHING,
                         StepRecord(),
-                        Diagnosis("The step was stopped while it waited for its concurrency limit"),
+                        Diagnosis("The step was stopped before it had a slot of its concurrency limit"),
                     )
                 return await self._in_sandbox(run, begun)
         except BridgeError as error:

@@ -77,17 +77,20 @@ class Limits:
         self._waiting = 0
 
     @contextlib.asynccontextmanager
-    async def slot(self, limit: str | None, permit: Permit, task_run_id: UUID, logger: Logger) -> AsyncIterator[bool]:
+    async def slot(
+        self, limit: str | None, permit: Permit, task_run_id: UUID, logger: Logger, *, goes_on: bool = False
+    ) -> AsyncIterator[bool]:
         """Hold a slot of ``limit`` inside; yields False, with none, where the wait for it was given up.
 
         Without a limit there is nothing to wait for. The wait holds the step's place among the run's own
-        ``max_parallelism``. Raises ``LimitMissing``. The slot is given back at the end, or comes free when its lease
+        ``max_parallelism``. An attempt that ``goes_on``, an earlier process having begun it, waits on where nothing
+        new may start. Raises ``LimitMissing``. The slot is given back at the end, or comes free when its lease
         ends, where Prefect can't be reached or this process is gone.
         """
         if limit is None:
             yield True
             return
-        held = await self._take(limit, permit, task_run_id, logger)
+        held = await self._take(limit, permit, task_run_id, logger, goes_on)
         try:
             yield held is not None
         finally:
@@ -115,12 +118,12 @@ class Limits:
                 logger.warning("The step ran without a slot of the concurrency limit %s: %s", limit, error)
 
     async def _take(
-        self, limit: str, permit: Permit, task_run_id: UUID, logger: Logger
+        self, limit: str, permit: Permit, task_run_id: UUID, logger: Logger, goes_on: bool
     ) -> contextlib.AbstractAsyncContextManager[None] | None:
         self._waiting += 1
         said = False
         try:
-            while not permit.kill.is_set() and not permit.last_attempt:
+            while not permit.kill.is_set() and (goes_on or not permit.last_attempt):
                 held = _slot(limit, task_run_id)
                 try:
                     await held.__aenter__()

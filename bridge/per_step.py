@@ -71,6 +71,7 @@ class PerStep:
             failure_mode=run.plan.failure_mode,
             finished=earlier.successful,
             begun=earlier.begun,
+            closed=attempts.begin_no_more,
         )
         self._kill_settling = asyncio.Event()
 
@@ -78,7 +79,7 @@ class PerStep:
         """Run every step to its end. Raises what is a defect or an outage beyond patience."""
         self.attempts.expect(self.earlier.begun)
         for step in self.earlier.done:
-            self.attempts.finish(step)
+            self.attempts.finish(step, done=True)
             self.board.ended(step, "Completed", "")
         late = self.earlier.successful - self.earlier.done
         settling = {step: asyncio.ensure_future(self._settle(step)) for step in self.run.plan.upstream if step in late}
@@ -106,7 +107,7 @@ class PerStep:
         try:
             await _StepTask(self, self.run.plan.step(step), permit).run()
         finally:
-            self.attempts.finish(step)
+            self.attempts.finish(step, done=True)
 
     async def answer_from_cache(self, step: StepPlan) -> Reported | None:
         """Ask ZenML's cache, once a step."""
@@ -125,11 +126,15 @@ class PerStep:
         return outcome
 
     async def _execute(self, name: str, permit: Pass) -> Fate:
+        mode = self.run.plan.failure_mode
+        fate: Fate | None = None
         try:
             fate = await _StepTask(self, self.run.plan.step(name), permit).run()
         finally:
-            self.attempts.finish(name)
-        if fate is Fate.FAILED and self.run.plan.failure_mode is FailureMode.FAIL_FAST:
+            if fate is Fate.FAILED and mode is not FailureMode.CONTINUE_ON_FAILURE:
+                self.attempts.begin_no_more()  # first: else what this step leaves is taken for the next ones'
+            self.attempts.finish(name, done=fate is Fate.DONE)
+        if fate is Fate.FAILED and mode is FailureMode.FAIL_FAST:
             # The others are killed next: ZenML hears of it before their processes could call that a failure.
             await self._thread.call(lambda: stop_running(self.run.run))
         return fate
@@ -141,7 +146,7 @@ class PerStep:
             return Cancelled(name=names.STATE_NOT_RUN, message=f"Did not run: {missing.reason}.")
 
         step = self.run.plan.step(missing.step)
-        self.attempts.finish(step.name)
+        self.attempts.finish(step.name, done=False)
         self.board.ended(step.name, names.STATE_NOT_RUN, missing.reason)
         await run_task_after(_task(not_run, step.name), self.task_runs[step.name], self.inputs_of(step))
 
@@ -234,10 +239,14 @@ class _StepTask:
         if begun is not None and begun.where is not None:
             async with owner.limits.slot_meanwhile(step.concurrency_limit, self._permit, task_run_id, logger):
                 return await self._attempt_step(number, logger, begun)
+        goes_on = begun is not None
         try:
-            async with owner.limits.slot(step.concurrency_limit, self._permit, task_run_id, logger) as held:
-                if not held:
-                    stopped = Diagnosis("The step was stopped while it waited for its concurrency limit")
+            async with owner.limits.slot(
+                step.concurrency_limit, self._permit, task_run_id, logger, goes_on=goes_on
+            ) as held:
+                # One that had begun has a step run, which is told of its end as always.
+                if not held and not goes_on:
+                    stopped = Diagnosis("The step was stopped before it had a slot of its concurrency limit")
                     before = self._outcome.record if self._outcome is not None else StepRecord()
                     return Outcome(Verdict.STOPPED, Cost.NOTHING, before, stopped)
                 return await self._attempt_step(number, logger, begun)

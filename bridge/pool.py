@@ -37,6 +37,7 @@ class Pool(Generic[Kind, Host]):
         self._limit = limit
         self._idle: dict[Kind, list[Host]] = {}
         self._ending = 0
+        self._closed = False
         self._inside: set[str] = set()
         self._finished: set[str] = set()
         self._to_come = Counter(self._kinds.values())
@@ -112,19 +113,23 @@ class Pool(Generic[Kind, Host]):
                 return True
         return False
 
-    def finish(self, step: str) -> None:
-        """``step`` will never enter a sandbox again. Idempotent."""
+    def finish(self, step: str, *, done: bool = True) -> None:
+        """``step`` will never enter a sandbox again, nor, unless it is ``done``, any step below it. Idempotent."""
         if step not in self._finished:
             self._finished.add(step)
             self._to_come[self._kinds[step]] -= 1
             for below in self._downstream[step]:
-                self._missing[below] -= 1
+                self._missing[below] -= done
+
+    def close(self) -> None:
+        """No step begins any more: no sandbox is wanted for one, and none is kept for it."""
+        self._closed = True
 
     def superfluous(self) -> list[Host]:
         """Take out the idle sandboxes that no later step can use, the longest idle first."""
         found = []
         for kind, hosts in self._idle.items():
-            while len(hosts) > max(0, self._to_come[kind]):
+            while len(hosts) > (0 if self._closed else max(0, self._to_come[kind])):
                 found.append(hosts.pop(0))
         return found
 
@@ -134,6 +139,8 @@ class Pool(Generic[Kind, Host]):
         Those that the steps will need which become ready when all running ones succeed, beyond the ones that
         are idle and that those steps themselves leave.
         """
+        if self._closed:
+            return []
         need = Counter(self._kinds[step] for step in self._soon(self._early.union(also)))
         have = Counter({kind: len(hosts) for kind, hosts in self._idle.items()})
         have.update(self._kinds[step] for step in self._inside)

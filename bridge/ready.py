@@ -240,6 +240,7 @@ class GraphRun:
         finished: Steps that were done before this run.
         begun: Steps that run already, from before this run: they go before all others. They are executed also where
             nothing may start any more: who else would end them?
+        closed: Called once, when nothing may start any more.
     """
 
     def __init__(
@@ -252,8 +253,10 @@ class GraphRun:
         failure_mode: FailureMode,
         finished: Collection[str] = (),
         begun: Collection[str] = (),
+        closed: Callable[[], None] = lambda: None,
     ) -> None:
         self._upstream = upstream
+        self._closed = closed
         self._execute = execute
         self._report_not_run = not_run
         self._failure_mode = failure_mode
@@ -286,6 +289,7 @@ class GraphRun:
         if self._closed_because is not None:
             return
         self._closed_because = reason
+        self._closed()
         # Not who stands in line to be taken up: it runs. One that has been let in stands there for a retry.
         self._gate.forget(but=self._begun.difference(self._passes))
         for permit in self._passes.values():

@@ -234,9 +234,13 @@ class Attempts:
         finally:
             self._warm.leave(step.name)
 
-    def finish(self, step: str) -> None:
-        """No more attempts at this step: what is kept for it may go. Idempotent."""
-        self._warm.finish(step)
+    def finish(self, step: str, *, done: bool) -> None:
+        """No more attempts at this step: what is kept for it may go. Idempotent. ``done``: those below it may run."""
+        self._warm.finish(step, done=done)
+
+    def begin_no_more(self) -> None:
+        """No step begins any more: what is kept for such may go."""
+        self._warm.begin_no_more()
 
     async def _report(self, step: StepPlan, outcome: Outcome) -> None:
         run = self._run

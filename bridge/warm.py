@@ -193,14 +193,25 @@ class WarmSteps:
         expected = (self._left.get(sandbox_id) for sandbox_id in self._coming_back.values())
         return host in self._inside.values() or host in expected
 
-    def finish(self, step: str) -> None:
-        """A step has ended for good, or never runs: what was kept for it alone goes. Idempotent."""
-        self._pool.finish(step)
+    def finish(self, step: str, *, done: bool) -> None:
+        """A step has ended for good, or never runs: what was kept for it alone goes. Idempotent.
+
+        ``done`` says whether those below it may run.
+        """
+        self._pool.finish(step, done=done)
         self._coming_back.pop(step, None)
         self._foresight.end(step)
+        self._end_superfluous()
+        self._start_early()
+
+    def begin_no_more(self) -> None:
+        """No step begins any more, though some go on: nothing is started for one, or kept."""
+        self._pool.close()
+        self._end_superfluous()
+
+    def _end_superfluous(self) -> None:
         for host in self._pool.superfluous():
             self._end(host)
-        self._start_early()
 
     async def _make_room(self) -> None:
         while not self._pool.has_room:

@@ -156,7 +156,7 @@ class WholePipeline:
             async with self._limits.slot(limit, self, self.task_run_id, logger) as held:
                 if not held:
                     self.kill.set()
-                    return SandboxEnd(End.TERMINATED, detail="stopped while it waited for its concurrency limit")
+                    return SandboxEnd(End.TERMINATED, detail="stopped before it had a slot of its concurrency limit")
                 # One that nobody could ask for may exist: it is asked for again, lest the pipeline run twice.
                 return await self._in_sandbox(number - self._not_asked, logger, begun)
         except NotAsked as error:

@@ -146,6 +146,31 @@ def test_what_waits_for_more_than_the_running_steps_is_not_started_early() -> No
     assert pool.wanted() == ["big"]
 
 
+def test_what_waits_for_a_step_that_failed_is_not_started_early() -> None:
+    """It never runs: nor does a sandbox that nobody would enter, until that is told of each."""
+    upstream = {"bad": [], "good": [], **{f"below_{number}": ["bad", "good"] for number in range(3)}}
+    pool: Pool[str, int] = Pool(dict.fromkeys(upstream, "cpu"), upstream, 2, list(upstream))
+    for step in ("bad", "good"):
+        pool.enter(step, anything)
+    pool.leave("bad", None)
+    pool.finish("bad", done=False)
+    assert pool.has_room
+    assert pool.wanted() == []
+
+
+def test_where_nothing_begins_any_more_no_sandbox_is_started_or_kept() -> None:
+    pool = diamond()
+    pool.enter("one", anything)
+    pool.add("cpu", 1)
+    assert pool.superfluous() == []
+    pool.close()
+    assert pool.superfluous() == [1]
+    assert pool.wanted() == []
+    pool.leave("one", 2)
+    pool.finish("one")
+    assert pool.superfluous() == [2]
+
+
 @given(st.integers(0, 10_000), st.integers(1, 5), st.integers(1, 25))
 def test_a_run_never_has_more_sandboxes_than_it_may_and_leaves_none(seed: int, limit: int, steps: int) -> None:
     """Any graph, any kinds, any order, some steps failing for good: the bookkeeping of a whole run."""
