@@ -21,6 +21,10 @@ from bridge import header_value
 from bridge.errors import BridgeError, InvalidSettings, PrefectUnavailable
 from bridge.settings import ModalPrefectOrchestratorConfig
 
+# Its DEBUG records are every frame and header, with which Prefect's clients send the key or the password. Whoever asks
+# ZenML for DEBUG gets those of all libraries, and ZenML keeps them with the run's logs.
+logging.getLogger("websockets").setLevel(logging.INFO)
+
 EPHEMERAL_STARTUP_SECONDS = 120
 """How long Prefect's temporary local server may take to come up."""
 
