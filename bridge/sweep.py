@@ -37,6 +37,7 @@ from bridge.listing import Listing, Tagged
 from bridge.orchestrator import ModalPrefectOrchestrator
 from bridge.ownership import OVER, Facts, FlowState, Judgement, Owner, judge
 from bridge.prefect_api import prefect_api, prefect_settings
+from bridge.run_status import status_of
 from bridge.swept import Found, Report, named, noted, read_uuid
 from bridge.watch import cancelled_before
 
@@ -333,12 +334,12 @@ def _read_flow_run(prefect: SyncPrefectClient, flow_run_id: str) -> FlowRun | No
 
 
 def _end_in_zenml(found: Found) -> ExecutionStatus:
-    """End the run in ZenML, and return how it ended."""
+    """End the run in ZenML, and return how it ended. One that was deleted, before or meanwhile, counts as stopped."""
     if found.run is None:
         return ExecutionStatus.STOPPED
     why = orphans.gone(found.run, found.judgement.why[:1].upper() + found.judgement.why[1:])
     orphans.end(found.run, why, stopped=found.judgement.stopped)
-    return Client().get_pipeline_run(found.run.id, hydrate=False, project=found.run.project_id).status
+    return status_of(found.run) or ExecutionStatus.STOPPED
 
 
 def _end_in_prefect(found: Found, ended: ExecutionStatus) -> None:
