@@ -92,6 +92,10 @@ class _Judge:
     def _of(self, kinds: Iterable[str]) -> list[Strike]:
         return [strike for strike in self.struck if strike.kind in tuple(kinds)]
 
+    def _stops(self) -> list[Strike]:
+        """What stopped the run. The step that it was meant for may have died with the sandbox that others share."""
+        return [strike for strike in self.seen.strikes if strike.kind in STOP and not strike.refused]
+
     def _reckon(self, step: StepSpec) -> _Costs:
         costs, row = _Costs(), [0, 0]
         attempts = self.seen.attempts.get(step.name, ())
@@ -173,7 +177,7 @@ class _Judge:
     # ---- when it was over
 
     def _closing(self) -> _Closed | None:
-        found = [_Closed(strike.time, kills=True) for strike in self._of(STOP)]
+        found = [_Closed(strike.time, kills=True) for strike in self._stops()]
         failed = [time for step in self.case.steps if (time := self._failed_at(step)) is not None]
         if failed and self.case.failure_mode != "continue_on_failure":
             found.append(_Closed(min(failed), kills=self.case.failure_mode == "fail_fast"))
@@ -222,9 +226,11 @@ class _Judge:
             expected = {("completed", "Completed")}
         else:
             expected = {("stopped", "Cancelled")}
-        if stops := self._of(STOP):
-            stopped = {("stopped", "Cancelled")}
+        if stops := self._stops():
+            stopped, by_itself = {("stopped", "Cancelled")}, expected
             expected = {("failed", "Cancelled"), ("failed", "Failed")} if "failed" in fates else stopped
+            if not any(strike.running for strike in stops):
+                expected |= by_itself  # it may have come when nothing was left to be stopped
             # Of a run that is being stopped ZenML says stopped, also where a step fails meanwhile.
             first = min(strike.time for strike in stops)
             failed = [step.name for step in self.case.steps if self.fates[step.name] == "failed"]

@@ -8,6 +8,7 @@ from pathlib import Path
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.responses import SetStateStatus
 from prefect.states import Cancelling
 from zenml.client import Client
 from zenml.exceptions import IllegalOperationError
@@ -139,10 +140,14 @@ class Striker:
         if kind == "interrupt":
             # Ctrl-C while `modal-prefect resume` only looks what there is ends that command, and nothing of the run.
             eventually(self._at_work, bool, 60)
+            if not self._flow.alive():
+                return "the flow's process has ended"
             self._flow.signal(signal.SIGINT if self.case.seed % 2 else signal.SIGTERM)
         elif kind == "cancel":
             with get_client(sync_client=True) as client:
-                client.set_flow_run_state(self._flow_run_id, Cancelling())
+                answer = client.set_flow_run_state(self._flow_run_id, Cancelling())
+            if answer.status is not SetStateStatus.ACCEPT:
+                return f"Prefect: {answer.details}"
         else:
             try:
                 run_utils.stop_run(run=Client().get_pipeline_run(self._run_id), graceful=False)

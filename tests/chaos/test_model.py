@@ -184,6 +184,12 @@ def test_a_cancel_that_nobody_heeded() -> None:
     assert any("the run is completed" in found for found in violations(PLAIN, seen))
 
 
+@pytest.mark.parametrize("seen", [GOOD, CANCELLED], ids=["came too late", "stopped it"])
+def test_a_cancel_meant_for_a_step_that_was_gone(seen: Seen) -> None:
+    """Another strike had ended the sandbox that it shared with others."""
+    assert violations(PLAIN, replace(seen, strikes=[replace(struck("cancel"), running=False)])) == []
+
+
 @pytest.mark.parametrize(("cancelled_at", "wrong"), [(21.1, 0), (40.0, 1)])
 def test_a_step_that_fails_while_its_run_is_being_stopped(cancelled_at: float, wrong: int) -> None:
     """ZenML may call that run stopped; one that had a failed step before is a failed one."""
