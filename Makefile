@@ -111,7 +111,7 @@ test-beyond: .venv/.dev  ## the newest ZenML, Prefect and Modal, beyond our pins
 test-modal: setup-tests  ## the contract and a diamond on a real Modal account, CPU only; costs cents
 	$(BIN)/python -m pytest -m modal_account
 
-# What the comparison is to measure; `make bench COMPARE=--core` is a third of it.
+# What the comparison is to measure, as `python -m tests.bench compare --help` has it; `--list` says how long it takes.
 COMPARE ?=
 .PHONY: chaos chaos-planted
 SEED ?= 1
@@ -122,7 +122,7 @@ chaos: setup-tests  ## random pipelines under random faults: make chaos SEED=1 N
 chaos-planted: setup-tests  ## whether they find bugs that are planted into the package
 	$(BIN)/python -m tests.chaos.planted_bugs
 
-bench: setup-tests .venv-native/.done .venv-plot/.done  ## the benchmarks, as tables and JSON
+bench: setup-tests .venv-native/.done .venv-plot/.done  ## the benchmarks, as tables, JSON and a plot, in .test/bench
 	$(BIN)/python -m tests.bench
 	$(BIN)/python -m tests.bench compare $(COMPARE)
 

@@ -1,4 +1,4 @@
-"""``make bench``: measures, prints tables, and writes the same as JSON to ``.test/``.
+"""``make bench``: measures, prints tables, and writes the same as JSON to ``.test/bench``.
 
 ``python -m tests.bench compare …`` is the comparison with ZenML's own orchestrators alone.
 """
@@ -21,7 +21,7 @@ from tests.bench.machine import machine
 from tests.bench.rig import Rig, rig
 from tests.bench.scenarios import Row, all_at_once, ready_queue
 
-RESULTS = servers.ROOT / ".test" / "bench.json"
+RESULTS = servers.ROOT / ".test" / "bench" / "bench.json"
 
 GOALS: Mapping[str, Mapping[str, float]] = {
     "translation": {"translate_alike_10000_s": 1.0, "translate_distinct_10000_s": 1.0},
@@ -71,7 +71,7 @@ def main() -> None:
         before = machine()
         found[name] = {**everything[name](), "machine": before}
         show(name, found[name])
-    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
     RESULTS.write_text(json.dumps(found, indent=2) + "\n")
     print(f"\n{RESULTS}")
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from tests import servers
-from tests.bench.compare.scenarios import Cell, way
+from tests.bench.compare.scenarios import Cell, cells, way
 
 Figures = Mapping[str, Any]
 
@@ -29,6 +30,12 @@ class Record:
     path: Path
     bridge: str
 
+    def begin_with(self, published: Path) -> None:
+        """Where nothing is measured yet, go on from what was published: a fresh clone has it."""
+        if not self.path.exists() and published.exists():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(published, self.path)
+
     def add(self, cell: Cell, figures: Figures, machine: Figures) -> None:
         """Append one measurement."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,13 +45,26 @@ class Record:
 
     def read(self) -> dict[Cell, list[dict[str, Any]]]:
         """The measurements of each cell that count, oldest first; each with its ``figures`` and its ``machine``."""
+        return self._read(lambda cell, line: not way(cell.way).ours or line["bridge"] == self.bridge)
+
+    def read_all(self) -> dict[Cell, list[dict[str, Any]]]:
+        """Those that count and those that don't: enough to know how long one will take."""
+        return self._read(lambda cell, line: True)
+
+    def _read(self, wanted: Callable[[Cell, Figures], bool]) -> dict[Cell, list[dict[str, Any]]]:
         found: dict[Cell, list[dict[str, Any]]] = defaultdict(list)
         if self.path.exists():
             for line in map(json.loads, self.path.read_text().splitlines()):
                 cell = Cell(**line["cell"])
-                if not way(cell.way).ours or line["bridge"] == self.bridge:
+                if wanted(cell, line):
                     found[cell].append(line)
         return dict(found)
+
+    def publish(self, path: Path) -> None:
+        """Write what counts, row by row as the table has it: what each run took."""
+        measured = self.read()
+        lines = [json.dumps(line) for cell in sorted(measured, key=cells().index) for line in measured[cell]]
+        path.write_text("".join(f"{line}\n" for line in lines))
 
     def forget(self) -> None:
         """Begin anew."""

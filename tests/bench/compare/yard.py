@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import itertools
 import json
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +21,7 @@ import psutil
 from modal_proto.api_grpc import ModalClientBase
 
 from tests import servers
-from tests.bench.compare.scenarios import Cell, Scenario, Way, scenario, way
+from tests.bench.compare.scenarios import SCENARIOS, Cell, Scenario, Way, scenario, way
 from tests.bench.compare.startup import breakdown
 from tests.bench.rig import Rig, processor_seconds
 from tests.integration.lab import STACK_CODE
@@ -29,7 +32,9 @@ NATIVE_PYTHON = servers.ROOT / ".venv-native" / "bin" / "python"
 OUR_IMAGE, NATIVE_IMAGE = "registry.example.com/ours:1", "registry.example.com/native:1"
 PATIENCE_SECONDS = 900
 QUIET_SECONDS = 60.0
-"""How long sandboxes may outlive their run."""
+"""How long sandboxes may outlive their run, and the user's process its last call."""
+REST_SECONDS, AT_REST_PERCENT = 20.0, 25.0
+"""How long to wait for the processors to be idle before a measurement, and what that means."""
 
 Figures = dict[str, Any]
 
@@ -41,6 +46,38 @@ exec unshare --mount sh -c 'mount --bind "$PWD" /app && exec "$0" "$@"' {python}
 """
 
 
+class Caller:
+    """A fresh process of the user's, which calls one pipeline as often as it is told to: ``project/call.py``."""
+
+    def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
+        self._process = process
+        self._log = log
+
+    def call(self) -> Figures:
+        """Call it, and return what the process says of it."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        patience = threading.Timer(PATIENCE_SECONDS, self._process.kill)
+        patience.start()
+        try:
+            self._process.stdin.write("call\n")
+            self._process.stdin.flush()
+            answer = self._process.stdout.readline()
+        except BrokenPipeError:
+            answer = ""
+        finally:
+            patience.cancel()
+        if not answer:
+            raise self.failure()
+        found: Figures = json.loads(answer)
+        return found
+
+    def failure(self) -> RuntimeError:
+        """What to say of a process that ended otherwise than by itself, after its last answer."""
+        log = self._log.read_text(errors="replace")[-3000:]
+        return RuntimeError(f"The process ended with {self._process.wait()}:\n{log}")
+
+
 @dataclass
 class Yard:
     """Everything that runs throughout."""
@@ -48,16 +85,27 @@ class Yard:
     folder: Path
     rig: Rig
     modal: LoopbackModal
+    scenarios: tuple[Scenario, ...] = SCENARIOS
     stacks: dict[str, str] = field(default_factory=dict)
+    _names: Iterator[int] = field(default_factory=itertools.count)
 
-    def measure(self, cell: Cell) -> Figures:
-        """Run it once. Raises ``RuntimeError`` unless the run and every step of it completed."""
-        chosen, how = scenario(cell.scenario), way(cell.way)
+    def measure(self, cell: Cell) -> dict[Cell, Figures]:
+        """Measure it once, and with it the run that comes before it in the same process, where one does.
+
+        Raises ``RuntimeError`` unless each run and every step of it completed.
+        """
+        chosen, how = scenario(cell.scenario, self.scenarios), way(cell.way)
+        before = [dataclasses.replace(cell, scenario=chosen.after)] if chosen.after else []
         self.modal.set(cold_start=cell.cold_start)
+        _rest()
+        with self._caller(chosen, how) as caller:
+            return {each: self._run(each, chosen, caller) for each in [*before, cell]}
+
+    def _run(self, cell: Cell, chosen: Scenario, caller: Caller) -> Figures:
         known = {box.id for box in self.modal.sandboxes()}
         calls, machine = self._calls(), _machine_seconds()
         at_servers = [processor_seconds(server) for server in self.rig.servers]
-        answer = self._call(chosen, how)
+        answer = caller.call()
         _check(cell, answer, chosen.steps)
         self._until_quiet()
         boxes = [box for box in self.modal.sandboxes() if box.id not in known]
@@ -80,10 +128,12 @@ class Yard:
             **(breakdown(answer["samples"], begin, first) if chosen.sampled else {}),
         }
 
-    def _call(self, chosen: Scenario, how: Way) -> Figures:
-        asked, answer, log = (self.folder / name for name in ("asked.json", "answer.json", "call.log"))
+    @contextlib.contextmanager
+    def _caller(self, chosen: Scenario, how: Way) -> Iterator[Caller]:
+        asked, log = self.folder / "asked.json", self.folder / "call.log"
         image = None if how.local else NATIVE_IMAGE if how.stack == "native" else OUR_IMAGE
         wanted = {
+            "name": f"{chosen.pipeline}-{next(self._names)}",
             "pipeline": f"dynamic_{chosen.pipeline}" if how.dynamic else chosen.pipeline,
             "arguments": chosen.arguments,
             "settings": {**how.settings, **(chosen.settings if how.ours else {})},
@@ -91,22 +141,23 @@ class Yard:
             "sample": chosen.sampled,
         }
         asked.write_text(json.dumps(wanted))
-        answer.unlink(missing_ok=True)
         python = NATIVE_PYTHON if how.stack == "native" else Path(sys.executable)
-        with log.open("wb") as output:
-            ran = subprocess.run(
-                [python, PROJECT / "call.py", asked, answer],
-                cwd=self.folder,
-                env=self._environment(how),
-                stdout=output,
-                stderr=output,
-                timeout=PATIENCE_SECONDS,
-                check=False,
-            )
-        if ran.returncode or not answer.exists():
-            raise RuntimeError(f"The process ended with {ran.returncode}:\n{log.read_text(errors='replace')[-3000:]}")
-        found: Figures = json.loads(answer.read_text())
-        return found
+        command = [python, PROJECT / "call.py", asked]
+        pipe, environment = subprocess.PIPE, self._environment(how)
+        with (
+            log.open("wb") as output,
+            subprocess.Popen(
+                command, cwd=self.folder, env=environment, stdin=pipe, stdout=pipe, stderr=output, text=True
+            ) as process,
+        ):
+            try:
+                caller = Caller(process, log)
+                yield caller
+                process.communicate(timeout=QUIET_SECONDS)  # it ends when nothing more is asked
+                if process.returncode:
+                    raise caller.failure()
+            finally:
+                process.kill()
 
     def _environment(self, how: Way) -> dict[str, str]:
         environment = {
@@ -132,6 +183,13 @@ class Yard:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"Sandboxes outlive their run: {self.modal.stats()}")
             time.sleep(0.1)
+
+
+def _rest() -> None:
+    """Wait while what was measured before is still ending: the load that is written down lags behind by a minute."""
+    deadline = time.monotonic() + REST_SECONDS
+    while psutil.cpu_percent(interval=0.5) > AT_REST_PERCENT and time.monotonic() < deadline:
+        pass
 
 
 def _check(cell: Cell, answer: Figures, steps: int) -> None:
@@ -168,7 +226,7 @@ def _images(folder: Path) -> dict[str, LoopbackImage]:
 
 
 @contextlib.contextmanager
-def yard(folder: Path) -> Iterator[Yard]:
+def yard(folder: Path, scenarios: tuple[Scenario, ...] = SCENARIOS) -> Iterator[Yard]:
     """Start everything, with its data in ``folder``, and end it at the end."""
     rig = Rig(folder, servers.prefect_server(folder), servers.zenml_server(folder))
     images = _images(folder)
@@ -179,7 +237,7 @@ def yard(folder: Path) -> Iterator[Yard]:
         for server in rig.servers:
             stack.callback(server.stop)
             server.start()
-        found = Yard(folder, rig, modal)
+        found = Yard(folder, rig, modal, scenarios)
         found.stacks = _register(found)
         yield found
 
