@@ -83,6 +83,69 @@ def test_private_upstream_names_in_one_file_per_upstream(module: str) -> None:
     assert not private or module in ("upstream_modal.py", "upstream_prefect.py", "upstream_zenml.py")
 
 
+def owner(node: ast.expr) -> str:
+    """The name at whose attribute, or attribute's attribute, this is."""
+    while not isinstance(node, ast.Name):
+        if isinstance(node, ast.Call):
+            node = node.func
+        elif isinstance(node, (ast.Attribute, ast.Subscript)):
+            node = node.value
+        else:
+            return ""
+    return node.id
+
+
+def parts(target: ast.expr) -> list[ast.expr]:
+    """What an assignment writes to: several, where it unpacks."""
+    if isinstance(target, (ast.Tuple, ast.List)):
+        return [part for element in target.elts for part in parts(element)]
+    return [target]
+
+
+def patches(source: str) -> list[str]:
+    """The statements that set or delete something of what a module imports from ZenML, Prefect or Modal."""
+    upstream: set[str] = set()
+    written: list[tuple[ast.expr, ast.AST]] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            whole = isinstance(node, ast.Import)
+            for alias in node.names:
+                module = alias.name if whole else str(node.module)
+                if module.partition(".")[0] in ("modal", "prefect", "zenml"):
+                    upstream.add(alias.asname or (alias.name.partition(".")[0] if whole else alias.name))
+        elif isinstance(node, (ast.Assign, ast.Delete)):
+            written += [(part, node) for target in node.targets for part in parts(target)]
+        elif isinstance(node, (ast.AnnAssign, ast.AugAssign)):
+            written.append((node.target, node))
+        elif isinstance(node, ast.Call) and owner(node.func) in ("setattr", "delattr"):
+            written.append((ast.Attribute(node.args[0], "any"), node))
+    return [
+        ast.unparse(statement)
+        for target, statement in written
+        if isinstance(target, (ast.Attribute, ast.Subscript)) and owner(target) in upstream
+    ]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_nothing_upstream_is_patched(module: str) -> None:
+    assert not patches((BRIDGE / module).read_text(encoding="utf-8"))
+
+
+def test_a_patch_is_seen() -> None:
+    source = """
+import zenml.client, prefect as p
+from modal import Sandbox
+zenml.client.Client.get = None
+p.x, other = 1, 2
+Sandbox.create.y += 1
+del Sandbox.z
+setattr(Sandbox, "create", None)
+Sandbox.registry["a"] = 1
+mine.Sandbox = Sandbox.create
+"""
+    assert len(patches(source)) == 6
+
+
 @pytest.mark.parametrize("module", PURE)
 def test_standard_library_only(module: str) -> None:
     outside = {
