@@ -161,13 +161,16 @@ class _Judge:
             return []
         found = []
         for strike in self._of((*LOST, *KILLED)):
-            open_ones = [
-                a for a in attempts if a.begin <= strike.time <= (a.ended or strike.time) or self._too_late(a, strike)
-            ]
+            open_ones = [a for a in attempts if self._ran_at(a, strike.time) or self._too_late(a, strike)]
             over = any(a.how == "end" and (a.ended or 0) < strike.time - MOMENTS for a in attempts)
             if not open_ones and not over and all(self._done_before(name, strike.time) for name in step.upstream):
                 found.append(strike)
         return found
+
+    def _ran_at(self, attempt: Attempt, time: float) -> bool:
+        """Whether an attempt ran at that time: from its first word to its last, or to what ended it."""
+        strike = self._strike_on(attempt)
+        return attempt.begin <= time <= (attempt.ended or (time if strike is None else strike.time))
 
     def _done_before(self, step: str, time: float) -> bool:
         if self.case.step(step).cached:
@@ -336,11 +339,12 @@ class _Judge:
             yield f"{step.name} is {fate} in ZenML and {task_run.state} in Prefect ({task_run.message[:120]})"
 
     def _task_of_the_pipeline(self) -> Iterator[str]:
-        """The one task run of ``pipeline`` mode says what its flow run says; where a failed run is stopped, either."""
+        """The one task run of ``pipeline`` mode says what its flow run says; if a step failed in a stopped run, either."""
         if not self.pipeline or self.seen.failed_without_flow is not None:
             return
         states = {task_run.state for task_run in self.seen.task_runs.values()}
-        allowed = {self.seen.flow_run} | ({"Failed", "Cancelled"} if self.seen.run == "failed" else set())
+        failed = self.seen.run == "failed" or "failed" in self.fates.values()
+        allowed = {self.seen.flow_run} | ({"Failed", "Cancelled"} if failed else set())
         if len(self.seen.task_runs) > 1 or not states <= allowed:
             yield f"the pipeline's task runs are {sorted(states)}, its flow run is {self.seen.flow_run}"
         most = 1 + self.case.infrastructure_retries + len(self._of((*LOST, *KILLED))) + self.case.init_failures

@@ -275,6 +275,53 @@ def test_a_sandbox_that_dies_under_two_steps() -> None:
     assert len(violations(case, given_up)) >= 2
 
 
+def test_a_step_that_is_struck_again_before_its_own_code_runs() -> None:
+    """In ``pipeline`` mode: its first attempt has gone with the first sandbox, and is none that runs in the second."""
+    case = replace(
+        PIPELINE,
+        steps=(StepSpec("s0", lines=0), StepSpec("s1", retries=2, lines=0), StepSpec("s2", retries=1, lines=0)),
+    )
+    seen = replace(
+        IN_ONE,
+        attempts={
+            "s0": [ran(1, 10, sandbox="sb-1")],
+            "s1": [ran(1, 20, None, "sb-1"), ran(2, 40, sandbox="sb-3")],
+            "s2": [ran(1, 30, None, "sb-2"), ran(2, 40, sandbox="sb-3")],
+        },
+        strikes=[struck("oom", "s1", 20.5, "sb-1"), struck("terminate", "s2", 30.5, "sb-2")],
+        sandboxes=[
+            Sandbox("sb-1", "", "kernel_oom_kill", 5, 15.6),
+            Sandbox("sb-2", "", "terminated", 25, 5.6),
+            Sandbox("sb-3", "", "success", 35, 10),
+        ],
+        step_runs={
+            "s0": ["completed"],
+            "s1": ["retried", "retried", "completed"],
+            "s2": ["retried", "completed"],
+        },
+        task_runs={"chaos": TaskRun("Completed", 3)},
+    )
+    assert violations(case, seen) == []
+
+
+def test_steps_that_fail_in_one_sandbox_while_their_run_is_being_stopped() -> None:
+    """Their task says that they have failed, the flow run that it was stopped."""
+    case = replace(PIPELINE, steps=(StepSpec("s0", lines=0), StepSpec("s1", lines=0)))
+    seen = replace(
+        IN_ONE,
+        attempts={"s0": [ran(1, 10, sandbox="sb-1")], "s1": [ran(1, 20, None, "sb-1")]},
+        strikes=[struck("terminate", "s1", 20.5, "sb-1"), struck("stop", "s1", 20.5, "sb-1")],
+        sandboxes=[Sandbox("sb-1", "", "terminated", 5, 15.6)],
+        run="stopped",
+        flow_run="Cancelled",
+        step_runs={"s0": ["completed"], "s1": ["failed"]},
+        task_runs={"chaos": TaskRun("Failed", 1)},
+    )
+    assert violations(case, seen) == []
+    untouched = replace(seen, step_runs={"s0": ["completed"], "s1": ["stopped"]})
+    assert ["its flow run is Cancelled" in found for found in violations(case, untouched)] == [True]
+
+
 @pytest.mark.parametrize("versions", [["completed"], ["retried", "completed"]])
 @pytest.mark.parametrize(("begin", "right"), [(20.6, True), (23.0, False)], ids=["while it dies", "long after"])
 def test_a_step_that_begins_in_a_dying_sandbox(versions: list[str], begin: float, right: bool) -> None:
