@@ -18,6 +18,8 @@ from uuid import UUID
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.client.schemas.filters import ArtifactFilter
+from prefect.utilities.urls import url_for
+from zenml.models import PipelineRunResponse
 from zenml.utils.dashboard_utils import get_run_url
 from zenml.utils.time_utils import utc_now
 
@@ -36,6 +38,11 @@ COST_SECONDS = 60.0
 CLOSING_SECONDS = 10.0
 
 _logger = logging.getLogger(__name__)
+
+
+def pages(flow_run_id: UUID, run: PipelineRunResponse) -> dict[str, str | None]:
+    """Where a run can be looked at, by the name of whose page it is; None where there is no UI."""
+    return {"Prefect": url_for("flow-run", obj_id=flow_run_id), "ZenML": get_run_url(run)}
 
 
 @dataclass

@@ -22,6 +22,12 @@ SHARED = "(sandboxes that steps share)"
 _FAILED = frozenset({"failed", "retrying"})
 _NOT_STARTED = frozenset({"initializing", "provisioning", "queued", "cached", "skipped"})
 COMPLETED = frozenset({"Completed", "Cached", "Skipped", "completed", "cached", "skipped"})
+Row = dict[str, str | int]
+"""One step, as a person reads it, by these columns."""
+COLUMNS = (
+    *("step", "state", "attempt", "waiting (s)", "running (s)", "sandbox", "lost sandboxes", "GPU", "cost ($)"),
+    "why",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,15 +292,15 @@ class Board:
             return 100.0
         return 100.0 * sum(row.ended for row in self._rows.values()) / len(self._rows)
 
-    def table(self) -> list[dict[str, str | int]]:
+    def table(self) -> list[Row]:
         """The rows, as a person reads them; seconds are whole."""
         shown = [self._shown(row) for row in self._rows.values()]
         if self._shared_cost is not None:
-            blank: dict[str, str | int] = dict.fromkeys(shown[0], "") if shown else {}
+            blank: Row = dict.fromkeys(COLUMNS, "")
             shown.append(blank | {"step": SHARED, "cost ($)": _dollars(self._shared_cost)})
         return shown
 
-    def _shown(self, row: _Row) -> dict[str, str | int]:
+    def _shown(self, row: _Row) -> Row:
         now = self._clock() - row.since if row.since is not None else 0.0
         running = row.state == RUNNING
         return {

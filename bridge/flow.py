@@ -30,10 +30,9 @@ from zenml.metadata.metadata_types import MetadataType, Uri
 from zenml.models import PipelineRunResponse
 from zenml.orchestrators.publish_utils import publish_pipeline_run_metadata
 from zenml.stack import Stack
-from zenml.utils.dashboard_utils import get_run_url
 
 from bridge import login, names, runners, step_runs, terminal, tracing
-from bridge.artifacts import Showing
+from bridge.artifacts import Showing, pages
 from bridge.board import Board
 from bridge.dynamic import DynamicPipeline
 from bridge.errors import BridgeError, PrefectUnavailable, RunIsOver
@@ -215,11 +214,6 @@ async def carry_out(run: Run, runner: Runner, *, life: int = 1) -> State[None]:
     return work.result()
 
 
-def pages(run: Run) -> dict[str, str | None]:
-    """Where a run can be looked at, by the name of whose page it is; None where there is no UI."""
-    return {"Prefect": url_for("flow-run", obj_id=run.flow_run_id), "ZenML": get_run_url(run.run)}
-
-
 def _not_taken_up(left: PipelineRunResponse | None, flow_run_id: str, why: str) -> State[None]:
     """The state of a flow run that this process couldn't take up, by what became of its ZenML run before."""
     if left is None or left.status is ExecutionStatus.FAILED:
@@ -253,7 +247,7 @@ async def _carry_out(run: Run, runner: Runner, stop: Stop, life: int) -> State[N
         # One client for the core and all its task runs.
         async with AsyncClientContext.get_or_create() as api, runner:
             board = Board(run.plan, listener=StepEvents(run), goes_on=life > 1)
-            terminal.watch(board, run.run.name, lambda: pages(run))
+            terminal.watch(board, run.run.name, lambda: pages(UUID(run.flow_run_id), run.run))
             most = run.plan.max_parallelism or runner.default_parallelism
             async with (
                 Renewal(run.run, run.plan.orphan_timeout, life),

@@ -1,6 +1,7 @@
 """A run in a terminal: its steps, kept up to date at the bottom, while what they print scrolls by above.
 
-Draws what :class:`bridge.board.Board` knows. A run with more steps than lines shows those where something happens.
+Draws what :class:`bridge.board.Board` knows, or what a flow elsewhere tells of its own
+(:class:`bridge.followed.FollowedSteps`). A run with more steps than lines shows those where something happens.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from types import TracebackType
+from typing import Protocol
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -17,7 +20,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from bridge.board import BLOCKED, COMPLETED, SHARED, WAITING, Board
+from bridge.board import BLOCKED, COMPLETED, SHARED, WAITING, Row
 
 REFRESH_PER_SECOND = 4
 _AROUND = 8
@@ -34,7 +37,17 @@ _STYLES = {
     "Failed": "bold red",
     "failed": "bold red",
 }
-_Row = Mapping[str, str | int]
+
+
+class Steps(Protocol):
+    """What is known of the steps of a run."""
+
+    def table(self) -> Sequence[Row]:
+        """A row for each, maybe one for what they share; none as long as nothing is known."""
+
+    @property
+    def cost(self) -> Decimal | None:
+        """What the run cost so far, in dollars, as far as it is known."""
 
 
 class LiveView:
@@ -43,16 +56,22 @@ class LiveView:
     Args:
         console: A terminal.
         clock: Seconds, for the time that the run has taken.
+        foot: What Ctrl-C does.
     """
 
-    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        console: Console,
+        clock: Callable[[], float] = time.monotonic,
+        foot: str = "Ctrl-C stops the run and ends its sandboxes.",
+    ) -> None:
         self.console = console
         self._clock = clock
         self._begun = clock()
-        self._board: Board | None = None
+        self._steps: Steps | None = None
         self._head = ""
         self._links: Mapping[str, str | None] = {}
-        self._foot = "Ctrl-C stops the run and ends its sandboxes."
+        self._foot = foot
         self._live = Live(
             console=console,
             get_renderable=self.picture,
@@ -70,9 +89,9 @@ class LiveView:
         self._foot = ""
         self._live.stop()
 
-    def watch(self, board: Board, head: str, links: Mapping[str, str | None]) -> None:
-        """Show this board from now on. ``links`` are addresses by name; None is left out."""
-        self._links, self._head, self._board = links, head, board
+    def watch(self, steps: Steps, head: str, links: Mapping[str, str | None]) -> None:
+        """Show these steps from now on. ``links`` are addresses by name; None is left out."""
+        self._links, self._head, self._steps = links, head, steps
 
     def say(self, text: str) -> None:
         """Say this below the steps, instead of what Ctrl-C does."""
@@ -80,10 +99,13 @@ class LiveView:
 
     def picture(self) -> Group:
         """What is to be seen now."""
-        if self._board is None:
+        if self._steps is None:
             return Group(Text("The run is being prepared.", "dim"))
-        rows = self._board.table()
+        rows = self._steps.table()
         steps = [row for row in rows if row["step"] != SHARED]
+        title = self._title(steps, self._steps.cost)
+        if not steps:
+            return Group(title, Text(self._foot, "dim"))
         shown, rest = pick(steps, max(3, self.console.height - _AROUND))
         # Expanded, the columns with a ratio share what the others leave; else all shrink alike, down to "Canc…".
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", expand=True)
@@ -95,31 +117,27 @@ class LiveView:
         table.add_column("", overflow="ellipsis", no_wrap=True, ratio=2)
         for row in shown:
             table.add_row(*_cells(row))
-        return Group(
-            self._title(steps), table, *([Text(f"and {rest}", "dim")] if rest else []), Text(self._foot, "dim")
-        )
+        return Group(title, table, *([Text(f"and {rest}", "dim")] if rest else []), Text(self._foot, "dim"))
 
-    def _title(self, steps: Sequence[_Row]) -> Text:
-        assert self._board is not None
+    def _title(self, steps: Sequence[Row], cost: Decimal | None) -> Text:
         ended = sum(row["state"] in COMPLETED for row in steps)
-        title = Text.assemble(
-            (self._head, "bold"), f"  {ended} of {len(steps)} steps, {_seconds(self._clock() - self._begun)}"
-        )
+        of_all = f"{ended} of {len(steps)} steps, " if steps else ""
+        title = Text.assemble((self._head, "bold"), f"  {of_all}{_seconds(self._clock() - self._begun)}")
         for name, url in self._links.items():
             if url:
                 title.append("  ").append(name, Style(link=url, underline=True))
-        if self._board.cost is not None:
-            title.append(f"  ${self._board.cost:.4f}")
+        if cost is not None:
+            title.append(f"  ${cost:.4f}")
         return title
 
 
-def pick(rows: Sequence[_Row], room: int) -> tuple[list[_Row], str]:
+def pick(rows: Sequence[Row], room: int) -> tuple[list[Row], str]:
     """Choose the rows that there is room for, in their order, and count the others by state.
 
     What runs or has gone wrong comes before what is done, and that before what only waits.
     """
 
-    def urgency(row: _Row) -> int:
+    def urgency(row: Row) -> int:
         state = row["state"]
         return 2 if state in (BLOCKED, WAITING) else 1 if state in COMPLETED else 0
 
@@ -130,7 +148,7 @@ def pick(rows: Sequence[_Row], room: int) -> tuple[list[_Row], str]:
     return [rows[number] for number in sorted(chosen)], rest
 
 
-def _cells(row: _Row) -> list[Text]:
+def _cells(row: Row) -> list[Text]:
     state = str(row["state"])
     attempt = row["attempt"]
     tries = f" ({attempt})" if isinstance(attempt, int) and attempt > 1 else ""

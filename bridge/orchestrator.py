@@ -81,6 +81,20 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
         """
         return names.ENV_ORCHESTRATES not in os.environ
 
+    @classmethod
+    def run_init_hook(cls, snapshot: PipelineSnapshotResponse) -> None:
+        """ZenML's, with the snapshot that a step's process has: the one that is handed in would be loaded whole."""
+        from bridge.host.run_of_step import loaded
+
+        super().run_init_hook(loaded(snapshot))
+
+    @classmethod
+    def run_cleanup_hook(cls, snapshot: PipelineSnapshotResponse) -> None:
+        """The same at a step's end."""
+        from bridge.host.run_of_step import loaded
+
+        super().run_cleanup_hook(loaded(snapshot))
+
     @property
     def validator(self) -> StackValidator:
         """Whether the stack's components can be reached from where its sandboxes run."""

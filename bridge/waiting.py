@@ -14,7 +14,10 @@ from prefect.exceptions import ObjectNotFound
 from zenml.enums import ExecutionStatus
 from zenml.models import PipelineRunResponse
 
+from bridge import terminal
+from bridge.artifacts import ROWS_A_SECOND, pages
 from bridge.errors import PrefectUnavailable, RunFailed, RunStopped
+from bridge.followed import FollowedSteps
 from bridge.prefect_api import prefect_api
 from bridge.run_status import end_run, status_of
 from bridge.work_pool import nobody_works
@@ -35,14 +38,17 @@ def how_to_stop(run: PipelineRunResponse, flow_run_id: UUID) -> str:
 
 @dataclass
 class Waiting:
-    """Waits for one flow run in a work pool, and says what it waits for. ``sleep`` and ``clock`` are in seconds."""
+    """Waits for one flow run in a work pool, and says what it waits for: of its steps in a terminal what they are
+    doing, elsewhere a line for each change. ``sleep`` and ``clock`` are in seconds."""
 
     run: PipelineRunResponse
     flow_run_id: UUID
     work_pool: str
+    steps: FollowedSteps
     say: Callable[[str], None]
     sleep: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.monotonic
+    _look_at: float = 0.0
 
     def until_done(self) -> None:
         """Wait for the end.
@@ -62,6 +68,7 @@ class Waiting:
 
     def _watch(self) -> FlowRun | None:
         shown = ""
+        in_terminal = terminal.watch(self.steps, self.run.name, lambda: pages(self.flow_run_id, self.run))
         remind_at = self.clock()
         patiently = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(PrefectUnavailable),
@@ -73,6 +80,8 @@ class Waiting:
         )
         while True:
             flow_run = patiently(self._read)
+            for line in [] if in_terminal else self.steps.news():
+                self.say(line)
             if flow_run is None or flow_run.state is None or flow_run.state.is_final() or flow_run.state.is_paused():
                 return flow_run
             if flow_run.state.name != shown:
@@ -87,9 +96,16 @@ class Waiting:
     def _read(self) -> FlowRun | None:
         with prefect_api() as client:
             try:
-                return client.read_flow_run(self.flow_run_id)
+                flow_run = client.read_flow_run(self.flow_run_id)
             except ObjectNotFound:
                 return None
+            state = flow_run.state
+            over = state is not None and (state.is_final() or state.is_paused())
+            if flow_run.start_time is not None and (over or self.clock() >= self._look_at):
+                self.steps.read(client)
+                # A table of thousands of steps is made anew less often, and costs more to read.
+                self._look_at = self.clock() + len(self.steps.table()) / ROWS_A_SECOND
+            return flow_run
 
     def _nobody_works(self) -> str | None:
         with prefect_api() as client:

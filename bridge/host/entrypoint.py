@@ -24,6 +24,7 @@ from zenml.utils import code_utils, source_utils
 
 from bridge import names, upstream_zenml
 from bridge.host import patience, refusal
+from bridge.host.run_of_step import begun_run, snapshot_is_loaded
 from bridge.host.tracing import span_of_step
 from bridge.outcome import TOKEN_REFUSED
 
@@ -80,6 +81,11 @@ class SandboxEntrypoint(OwnCode, StepEntrypointConfiguration):
         super().__init__(arguments)
         self._snapshot = snapshot
 
+    def run(self) -> None:
+        """Run it. Raises what the step raises."""
+        with snapshot_is_loaded(self.snapshot):
+            super().run()
+
 
 class StepEntrypoint(SandboxEntrypoint):
     """Runs a step, or, with ``--step_run_id``, goes on with a step run whose process is dead."""
@@ -92,7 +98,8 @@ class StepEntrypoint(SandboxEntrypoint):
     def _run_step(self, step: Step, snapshot: PipelineSnapshotResponse) -> None:
         step_run_id = self.entrypoint_args.get(_STEP_RUN_ID)
         if step_run_id is None:
-            super()._run_step(step=step, snapshot=snapshot)
+            with begun_run():
+                super()._run_step(step=step, snapshot=snapshot)
         else:
             continue_step_run(step, snapshot, UUID(step_run_id))
 

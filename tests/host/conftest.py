@@ -87,6 +87,7 @@ class Job:
             **self.zen.store,
             "DISABLE_DATABASE_MIGRATION": "true",
             names.ENV_FLOW_RUN_ID: self.flow,
+            names.ENV_RUN_ID: self.run,
             names.ENV_WORK_DIR: str(own / "work"),
             names.ENV_SOURCE_ROOT: str(HERE / "project"),
         }
@@ -142,6 +143,15 @@ def with_a_thread(job: Job, folder: Path) -> str:
         "import threading\nthreading.Thread(target=threading.Event().wait, name='of the image', daemon=True).start()\n"
     )
     return f"{image}{os.pathsep}{job.environment()['PYTHONPATH']}"
+
+
+def with_uv(job: Job, folder: Path) -> tuple[str, Path]:
+    """A PATH on which uv is a program that writes down what it is called with, and the file into which it does."""
+    calls, program = folder / "calls", folder / "bin" / "uv"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\necho "$*" >> {calls}\necho some==1.0\n')
+    program.chmod(0o755)
+    return f"{program.parent}{os.pathsep}{job.environment()['PATH']}", calls
 
 
 def client(home: Path, store: dict[str, str]) -> Iterator[Zen]:

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from zenml.constants import ENV_ZENML_EXECUTION_CONTEXT_STEP_RUN_CACHE_SIZE
 
-from tests.host.conftest import Job, Zen, with_a_thread
+from tests.host.conftest import Job, Zen, with_a_thread, with_uv
 
 SCENARIOS: dict[str, tuple[str, dict[str, Any], dict[str, Any], list[str]]] = {
     # name: pipeline, its options, its arguments, the host's arguments
@@ -38,6 +39,8 @@ class Finished:
     output: str
     statuses: tuple[str, dict[str, list[str]]]
     steps: list[dict[str, Any]]
+    uv: list[str]
+    """What uv was called with, a line for each call."""
 
     def exception(self, step: str) -> str:
         return next(found["exception"] for found in self.steps if found["name"] == step)
@@ -49,8 +52,10 @@ def finished(zen: Zen, tmp_path_factory: pytest.TempPathFactory) -> Callable[[st
     def run(name: str) -> Finished:
         pipeline, options, arguments, of_host = SCENARIOS[name]
         job = zen.submit(pipeline, tmp_path_factory.mktemp("scenario"), options=options, **arguments)
-        code, output = job.pipeline(*of_host)
-        return Finished(job, code, output, job.statuses(), job.read()["steps"])
+        path, calls = with_uv(job, tmp_path_factory.mktemp("image"))
+        code, output = job.pipeline(*of_host, PATH=path, **{ENV_ZENML_EXECUTION_CONTEXT_STEP_RUN_CACHE_SIZE: "1"})
+        uv = calls.read_text().splitlines() if calls.exists() else []
+        return Finished(job, code, output, job.statuses(), job.read()["steps"], uv)
 
     return run
 
@@ -71,6 +76,11 @@ def test_everything_succeeds(finished) -> None:
     assert set(itertools.chain(*ran.statuses[1].values())) == {"completed"}
     assert next(step["outputs"] for step in ran.steps if step["name"] == "bottom") == {"output": [2]}
     assert "[one] value 1" in ran.output
+
+
+def test_a_step_may_have_more_inputs_than_zenml_keeps_in_a_process(finished) -> None:
+    """It keeps a hundred, here one: `bottom` has two."""
+    assert finished("zoo").statuses[1]["bottom"] == ["completed"]
 
 
 def test_a_chain_runs_in_order(finished) -> None:
@@ -105,7 +115,6 @@ def test_each_step_sees_the_gpus_that_it_holds(finished) -> None:
     assert seen["cpu_only"] == ""
 
 
-@pytest.mark.slow  # tests/integration/test_runs.py has it too
 def test_fail_fast_stops_what_runs(finished) -> None:
     ran = finished("fail fast")
     assert ran.code == 1
@@ -174,6 +183,14 @@ def test_a_step_finds_what_it_would_find_in_a_sandbox_of_its_own(finished) -> No
     assert line["session_leader"]
     assert Path(line["store"]).parent.name == "project"
     assert (ran.job.folder / "at-exit").exists()
+
+
+def test_the_sandbox_s_packages_are_listed_only_until_the_run_has_begun(finished) -> None:
+    """By steps that wait for no other, at most: where there is pip alone it takes half a second of processor time."""
+    ran = finished("zoo")
+    waited = {"left", "right", "bottom", "chain_1", "chain_2", "chain_3"}
+    assert 1 <= len(ran.uv) <= len({step["name"] for step in ran.steps} - waited)
+    assert {call.partition(" --python")[0] for call in ran.uv} == {"pip freeze"}
 
 
 def test_forked_steps_draw_different_random_numbers(finished) -> None:

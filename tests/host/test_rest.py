@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,17 @@ def test_a_pipeline_whose_store_is_behind_a_server(served_zen: Zen, tmp_path: Pa
     assert steps["after"] == ["completed"]
     assert steps["killed_once"] == ["retried", "completed"]
     assert steps["raises_always"] == ["retried", "failed"]
+
+
+@pytest.mark.slow  # a server; tests/host/test_pipeline.py shows quickly that the run is known
+def test_a_step_asks_for_nothing_that_its_host_has(served_zen: Zen, tmp_path: Path) -> None:
+    job = served_zen.submit("chain", tmp_path)
+    code, output = job.pipeline(ZENML_LOGGING_VERBOSITY="DEBUG")
+    assert code == 0, output
+    asked = re.findall(r"\] (GET|POST|PUT) /api/v1/([a-z_]+)\S* started", output)
+    assert asked.count(("GET", "pipeline_snapshots")) == 1  # the host's own
+    assert asked.count(("POST", "runs")) == 1  # the first step's
+    assert asked.count(("POST", "steps")) == 3
 
 
 @pytest.mark.slow

@@ -12,10 +12,13 @@ import sys
 import termios
 import threading
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from tests.integration.lab import PROJECT, STACK_CODE, Lab, eventually
 from tests.integration.refusals import names_all
-from tests.integration.under import Under
+from tests.integration.under import Under, cancel
 
 CTRL_C = b"\x03"
 CONTROL = re.compile(rb"\x1b(\[[0-9;?]*[a-zA-Z]|\]8;[^\x1b]*\x1b\\)")
@@ -65,16 +68,20 @@ class Terminal:
         os.close(self._master)
 
 
-def test_a_run_in_a_terminal(lab: Lab, tmp_path: Path) -> None:
-    under = Under(lab, tmp_path)
-    script = tmp_path / "script.py"
+def call_held(folder: Path) -> Path:
+    script = folder / "script.py"
     script.write_text(
         "import stoppable\n"
         "settings = {'orchestrator': {'execution_mode': 'per_step'}}\n"
-        f"stoppable.held.with_options(settings=settings)({str(tmp_path)!r})\n"
+        f"stoppable.held.with_options(settings=settings)({str(folder)!r})\n"
     )
+    return script
+
+
+def test_a_run_in_a_terminal(lab: Lab, tmp_path: Path) -> None:
+    under = Under(lab, tmp_path)
     lab.activate(lab.stack("process"))
-    shown = Terminal(sys.executable, str(script), folder=PROJECT)
+    shown = Terminal(sys.executable, str(call_held(tmp_path)), folder=PROJECT)
     try:
         under.until_steps({"hangs": "running", "again": "retrying"}, 200)
         row = re.compile(r"hangs +running +\d+ s +\d+ s +sb-")
@@ -102,3 +109,66 @@ def test_a_run_in_a_terminal(lab: Lab, tmp_path: Path) -> None:
     last = shown.text[shown.text.rindex("of 3 steps") :]
     names_all(last, "Cancelled", "NotRun")
     assert "still executing" not in shown.text
+    assert "HTTP Request" not in shown.text
+    kept = kept_of_client(ran.run)
+    names_all(kept, "again | ", "Interrupted: the run is being stopped")
+    assert "of 3 steps" not in kept, "the picture isn't kept with each line"
+
+
+def kept_of_client(run: Any) -> str:
+    """What ZenML keeps of what the submitting process said, in the stack's artifact store."""
+    (logs,) = [logs for logs in run.log_collection if logs.source == "client"]
+    return "".join(path.read_text() for path in sorted(Path(logs.uri).rglob("*")) if path.is_file())
+
+
+def until_shown(shown: Terminal, *expected: str, seconds: float = 60) -> None:
+    def missing() -> list[str]:
+        return [words for words in expected if not re.search(words, shown.text)]
+
+    assert not eventually(missing, lambda found: not found, seconds), shown.text[-6000:]
+
+
+@pytest.mark.slow  # test_ui.py reads the table back, and tests/unit/test_live.py draws such a run
+def test_a_run_through_a_worker_in_a_terminal(lab: Lab, pool: str, tmp_path: Path) -> None:
+    under = Under(lab, tmp_path)
+    lab.activate(lab.stack("process", work_pool=pool))
+    script = str(call_held(tmp_path))
+    shown = Terminal(sys.executable, script, folder=PROJECT)
+    try:
+        under.until_steps({"hangs": "running", "again": "retrying"}, 200)
+        until_shown(
+            shown,
+            r"hangs +running +\d+ s +\d+ s +sb-",
+            r"again +waiting for its retry",
+            r"later +waiting for upstream",
+            r"0 of 3 steps, .*Prefect",
+            "Flow run .*: Running",
+            "Ctrl-C stops waiting; the run goes on",
+        )
+        shown.type(CTRL_C)
+        until_shown(
+            shown, f"The run goes on without this process. To stop it: `zenml pipeline runs stop {under.run_id}`"
+        )
+        assert shown.process.wait(60) != 0
+        assert not under.all_dead(0)
+    finally:
+        shown.kill()
+        cancel(under.flow_run_id)
+    assert under.all_dead(60)
+    assert under.join().status == "stopped"
+
+
+@pytest.mark.slow  # the same
+def test_a_run_through_a_worker_without_a_terminal(lab: Lab, pool: str, tmp_path: Path) -> None:
+    under = Under(lab, tmp_path)
+    with under.script("stoppable.held", "process", {"execution_mode": "per_step"}, work_pool=pool) as process:
+        under.until_steps({"hangs": "running", "again": "retrying"}, 200)
+        log = tmp_path / "script.log"
+        lines = ("Step hangs: running", "Step again: waiting for its retry")
+        assert eventually(lambda: all(line in log.read_text() for line in lines), bool, 30), log.read_text()
+        cancel(under.flow_run_id)
+        assert process.wait(60) != 0
+    said = log.read_text()
+    names_all(said, "Step hangs: Cancelled", "Step later: NotRun: upstream hangs", "RunStopped")
+    assert "waiting for upstream" not in said
+    assert "of 3 steps" not in said

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter
 
-from bridge.board import SHARED
+from bridge.board import COLUMNS, SHARED
+from bridge.followed import FollowedSteps
 from tests import servers
 from tests.integration import browser
 from tests.integration.lab import Lab, Ran, eventually
@@ -72,6 +74,23 @@ def test_the_table_the_progress_and_the_links(lab: Lab, diamond: Ran) -> None:
     assert str(diamond.run.id) in found["markdown"].data
     assert re.search(r"\[zenml-diamond\]\(https://modal\.com/id/ap-\w+\)", found["markdown"].data)
     assert (f"Cost so far: ${cost}" in found["markdown"].data) is TELLS_COSTS
+
+
+def test_who_waits_elsewhere_reads_the_table_back(lab: Lab, diamond: Ran) -> None:
+    steps = FollowedSteps(diamond.flow_run.id, "diamond")
+    assert (steps.table(), steps.news(), steps.cost) == ([], [], None)
+    with get_client(sync_client=True) as client:
+        steps.read(client)
+    rows = {str(row["step"]): row for row in steps.table()}
+    assert rows == table(diamond.flow_run.id)
+    assert {tuple(row) for row in rows.values()} == {COLUMNS}
+    assert steps.news() == [f"Step {step}: Completed" for step in ("one", "left", "right", "bottom")]
+    assert steps.news() == []
+    assert steps.cost == (Decimal(rows[SHARED]["cost ($)"]) if TELLS_COSTS else None)
+    other = FollowedSteps(diamond.flow_run.id, "another")
+    with get_client(sync_client=True) as client:
+        other.read(client)
+    assert other.table() == []
 
 
 @pytest.mark.slow  # what it has at the end, the test above says

@@ -136,6 +136,7 @@ def test_nobody_works_and_the_run_is_cancelled(lab: Lab, idle_pool: str, caplog:
     from zenml.client import Client
 
     from bridge.errors import RunStopped
+    from bridge.followed import FollowedSteps
     from bridge.waiting import REMIND_SECONDS, Waiting
 
     flow_run, run = submit_only(lab, idle_pool)
@@ -149,8 +150,9 @@ def test_nobody_works_and_the_run_is_cancelled(lab: Lab, idle_pool: str, caplog:
         else:  # the clock stands still now: how long the server takes isn't this test's business
             cancel(flow_run)
 
+    steps = FollowedSteps(UUID(flow_run), "diamond")
     with caplog.at_level(logging.INFO), pytest.raises(RunStopped):
-        Waiting(run, UUID(flow_run), idle_pool, said.append, sleep, lambda: clock.time).until_done()
+        Waiting(run, UUID(flow_run), idle_pool, steps, said.append, sleep, lambda: clock.time).until_done()
     warnings = [record.message for record in caplog.records if record.name == "bridge.waiting"]
     assert f"GET {lab.prefect.url}/api/flow_runs/{flow_run}" not in caplog.text
     assert len(warnings) == 3
@@ -182,6 +184,7 @@ def cancel(flow_run: str) -> None:
 def test_interrupting_the_wait_leaves_the_run_alone(lab: Lab, idle_pool: str) -> None:
     from zenml.client import Client
 
+    from bridge.followed import FollowedSteps
     from bridge.waiting import Waiting
 
     flow_run, run = submit_only(lab, idle_pool)
@@ -190,8 +193,9 @@ def test_interrupting_the_wait_leaves_the_run_alone(lab: Lab, idle_pool: str) ->
     def interrupted(seconds: float) -> None:
         raise KeyboardInterrupt
 
+    steps = FollowedSteps(UUID(flow_run), "diamond")
     with pytest.raises(KeyboardInterrupt):
-        Waiting(run, UUID(flow_run), idle_pool, said.append, interrupted).until_done()
+        Waiting(run, UUID(flow_run), idle_pool, steps, said.append, interrupted).until_done()
     assert f"zenml pipeline runs stop {run.id}" in said[-1]
     assert f"prefect flow-run cancel {flow_run}" in said[-1]
     assert Client().get_pipeline_run(run.id).status.value == "provisioning"

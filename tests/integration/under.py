@@ -53,7 +53,9 @@ class Under:
         return self
 
     @contextmanager
-    def script(self, pipeline: str, place: str, settings: dict[str, Any]) -> Iterator[subprocess.Popen[bytes]]:
+    def script(
+        self, pipeline: str, place: str, settings: dict[str, Any], **configuration: Any
+    ) -> Iterator[subprocess.Popen[bytes]]:
         """Call a pipeline (``module.name``) in a process of its own, which is killed if it is there at the end.
 
         Its output is in ``script.log``.
@@ -67,7 +69,7 @@ class Under:
             f"settings = {{'docker': docker, 'orchestrator': {settings!r}}}\n"
             f"{module}.{name}.with_options(settings=settings)({str(self.folder)!r})\n"
         )
-        self.lab.activate(self.lab.stack(place))
+        self.lab.activate(self.lab.stack(place, **configuration))
         environment = {**os.environ, "PYTHONPATH": f"{STACK_CODE}:{PROJECT}"}
         with (self.folder / "script.log").open("wb") as log:
             argv = [sys.executable, str(script)]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+from uuid import uuid4
 
 from rich.console import Console
 
 from bridge.board import Board
+from bridge.followed import FollowedSteps
 from bridge.live import LiveView, pick
 from bridge.plan import FailureMode, Gpu, Mode, Plan, Resources, SandboxSpec, StepPlan
 
@@ -87,6 +89,14 @@ def test_a_narrow_terminal_shows_names_states_and_times_whole() -> None:
     assert head.split() == ["step", "state", "waited", "ran", "sandbox"]
     assert again.split()[:5] == ["again", "Cancelled", "1:05", "0", "s"]
     assert later.split()[:2] == ["later", "NotRun"]
+
+
+def test_a_run_elsewhere_before_its_flow_tells_of_its_steps() -> None:
+    clock = Clock()
+    view = LiveView(terminal(), clock, foot="Ctrl-C stops waiting.")
+    view.watch(FollowedSteps(uuid4(), "digits"), "digits-1", {"Prefect": "http://127.0.0.1/run"})
+    clock.now = 3
+    assert drawn(view) == ["digits-1  3 s  Prefect", "Ctrl-C stops waiting."]
 
 
 def test_links_lead_to_the_sandbox() -> None:
