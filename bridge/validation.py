@@ -37,18 +37,17 @@ def check_stack(stack: Stack, config: ModalPrefectOrchestratorConfig) -> tuple[b
 
 def check_operator_stack(stack: Stack, config: ModalPrefectStepOperatorConfig, name: str) -> tuple[bool, str]:
     """The same for a step operator of that name, whose caller may be a sandbox itself."""
-    if sys.platform == "win32":
-        return False, _WINDOWS
+    fits, wrong = _check(stack, config, "step operator", name)
     caller = stack.orchestrator.config
     from_modal = isinstance(caller, ModalPrefectOrchestratorConfig) and caller.runner == "modal"
     has_token = vars(config)["token_id"] is not None  # attribute access would resolve a reference to a secret
-    if from_modal and config.runner == "modal" and not has_token:
+    if fits and from_modal and config.runner == "modal" and not has_token:
         return False, (
             f"token_id=None: the step operator `{name}` starts its sandboxes from one of the orchestrator "
             f"`{stack.orchestrator.name}`, where this machine's Modal configuration isn't. Give it a token_id and "
             "a token_secret, best as references to a ZenML secret."
         )
-    return _check(stack, config, "step operator", name)
+    return fits, wrong
 
 
 def _check(stack: Stack, config: RunnerConfig, kind: str, name: str) -> tuple[bool, str]:

@@ -28,8 +28,9 @@ SDK_ERRORS = (exception.Error, GRPCError, StreamTerminatedError, OSError, asynci
 """Everything that a call of the SDK raises for a reason outside this program."""
 
 CREDENTIALS_FIX = (
-    "Run `modal setup`, or set MODAL_TOKEN_ID and MODAL_TOKEN_SECRET, or set token_id and token_secret on the "
-    "stack component"
+    "Run `modal setup`, or set MODAL_TOKEN_ID and MODAL_TOKEN_SECRET, or set token_id and token_secret on the stack "
+    "component: `zenml orchestrator update <name> --token_id=<id> --token_secret=<secret>`, or `zenml step-operator "
+    "update` alike"
 )
 _WRONG_REQUEST = (
     exception.InvalidError,
