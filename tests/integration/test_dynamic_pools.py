@@ -10,14 +10,14 @@ import pytest
 from zenml.client import Client
 from zenml.config.step_configurations import Step
 from zenml.enums import ExecutionStatus
-from zenml.models import PipelineRunResponse, StepRunRequest
+from zenml.models import PipelineRunResponse
 from zenml.pipelines.run_utils import create_placeholder_run
 from zenml.utils import source_utils
-from zenml.utils.time_utils import utc_now
 
 from bridge import asks
 from bridge.run import load_snapshot
 from tests.databases import PLACES
+from tests.integration import begun
 from tests.integration.lab import PROJECT, Lab
 
 
@@ -43,15 +43,8 @@ def begin(run: PipelineRunResponse, name: str) -> UUID:
         },
         "step_config_overrides": {"name": name},
     }
-    request = StepRunRequest(
-        name=name,
-        pipeline_run_id=run.id,
-        project=run.project_id,
-        status=ExecutionStatus.RUNNING,
-        start_time=utc_now(),
-        dynamic_config=Step.from_dict(step, pipeline_configuration=run.config, exclude_hook_sources=False),
-    )
-    return Client().zen_store.create_run_step(request).id
+    dynamic = Step.from_dict(step, pipeline_configuration=run.config, exclude_hook_sources=False)
+    return begun.begin(run, name, dynamic=dynamic).id
 
 
 def has_a_place(lab: Lab, step_run_id: UUID) -> None:

@@ -18,13 +18,14 @@ from requests.adapters import HTTPAdapter
 from urllib3 import Retry
 from zenml.client import Client
 from zenml.enums import ExecutionStatus
-from zenml.models import StepRunRequest, StepRunResponse, StepRunUpdate
+from zenml.models import StepRunResponse, StepRunUpdate
 from zenml.pipelines.run_utils import create_placeholder_run
 from zenml.utils import source_utils
 from zenml.utils.time_utils import utc_now
 
 from bridge.orchestrator import ModalPrefectOrchestrator
 from bridge.run import load_snapshot, load_stack
+from tests.integration.begun import begin
 from tests.integration.lab import PROJECT, Lab, eventually
 from tests.integration.test_outages import gone
 
@@ -96,15 +97,7 @@ def step_run(lab: Lab, tmp_path: Path, impatient: None) -> StepRunResponse:
     pipeline = shapes.chain.with_options(enable_cache=False)
     pipeline.prepare(str(tmp_path))
     snapshot = load_snapshot(pipeline.create_snapshot(name=f"unasked-{uuid4().hex[:8]}").id)
-    run = create_placeholder_run(snapshot, str(uuid4()))
-    request = StepRunRequest(
-        name=next(iter(snapshot.step_configurations)),
-        pipeline_run_id=run.id,
-        project=run.project_id,
-        status=ExecutionStatus.RUNNING,
-        start_time=utc_now(),
-    )
-    return Client().zen_store.create_run_step(request)
+    return begin(create_placeholder_run(snapshot, str(uuid4())))
 
 
 def orchestrator_of(step_run: StepRunResponse) -> ModalPrefectOrchestrator:

@@ -11,11 +11,10 @@ from prefect.states import Crashed
 from zenml.client import Client
 from zenml.config import DockerSettings
 from zenml.enums import ExecutionStatus
-from zenml.models import PipelineSnapshotResponse, StepRunRequest
+from zenml.models import PipelineSnapshotResponse
 from zenml.orchestrators.publish_utils import publish_failed_pipeline_run
 from zenml.pipelines.run_utils import create_placeholder_run
 from zenml.utils import source_utils
-from zenml.utils.time_utils import utc_now
 
 from bridge.errors import RunIsOver
 from bridge.flow import zenml_pipeline
@@ -23,6 +22,7 @@ from bridge.revival import resume
 from bridge.run import adopt_run, environment_of, load_snapshot, load_stack
 from bridge.run_status import bind_run, end_run
 from bridge.submission import create_flow_run
+from tests.integration.begun import begin
 from tests.integration.lab import IMAGE, PROJECT, Lab
 
 
@@ -79,14 +79,7 @@ def test_a_step_run_that_nobody_works_on_is_stopped_with_its_run(lab: Lab, tmp_p
     run = create_placeholder_run(snapshot, str(uuid4()))
     if how == "failed before it was stopped":
         publish_failed_pipeline_run(run.id)
-    request = StepRunRequest(
-        name=next(iter(snapshot.step_configurations)),
-        pipeline_run_id=run.id,
-        project=run.project_id,
-        status=ExecutionStatus.RUNNING,
-        start_time=utc_now(),
-    )
-    late = Client().zen_store.create_run_step(request)
+    late = begin(run)
     end_run(run, failures={"": "as told"} if how == "failed" else {}, stopped=how != "failed")
     assert Client().get_run_step(late.id).status is ExecutionStatus.STOPPED
     assert Client().get_pipeline_run(run.id).status.value == how.split()[0]

@@ -12,14 +12,14 @@ from uuid import uuid4
 import pytest
 from zenml.client import Client
 from zenml.enums import ExecutionStatus, StackComponentType
-from zenml.models import StepRunRequest, StepRunResponse
+from zenml.models import StepRunResponse
 from zenml.pipelines.run_utils import create_placeholder_run
 from zenml.stack import StackComponent
 from zenml.utils import source_utils
-from zenml.utils.time_utils import utc_now
 
 from bridge.run import load_snapshot
 from tests.databases import PLACES
+from tests.integration.begun import begin
 from tests.integration.lab import PROJECT, Lab
 
 UNDERSTOOD = {
@@ -56,14 +56,7 @@ def step_run_with(lab: Lab, tmp_path: Path) -> Callable[[ExecutionStatus], StepR
 
     def make(status: ExecutionStatus) -> StepRunResponse:
         run = create_placeholder_run(snapshot, str(uuid4()))
-        request = StepRunRequest(
-            name=next(iter(snapshot.step_configurations)),
-            pipeline_run_id=run.id,
-            project=run.project_id,
-            status=ExecutionStatus.RUNNING if status in THE_SERVERS else status,
-            start_time=utc_now(),
-        )
-        step_run = Client().zen_store.create_run_step(request)
+        step_run = begin(run, status=ExecutionStatus.RUNNING if status in THE_SERVERS else status)
         if status in THE_SERVERS:
             with closing(sqlite3.connect(lab.folder / PLACES["zenml"], timeout=30)) as database, database:
                 database.execute("update step_run set status = ? where id = ?", [status.value, step_run.id.hex])
