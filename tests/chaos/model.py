@@ -339,7 +339,7 @@ class _Judge:
             yield f"{step.name} is {fate} in ZenML and {task_run.state} in Prefect ({task_run.message[:120]})"
 
     def _task_of_the_pipeline(self) -> Iterator[str]:
-        """The one task run of ``pipeline`` mode says what its flow run says; if a step failed in a stopped run, either."""
+        """The task run of ``pipeline`` mode says what its flow run does; of a stopped one with failed steps, either."""
         if not self.pipeline or self.seen.failed_without_flow is not None:
             return
         states = {task_run.state for task_run in self.seen.task_runs.values()}
