@@ -312,7 +312,9 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
 
     def _wait(self, run: PipelineRunResponse, flow_run: FlowRun, plan: Plan, trace: dict[str, str]) -> None:
         from bridge import submission
+        from bridge.followed import FollowedSteps
         from bridge.prefect_api import prefect_settings
+        from bridge.terminal import show_waiting
         from bridge.waiting import Waiting
 
         with prefect_settings(self.config), tracing.following(trace):
@@ -320,7 +322,9 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
                 submission.run_here(flow_run, plan)
             else:
                 pool = flow_run.work_pool_name or self.config.work_pool or ""
-                Waiting(run, flow_run.id, pool, logger.info).until_done()
+                steps = FollowedSteps(flow_run.id, plan.pipeline)
+                with show_waiting(run.name):
+                    Waiting(run, flow_run.id, pool, steps, logger.info).until_done()
 
     def _pool(self, translation: Translation) -> Pool:
         from bridge.submission import Pool
