@@ -164,6 +164,44 @@ async def test_what_docker_settings_say_of_the_machine_reaches_the_sandbox(
     assert of_sandbox.user == built.user == "worker:staff"
 
 
+async def test_a_change_builds_its_own_layer_and_those_above_the_code_last(
+    cloud: LoopbackModal, tmp_path: Path
+) -> None:
+    """From ``DockerSettings`` to the build: how many layers Modal makes anew, by what has changed."""
+    (tmp_path / "wheels").mkdir()
+    for package in ("unheard-of", "unheard-too"):
+        name, packed = wheel(package, "")
+        (tmp_path / "wheels" / name).write_bytes(packed)
+
+    async def layers_made(text: str, requirement: str = "unheard-of==1.0", **changed: object) -> list[str]:
+        given: dict[str, object] = {
+            "parent_image": WITH_PIP,
+            "environment": {"LAYERS": tmp_path.name},
+            "apt_packages": ["git"],
+            "python_package_installer": "pip",
+            "python_package_installer_args": {"no-index": None, "find-links": str(tmp_path / "wheels")},
+            "runtime_environment": {"OMP_NUM_THREADS": "3"},
+            "user": "worker",
+            **changed,
+        }
+        facts = Facts("0", "", ((".zenml_user_requirements", requirement),), code=code(tmp_path, text))
+        settings = DockerSettings(**given)  # type: ignore[arg-type]
+        known = {image.id for image in cloud.images()}
+        await build(define(settings, facts, "the pipeline").definition, [])
+        return [made.commands[-1] for made in cloud.images() if made.id not in known]
+
+    apt, zenml, requirements, environment, code_ = (await layers_made("one"))[-5:]
+    assert (apt.partition(" ")[2].partition(" ")[0], "import zenml" in zenml) == ("apt-get", True)
+    assert ("-r .zenml_user" in requirements, environment) == (True, "ENV OMP_NUM_THREADS=3")
+    assert code_ == "USER worker"
+    assert await layers_made("one") == []
+    assert await layers_made("two") == [code_]
+    assert await layers_made("two", runtime_environment={"OMP_NUM_THREADS": "4"}) == ["ENV OMP_NUM_THREADS=4", code_]
+    changed = await layers_made("two", requirement="unheard-too==1.0")
+    assert changed == [requirements, environment, code_]
+    assert len(await layers_made("two", apt_packages=["git", "ffmpeg"])) == 5
+
+
 async def test_a_failing_command_shows_its_output(cloud: LoopbackModal) -> None:
     layers = (Layer("what fails", ("RUN echo the reason is >&2 && echo this && exit 3",)),)
     with pytest.raises(ImageNotBuilt) as caught:
