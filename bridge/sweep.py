@@ -307,10 +307,10 @@ class _Sweeper:
         again = await asyncio.to_thread(self._look_again, found)
         if again.owner is not Owner.NOBODY:
             raise RunNotPossible(f"left alone after all: {again.why}")
-        stopped = await asyncio.to_thread(_end_in_zenml, found)
+        ended = await asyncio.to_thread(_end_in_zenml, found)
         for sandbox, _ in found.sandboxes:
             await sandbox.terminate()
-        await asyncio.to_thread(_end_in_prefect, found, stopped)
+        await asyncio.to_thread(_end_in_prefect, found, ended)
 
     def _look_again(self, found: Found) -> Judgement:
         with prefect_api() as prefect:
@@ -333,19 +333,20 @@ def _read_flow_run(prefect: SyncPrefectClient, flow_run_id: str) -> FlowRun | No
         return None
 
 
-def _end_in_zenml(found: Found) -> ExecutionStatus:
-    """End the run in ZenML, and return how it ended. One that was deleted, before or meanwhile, counts as stopped."""
+def _end_in_zenml(found: Found) -> ExecutionStatus | None:
+    """End the run in ZenML, and return how it ended; None where it was deleted, before or meanwhile."""
     if found.run is None:
-        return ExecutionStatus.STOPPED
+        return None
     why = orphans.gone(found.run, found.judgement.why[:1].upper() + found.judgement.why[1:])
     orphans.end(found.run, why, stopped=found.judgement.stopped)
-    return status_of(found.run) or ExecutionStatus.STOPPED
+    return status_of(found.run)
 
 
-def _end_in_prefect(found: Found, ended: ExecutionStatus) -> None:
+def _end_in_prefect(found: Found, ended: ExecutionStatus | None) -> None:
     """End the flow run as ZenML's run has ended, and those of its task runs that no engine works on any more."""
     flow_run = found.flow_run
     if flow_run is None or flow_run.state is None:
         return
     message = f"Nobody worked on this run: {found.judgement.why}."
-    close_flow_run(flow_run, found.run.id if found.run is not None else None, ended, message)
+    run_id = found.run_id if ended is not None else None
+    close_flow_run(flow_run, run_id, ended or ExecutionStatus.STOPPED, message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,16 +15,19 @@ HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length",
 
 @dataclass
 class Forwarder:
-    """Hands requests on to ``target``. Use as a context manager.
+    """Hands requests on to ``target``, whose certificate, if it has one, ``verify`` checks. Use as a context manager.
 
-    ``required`` are headers without which it answers 401; ``refuses`` says which requests it answers by 400; ``cuts``
-    for which one, once, the connection breaks after the server has done what it was asked.
+    ``required`` are headers without which it answers 401; ``before`` is called before a request is handed on;
+    ``refuses`` says which requests it answers by 400; ``cuts`` for which one, once, the connection breaks after the
+    server has done what it was asked.
     """
 
     target: str
     required: Mapping[str, str] = field(default_factory=dict)
+    before: Callable[[str, str], None] = lambda method, path: None
     refuses: Callable[[str, str], bool] = lambda method, path: False
     cuts: Callable[[str, str], bool] = lambda method, path: False
+    verify: ssl.SSLContext | bool = True
     cut: bool = False
     refused: int = 0
 
@@ -34,7 +38,7 @@ class Forwarder:
             def handle_any(self) -> None:
                 outer.handle(self)
 
-            do_GET = do_POST = do_PATCH = do_DELETE = do_PUT = handle_any
+            do_GET = do_HEAD = do_POST = do_PATCH = do_DELETE = do_PUT = handle_any
 
             def log_message(self, format: str, *args: object) -> None:
                 """Says nothing."""
@@ -64,8 +68,11 @@ class Forwarder:
             self.refused += 1
             self._answer(request, httpx.Response(400, json={"exception_message": "not today"}))
             return
+        self.before(request.command, request.path)
         headers = {name: value for name, value in request.headers.items() if name.lower() not in HOP_BY_HOP}
-        answer = httpx.request(request.command, self.target + request.path, content=body, headers=headers, timeout=30)
+        answer = httpx.request(
+            request.command, self.target + request.path, content=body, headers=headers, timeout=30, verify=self.verify
+        )
         if not self.cut and self.cuts(request.command, request.path):
             self.cut = True
             request.connection.close()
@@ -77,6 +84,7 @@ class Forwarder:
         for name, value in answer.headers.items():
             if name.lower() not in HOP_BY_HOP:
                 request.send_header(name, value)
-        request.send_header("content-length", str(len(answer.content)))
+        length = answer.headers.get("content-length", "0") if request.command == "HEAD" else str(len(answer.content))
+        request.send_header("content-length", length)
         request.end_headers()
         request.wfile.write(answer.content)

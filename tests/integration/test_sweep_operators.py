@@ -42,9 +42,9 @@ def cancelled(lab: Lab, stack: str) -> Any:
 
 
 def left_on_modal(
-    token: tuple[str, str], stack: str, run: Any, operator: str, modal_environment: str | None = None
+    token: tuple[str, str], stack: str, run: Any, operator: str | None, modal_environment: str | None = None
 ) -> str:
-    """The sandbox of a command step whose caller was killed, as the operator makes it."""
+    """The sandbox of a step whose flow was killed or, with ``operator``, of a command step whose caller was."""
     from bridge import names
     from bridge.components import Place
     from bridge.plan import SandboxSpec
@@ -54,8 +54,9 @@ def left_on_modal(
         names.TAG_SERVER: str(Client().zen_store.get_store_info().id),
         names.TAG_STACK: stack,
         names.TAG_RUN_ID: str(run.id),
+        names.TAG_FLOW_RUN_ID: run.orchestrator_run_id,
         names.TAG_STEP: "train",
-        names.TAG_STEP_OPERATOR: operator,
+        **({names.TAG_STEP_OPERATOR: operator} if operator is not None else {}),
     }
     spec = SandboxSpec(IMAGE, modal_environment=modal_environment)
     request = SandboxRequest(f"left-{uuid4().hex}", "zenml-chain", ("sleep", "600"), spec, tags=tags)
