@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+import logging
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from prefect.client.orchestration import get_client
+from prefect.concurrency.asyncio import concurrency as concurrency_async
 from prefect.concurrency.sync import concurrency
 
-from bridge.limits import LEASE_SECONDS
+from bridge.limits import LEASE_SECONDS, Limits
+from bridge.ready import Gate, Pass, Slots
 from tests.integration.lab import Lab, eventually
+from tests.integration.lives import Lives
 from tests.integration.under import Under, cancel
 
 PER_STEP = {"execution_mode": "per_step"}
@@ -132,3 +138,49 @@ def test_a_limit_that_is_deleted_meanwhile(lab: Lab, limit: str, tmp_path: Path)
     assert (ran.status, ran.flow_run.state.name) == ("failed", "Failed")
     assert ran.steps == {"wide_0": "failed"}
     assert f"prefect gcl create {limit}" in ran.flow_run.state.message
+
+
+def test_who_had_begun_waits_on_where_nothing_new_may_start(lab: Lab, limit: str) -> None:
+    """As a step does, after a crash, whose sandbox was lost meanwhile: it goes on in another one."""
+    logger, waits = logging.getLogger("who-waits"), asyncio.Event()
+
+    class Tells(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            waits.set()
+
+    logger.setLevel(logging.INFO)
+    logger.addHandler(Tells())
+
+    async def has_slot(goes_on: bool) -> bool:
+        permit = Pass(Gate(Slots(None)), "step", 0, asyncio.Event())
+        permit.last_attempt = True
+        async with Limits().slot(limit, permit, uuid4(), logger, goes_on=goes_on) as held:
+            return held
+
+    async def both() -> None:
+        async with concurrency_async(limit, strict=True):
+            assert not await has_slot(goes_on=False)
+            waiting = asyncio.ensure_future(has_slot(goes_on=True))
+            await asyncio.wait_for(waits.wait(), 30)
+            assert not waiting.done()
+        assert await asyncio.wait_for(waiting, 60)
+
+    asyncio.run(both())
+
+
+@pytest.mark.slow  # a flow that dies takes a while; test_crash.py has the ways of it
+def test_a_step_that_was_lost_before_its_run_was_stopped_has_waited_for_nothing(
+    lab: Lab, limit: str, tmp_path: Path
+) -> None:
+    """Its flow died and its sandbox is forgotten; then the run was cancelled. Its step run is stopped as any."""
+    with Lives(lab, tmp_path) as lives:
+        lives.begin("beside", "modal", {**PER_STEP, "warm": False, "concurrency_limit": limit}, steps=["one"])
+        lives.until("one")
+        lives.until_zenml({"one": "running"})
+        lives.kill()
+        lab.modal.forget(lives.under.ran.traces("one")[0]["sandbox"])
+        cancel(lives.under.flow_run_id)
+        ran = lives.go_on().end()
+    assert (ran.status, ran.flow_run.state.name) == ("stopped", "Cancelled"), lives.log[-6000:]
+    assert ran.steps == {"one": "stopped"}
+    assert "| one | Finished in state Cancelled('The step was stopped.')" in lives.log
