@@ -492,6 +492,29 @@ def test_draining_lets_what_runs_end() -> None:
     assert {reason.reason for reason in log.not_run.values()} == {"SIGTERM"}
 
 
+@pytest.mark.parametrize(("mode", "times"), [(FAST, 1), (STOP, 1), (CONTINUE, 0)])
+def test_that_nothing_may_start_any_more_is_told_once(mode: FailureMode, times: int) -> None:
+    """Also where what runs is killed, after that, by somebody else."""
+    told: list[None] = []
+
+    async def fails(step: str, permit: Pass) -> Fate:
+        return Fate.FAILED
+
+    async def not_run(missing: NotRun) -> None:
+        return None
+
+    async def main() -> None:
+        graph = {"bad": [], "below": ["bad"]}
+        options = {"execute": fails, "not_run": not_run, "admission": Slots(None), "failure_mode": mode}
+        run = GraphRun(graph, **options, closed=lambda: told.append(None))  # type: ignore[arg-type]
+        await run.run()
+        assert len(told) == times
+        run.kill("Ctrl-C")
+
+    virtual_time.run(main())
+    assert len(told) == 1
+
+
 @pytest.mark.parametrize("when", [0, 2])
 def test_what_an_earlier_process_began_is_ended_too(when: float) -> None:
     """Stopped before the run began, and while one of them waits for its place: it runs all the same."""
