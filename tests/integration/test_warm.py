@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
-from tests.integration.lab import Lab, Ran
+import pytest
+from zenml.enums import ExecutionMode
+
+from tests.integration.lab import Lab, Ran, eventually
+from tests.integration.under import Under
 
 PER_STEP = {"execution_mode": "per_step"}
 
@@ -95,3 +99,24 @@ def test_a_gpu_starts_early_only_once_a_run_has_shown_when_it_is_needed(lab: Lab
 
     assert early_by() < 0
     assert early_by() > 1
+
+
+@pytest.mark.slow  # tests/unit/test_pool.py has what is wanted, and kept
+def test_where_a_failure_lets_nothing_begin_no_sandbox_is_started_or_kept(lab: Lab, tmp_path: Path) -> None:
+    """One dies, which makes room for another sandbox; two go on, above many steps that never run."""
+    import stoppable
+
+    under = Under(lab, tmp_path)
+    settings = {**PER_STEP, "max_parallelism": 3, "warm_idle_timeout": 600}
+    under.start(stoppable.before_a_fan, "modal", settings, {"execution_mode": ExecutionMode.STOP_ON_FAILURE})
+    under.until_steps({"bad": "running", "first": "running", "second": "running"})
+    (tmp_path / "fail-bad").touch()
+    under.until_steps({"bad": "failed", "first": "running", "second": "running"})
+    (tmp_path / "go-first").touch()
+    (left,) = sandboxes_of(under.ran, "first")
+    assert eventually(lambda: lab.modal.sandbox(left).status, lambda status: status == "terminated", 60) == "terminated"
+    under.until_steps({"bad": "failed", "first": "completed", "second": "running"})
+    (tmp_path / "go-second").touch()
+    ran = under.join()
+    assert (ran.status, ran.steps) == ("failed", {"bad": "failed", "first": "completed", "second": "completed"})
+    assert {box.id for box in lab.sandboxes(ran)} == set(sandboxes_of(ran, "bad", "first", "second"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 
 from shapes import add, await_file, fail, fail_first, hang_stubbornly, trace
@@ -99,6 +101,24 @@ def fail_when_told(folder: str) -> int:
     trace(folder, "begin")
     await_file(f"{folder}/fail-{get_step_context().step_run.name}", 180)
     raise ValueError("as told")
+
+
+@step(enable_cache=False)
+def die_when_told(folder: str) -> int:
+    """Waits for a file of its own, and kills itself."""
+    trace(folder, "begin")
+    await_file(f"{folder}/fail-{get_step_context().step_run.name}", 180)
+    os.kill(os.getpid(), signal.SIGKILL)
+    return 1
+
+
+@pipeline
+def before_a_fan(folder: str, width: int = 5) -> None:
+    """``bad`` dies when told, beside ``first`` and ``second``, of which there is a fan below."""
+    die_when_told(folder, id="bad")
+    above = [tell(folder, id=name) for name in ("first", "second")]
+    for number in range(width):
+        add(folder, above[0], after=[above[1]], id=f"wide_{number}")
 
 
 @pipeline
