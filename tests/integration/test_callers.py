@@ -1,59 +1,101 @@
-"""Pipelines are called from scripts, notebooks, threads and web handlers; each is a different loop and thread."""
+"""Pipelines are called from scripts, notebooks, threads and web handlers; each is a different loop and thread.
+
+From scripts all other tests call them. On Modal these are slow: the flow has a loop and a thread of its own whoever
+calls it, and what it does there `test_runs.py` shows.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import http.server
+import socket
 import threading
 
 import httpx
 import pytest
+import uvicorn
+from fastapi import FastAPI
 
 from tests.integration.lab import Lab, Ran
 
 
-def run(lab: Lab) -> Ran:
+def run(lab: Lab, place: str) -> Ran:
     import shapes
 
-    return lab.run(shapes.chain, lab.stack("process"), settings={"execution_mode": "pipeline"}, length=2)
+    return lab.run(shapes.diamond, lab.stack(place), settings={"execution_mode": "pipeline"})
 
 
-def check(ran: Ran) -> None:
+def check(lab: Lab, place: str, ran: Ran) -> None:
     assert ran.error is None
     assert (ran.status, ran.flow_run.state.name) == ("completed", "Completed")
+    assert ran.steps == dict.fromkeys(("one", "left", "right", "bottom"), "completed")
+    assert ran.states == {"diamond": "Completed"}
+    assert len(lab.sandboxes(ran)) == (place == "modal")
+    assert lab.modal.stats().alive == 0
 
 
-def test_inside_a_running_loop_as_in_a_notebook(lab: Lab) -> None:
+@pytest.mark.at("process")
+def test_inside_a_running_loop_as_in_a_notebook(lab: Lab, place: str) -> None:
+    """The loop of the main thread."""
+
     async def cell() -> Ran:
-        return run(lab)
+        return run(lab, place)
 
-    check(asyncio.run(cell()))
+    check(lab, place, asyncio.run(cell()))
 
 
 @pytest.mark.slow  # a web handler is one
-def test_in_a_thread(lab: Lab) -> None:
+def test_in_a_thread(lab: Lab, place: str) -> None:
     ran: list[Ran] = []
-    thread = threading.Thread(target=lambda: ran.append(run(lab)))
+    thread = threading.Thread(target=lambda: ran.append(run(lab, place)))
     thread.start()
     thread.join()
-    check(ran[0])
+    check(lab, place, ran[0])
 
 
-def test_in_a_web_handler(lab: Lab) -> None:
+@pytest.mark.slow  # the asynchronous one below isn't in the main thread either
+def test_in_a_web_handler_with_a_thread_of_its_own(lab: Lab, place: str) -> None:
     ran: list[Ran] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            ran.append(run(lab))
+            ran.append(run(lab, place))
             self.send_response(200)
             self.end_headers()
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        answer = httpx.post(f"http://127.0.0.1:{server.server_address[1]}/run", timeout=180)
+        answer = httpx.post(f"http://127.0.0.1:{server.server_address[1]}/run", timeout=None, trust_env=False)
     finally:
         server.shutdown()
         server.server_close()
     assert answer.status_code == 200
-    check(ran[0])
+    check(lab, place, ran[0])
+
+
+@pytest.mark.at("process")
+def test_in_an_asynchronous_web_handler(lab: Lab, place: str) -> None:
+    """Inside the server's running loop, in a thread that isn't the main one."""
+    ran: list[Ran] = []
+    threads: list[threading.Thread] = []
+
+    app = FastAPI()
+
+    @app.post("/run")
+    async def handle() -> None:
+        threads.append(threading.current_thread())
+        ran.append(run(lab, place))
+
+    server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_level="warning"))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        serving = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        serving.start()
+        try:
+            answer = httpx.post(f"http://127.0.0.1:{listening.getsockname()[1]}/run", timeout=None, trust_env=False)
+        finally:
+            server.should_exit = True
+            serving.join()
+    assert answer.status_code == 200
+    assert threads == [serving]
+    check(lab, place, ran[0])
