@@ -77,14 +77,20 @@ class SandboxEntrypoint(OwnCode, StepEntrypointConfiguration):
     """ZenML's step entrypoint for such a sandbox."""
 
     def __init__(self, arguments: list[str], snapshot: PipelineSnapshotResponse | None = None) -> None:
-        """``snapshot`` spares loading it, where somebody has."""
+        """With ``snapshot`` this is a fork of a process that has loaded it, and activated ZenML's integrations."""
         super().__init__(arguments)
+        self._is_fork = snapshot is not None
         self._snapshot = snapshot
 
     def run(self) -> None:
         """Run it. Raises what the step raises."""
         with snapshot_is_loaded(self.snapshot):
-            super().run()
+            if not self._is_fork:
+                super().run()
+                return
+            # What ZenML's does besides is to look once more at what each integration requires: 25 ms of a step's 110.
+            self.prepare_code_environment()
+            self._run_step(step=self.step, snapshot=self.snapshot)
 
 
 class StepEntrypoint(SandboxEntrypoint):

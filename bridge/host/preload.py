@@ -10,7 +10,14 @@ from uuid import UUID
 from zenml.client import Client
 from zenml.enums import StackComponentType
 from zenml.integrations.registry import integration_registry
-from zenml.models import PipelineRunResponse, PipelineSnapshotResponse, StackResponse
+from zenml.models import (
+    ArtifactVersionResponse,
+    LogsResponse,
+    PipelineRunResponse,
+    PipelineSnapshotResponse,
+    StackResponse,
+    StepRunResponse,
+)
 from zenml.stack import Stack, StackComponent
 from zenml.zen_stores.rest_zen_store import RestZenStore
 
@@ -63,6 +70,9 @@ def _stack(model: StackResponse, run: PipelineRunResponse, snapshot: PipelineSna
     _ = client.active_project, client.active_stack_model.components[StackComponentType.ARTIFACT_STORE][0].configuration
     # Children inherit SQLAlchemy's compiled statements, so the commonest is compiled here: a tenth of a second.
     step_runs.latest(run, list(snapshot.step_configurations)[:1])
+    # So it is with what pydantic makes of a model when it is first needed.
+    for asked_for in (LogsResponse, ArtifactVersionResponse, StepRunResponse):
+        asked_for.model_rebuild()
     return stack
 
 
