@@ -12,12 +12,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Cancelled, Crashed, Scheduled
 from zenml.client import Client
 from zenml.enums import ExecutionStatus
@@ -197,6 +198,23 @@ def test_zenml_says_which_sandbox_a_pipeline_had(lab: Lab, tmp_path: Path) -> No
     found = {step: (len(ran.traces(step)), ran.run.steps[step].version) for step in ran.steps}
     assert found == {"one": (2, 2), "two": (2, 2)}
     assert ran.task_runs["beside"].run_count == 2
+    assert lab.modal.stats().alive == 0
+
+
+@slow
+def test_zenml_says_which_sandbox_a_step_had(lab: Lab, tmp_path: Path) -> None:
+    """The same of a sandbox of its own, which was killed: nobody takes it for one that was lost."""
+    with Lives(lab, tmp_path) as lives:
+        with away_from_the_first_create(lab):
+            lives.begin("beside", "modal", COLD, steps=["one"])
+            lives.until("one")
+            lives.until_zenml({"one": "running"})
+            lives.kill()
+        lab.modal.kill(lives.under.ran.traces("one")[0]["sandbox"])
+        lives.go("one-2")
+        ran = lives.go_on(sure=True).end()
+    assert (ran.status, ran.flow_run.state.name) == ("completed", "Completed"), lives.log[-6000:]
+    assert (len(ran.traces("one")), ran.run.steps["one"].version, ran.task_runs["one"].run_count) == (2, 2, 2)
     assert lab.modal.stats().alive == 0
 
 
@@ -502,12 +520,15 @@ def crashes_of(lives: Lives) -> list[str]:
     [
         ("a worker", "process", "cold"),
         ("a worker", "modal", "pipeline"),
-        ("prefect", "process", "cold"),
+        ("prefect, which takes a cancel back", "process", "cold"),
         ("prefect", "modal", "warm"),
     ],
 )
 def test_somebody_else_goes_on(lab: Lab, tmp_path: Path, who: str, place: str, mode: str) -> None:
-    """A worker, whose flow's process was killed; and `prefect flow-run retry` where there is no deployment."""
+    """A worker, whose flow's process was killed; and `prefect flow-run retry` where there is no deployment.
+
+    That goes on also with a flow run that is Cancelled, if ZenML's run isn't over.
+    """
     with Lives(lab, tmp_path) as lives, ExitStack() as at_the_end:
         if who == "a worker":
             pool = f"crash-{uuid4().hex[:6]}"
@@ -530,7 +551,8 @@ def test_somebody_else_goes_on(lab: Lab, tmp_path: Path, who: str, place: str, m
         else:
             lives.kill()
             with get_client(sync_client=True) as client:
-                client.set_flow_run_state(lives.under.flow_run_id, Crashed(), force=True)
+                state: State[Any] = Crashed() if who == "prefect" else Cancelled()
+                client.set_flow_run_state(lives.under.flow_run_id, state, force=True)
         lives.go("first-1", "second-1", "third-1")
         if who == "a worker":
             ended = eventually(lambda: flow_run_of(lives).state, lambda state: state.is_final(), 300)
