@@ -1,4 +1,4 @@
-"""`make demo`: the pipeline beside this file, through Prefect, every step in a sandbox of its own.
+"""`make demo`: the pipeline beside this file, through Prefect, every step a process of its own in a sandbox.
 
 The sandboxes are local processes (`runner="process"`): no account, no container, nothing leaves the machine.
 Everything that the demo writes is in the folder `.demo` of the clone.
@@ -24,6 +24,8 @@ os.environ |= {
     "PREFECT_PROFILES_PATH": str(HOME / "prefect" / "profiles.toml"),
     "DO_NOT_TRACK": "1",
     "TMPDIR": str(HOME / "tmp"),
+    "UV_CACHE_DIR": str(HOME / "uv"),  # ZenML asks uv, where there is one, for what is installed
+    "OMP_NUM_THREADS": "1",  # models are trained side by side: with threads for all cores each waits for the others
 }
 os.chdir(HERE)
 sys.path.insert(0, str(HERE))
