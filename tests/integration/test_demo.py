@@ -76,10 +76,12 @@ def files(folder: Path) -> dict[str, int]:
     }
 
 
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("migrated", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["migrated", "from nothing"])
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    "migrated", [pytest.param(True, id="migrated"), pytest.param(False, id="from nothing", marks=pytest.mark.slow)]
+)
 def test_make_demo(tmp_path: Path, migrated: bool) -> None:
-    """Quickly where the two databases are there, as Prefect and ZenML make them: that takes a third of the time."""
+    """Quickly where both databases are there: Prefect and ZenML take long to make theirs (`tests/databases.py`)."""
     clone, home, temporary, log = (tmp_path / name for name in ("clone", "home", "tmp", "writes.jsonl"))
     shutil.copytree(servers.ROOT / "examples", clone / "examples", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy2(servers.ROOT / "Makefile", clone)
