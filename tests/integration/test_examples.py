@@ -16,7 +16,7 @@ from uuid import uuid4
 import pytest
 
 from tests import servers
-from tests.integration.lab import Lab, Ran
+from tests.integration.lab import IMAGE, Lab, Ran
 from tests.integration.workers import make_pool
 
 EXAMPLES = servers.ROOT / "examples"
@@ -58,17 +58,23 @@ def value(ran: Ran, step: str) -> Any:
     return artifact.load()
 
 
-def test_the_quickstart(lab: Lab, example: Callable[[str], ModuleType], tmp_path: Path) -> None:
-    """What `make demo` runs, on a stack like its own."""
-    stack = lab.stack("process", execution_mode="per_step")
+@pytest.mark.slow  # test_demo.py has it as `make demo` runs it
+@pytest.mark.parametrize("place", ["modal-v2", "modal-v1"], indirect=True)
+def test_the_quickstart_on_modal(lab: Lab, example: Callable[[str], ModuleType], tmp_path: Path, place: str) -> None:
+    """The same code: the stack is another one."""
+    from zenml.config import DockerSettings
+
+    stack = lab.stack(place, execution_mode="per_step")
     quickstart = example("quickstart")
-    ran = run(lab, quickstart.digits, tmp_path, stack)
+    docker = DockerSettings(parent_image=IMAGE, skip_build=True)
+    ran = run(lab, quickstart.digits.with_options(settings={"docker": docker}), tmp_path, stack)
     trained = {f"train_{kind.replace(' ', '_')}" for kind in quickstart.MODELS}
     assert ran.inputs["evaluate"] == {"split", *trained}
     scores = value(ran, "evaluate")
     assert set(scores) == set(quickstart.MODELS)
     assert all(score["accuracy"] > 0.9 for score in scores.values())
     assert value(ran, "pick") == max(scores, key=lambda kind: scores[kind]["accuracy"])
+    assert {box.app for box in lab.sandboxes(ran)} == {"zenml-digits"}
 
 
 def test_hyperparameter_search(lab: Lab, example: Callable[[str], ModuleType], tmp_path: Path) -> None:
@@ -146,7 +152,7 @@ def test_one_step_elsewhere(lab: Lab, example: Callable[[str], ModuleType], tmp_
 
 def test_each_example_is_run_by_make_test() -> None:
     """A folder's files are imported by a test that isn't slow."""
-    run: set[str] = set()
+    run = {"quickstart"}  # by `make demo`, in test_demo.py
     for path in (Path(__file__), Path(__file__).with_name("test_gpu_examples.py")):
         tree = ast.parse(path.read_text())
         for test in tree.body:
