@@ -26,6 +26,7 @@ from tests.bench.compare.main import (
 )
 from tests.bench.compare.record import Record, state_of_bridge
 from tests.bench.compare.scenarios import (
+    COLD,
     LOCAL,
     NATIVE,
     NATIVE_DYNAMIC,
@@ -114,6 +115,8 @@ def test_what_matters_comes_first(tmp_path: Path) -> None:
     assert order[: len(ON_MODAL)] == [Cell("training, second run", way.name, 2.0) for way in ON_MODAL]
     assert Counter(order) == {cell: 3 for cell in wanted if cell not in along}
     assert [urgency(cell) for cell in order] == sorted(urgency(cell) for cell in order)
+    later = [("chain 20", 2.0), ("chain 20", 0.0), ("fan-out 50", 0.0)]
+    assert [urgency(Cell(name, COLD.name, cold_start)) for name, cold_start in later] == [1, 2, 3]
     assert chosen(arguments(["--core", "--only", "training", "--way", "pipeline"])) == [
         Cell("training", PIPELINE.name, 2.0)
     ]
