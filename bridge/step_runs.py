@@ -224,11 +224,25 @@ def _publish(step_run_id: UUID, status: ExecutionStatus, diagnosis: Diagnosis | 
 
 
 def record_stopped(step_run_id: UUID) -> None:
-    """Tell ZenML that a step run which runs, or waits for a retry, was stopped. Nothing if it has ended."""
+    """Tell ZenML that a step run which runs, or waits for a retry, was stopped. Nothing if it has ended.
+
+    One that ZenML is cancelling, since its place in a resource pool was taken away, is cancelled: it can't be stopped.
+    """
     try:
         _publish(step_run_id, ExecutionStatus.STOPPED, None)
     except IllegalOperationError as error:
-        _logger.info("Step run %s isn't marked as stopped: %s", step_run_id, error)
+        if Client().zen_store.get_run_step(step_run_id, hydrate=False).status is ExecutionStatus.CANCELLING:
+            _record_cancelled(step_run_id)
+        else:
+            _logger.info("Step run %s isn't marked as stopped: %s", step_run_id, error)
+
+
+def _record_cancelled(step_run_id: UUID) -> None:
+    try:
+        if _publish(step_run_id, ExecutionStatus.CANCELLED, None).status is ExecutionStatus.RETRYING:
+            _publish(step_run_id, ExecutionStatus.STOPPED, None)  # whoever stops it doesn't try it again
+    except IllegalOperationError as error:
+        _logger.info("Step run %s isn't marked as cancelled: %s", step_run_id, error)
 
 
 def overview(run: PipelineRunResponse) -> list[Seen]:

@@ -128,8 +128,7 @@ def continue_step_run(step: Step, snapshot: PipelineSnapshotResponse, step_run_i
     """
     client = Client()
     step_run = client.zen_store.get_run_step(step_run_id)
-    if step_run.status.is_finished:
-        logger.info("Step run `%s` has ended already: %s.", step_run_id, step_run.status.value)
+    if is_over(step_run):
         return
     run = client.get_pipeline_run(step_run.pipeline_run_id)
     # Lazily loaded values become parameters of the step here, as they do before a step run is created.
@@ -140,6 +139,20 @@ def continue_step_run(step: Step, snapshot: PipelineSnapshotResponse, step_run_i
     handler = SignalHandler(step_run=step_run, execution_mode=snapshot.pipeline_configuration.execution_mode)
     with handler:
         run_and_publish(lambda: upstream_zenml.run_existing_step_run(launcher, run, step_run), step_run)
+
+
+def is_over(step_run: StepRunResponse) -> bool:
+    """Whether there is nothing left to run for a step run that another process began.
+
+    One that is being cancelled, since its place in a resource pool was taken away, is cancelled: that process, whose
+    heartbeat would have told it, is dead.
+    """
+    if step_run.status == ExecutionStatus.CANCELLING:
+        step_run = publish_utils.publish_cancelled_step_run(step_run.id)
+    elif not step_run.status.is_finished:
+        return False
+    logger.info("Step run `%s` has ended already: %s.", step_run.id, step_run.status.value)
+    return True
 
 
 def run_and_publish(work: Callable[[], None], step_run: StepRunResponse) -> None:

@@ -6,14 +6,11 @@ Its step run exists: whoever called the operator made it, and waits. So nothing 
 from __future__ import annotations
 
 from zenml.config.step_configurations import Step
-from zenml.logger import get_logger
 from zenml.models import PipelineSnapshotResponse
 from zenml.orchestrators.signal_handler import SignalHandler
 from zenml.step_operators.step_operator_entrypoint_configuration import StepOperatorEntrypointConfiguration
 
-from bridge.host.entrypoint import SandboxEntrypoint, run_and_publish
-
-logger = get_logger(__name__)
+from bridge.host.entrypoint import SandboxEntrypoint, is_over, run_and_publish
 
 
 class OperatedEntrypoint(SandboxEntrypoint, StepOperatorEntrypointConfiguration):
@@ -25,8 +22,7 @@ class OperatedEntrypoint(SandboxEntrypoint, StepOperatorEntrypointConfiguration)
 
     def _run_step(self, step: Step, snapshot: PipelineSnapshotResponse) -> None:
         step_run = self.step_run
-        if step_run.status.is_finished:
-            logger.info("Step run `%s` has ended already: %s.", step_run.id, step_run.status.value)
+        if is_over(step_run):
             return
         run = super()._run_step
         handler = SignalHandler(step_run=step_run, execution_mode=snapshot.pipeline_configuration.execution_mode)

@@ -67,6 +67,21 @@ def test_a_continued_step_that_raises_is_failed(zen: Zen, tmp_path: Path) -> Non
     assert "broken" in step["exception"]
 
 
+@pytest.mark.slow  # an interpreter that loads ZenML
+def test_a_step_run_that_lost_its_place_is_not_run_by_the_next_sandbox(zen: Zen, tmp_path: Path) -> None:
+    """Its process died before a heartbeat told it."""
+    job = zen.submit("hanging", tmp_path)
+    left = begin_and_die(job)
+    job.zen.ask("call", module="step_run_calls", function="lose_its_place", arguments={"step_run": left})
+
+    code, output = job.step("hung", "--step-run-id", left)
+
+    assert code == 0, output
+    (step,) = job.read()["steps"]
+    assert (step["id"], step["status"]) == (left, "cancelled")
+    assert job.trace("hung") == []
+
+
 def begin_and_die(job: Job) -> str:
     """Leave a RUNNING step run behind; the attempt that goes on with it needs not wait."""
     (job.folder / "go").touch()

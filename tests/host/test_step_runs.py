@@ -109,6 +109,19 @@ def test_a_running_step_run_is_stopped_once(job: Job) -> None:
     assert job.statuses()[1] == {"fail_first": ["stopped"]}
 
 
+@pytest.mark.parametrize(("pipeline", "step"), [("retried", "fail_first"), ("hanging", "hung")])
+def test_a_step_run_that_lost_its_place_is_stopped_with_its_run(
+    zen: Zen, tmp_path: Path, pipeline: str, step: str
+) -> None:
+    """ZenML lets it be cancelled only, whether or not it could be tried again."""
+    job = zen.submit(pipeline, tmp_path, **({"retries": 2} if pipeline == "retried" else {}))
+    step_run = call(job, "start", run=job.run, step=step)
+    call(job, "lose_its_place", step_run=step_run)
+    call(job, "record_stopped", step_run=step_run)
+    call(job, "record_stopped", step_run=step_run)
+    assert job.statuses()[1] == {step: ["stopped" if pipeline == "retried" else "cancelled"]}
+
+
 def test_many_names_are_read(zen: Zen, tmp_path: Path) -> None:
     job = zen.submit("fan_out", tmp_path, width=120)
     wide = [f"wide_{number}" for number in range(120)]
