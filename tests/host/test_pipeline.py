@@ -115,6 +115,7 @@ def test_each_step_sees_the_gpus_that_it_holds(finished) -> None:
     assert seen["cpu_only"] == ""
 
 
+@pytest.mark.slow  # tests/integration/test_runs.py has it too
 def test_fail_fast_stops_what_runs(finished) -> None:
     ran = finished("fail fast")
     assert ran.code == 1

@@ -34,7 +34,7 @@ def modal_server() -> Iterator[LoopbackModal]:
     image = LoopbackImage(
         python=servers.ROOT / ".venv-sandbox" / "bin" / "python",
         files={"/opt/stack-code": STACK_CODE},
-        env={"PYTHONPATH": "/opt/stack-code", "ZENML_ANALYTICS_OPT_IN": "false"},
+        env={"PYTHONPATH": "/opt/stack-code", "ZENML_ANALYTICS_OPT_IN": "false", "OMP_NUM_THREADS": "1"},
     )
     with LoopbackModal(
         # The last one is ZenML's own, from which it builds where a user names no other.

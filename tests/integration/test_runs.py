@@ -34,7 +34,7 @@ def check_both(ran: Ran, zenml: str, prefect: str) -> None:
 
 
 class TestPerStep:
-    @pytest.mark.at("modal-v2", "modal-v1")
+    @pytest.mark.at("modal-v2")  # test_gpu_examples.py has machines of V1 in this mode
     def test_a_diamond(self, lab: Lab, shapes, place: str) -> None:
         from zenml.client import Client
 
@@ -173,7 +173,7 @@ class TestPerStep:
 
 
 class TestPipeline:
-    @pytest.mark.at("process")
+    @pytest.mark.slow  # test_callers.py has it on processes, and test_gpu_examples.py a pipeline on Modal
     def test_a_diamond(self, lab: Lab, shapes, place: str) -> None:
         ran = lab.run(shapes.diamond, lab.stack(place), settings=PIPELINE)
         assert ran.error is None

@@ -276,9 +276,8 @@ def test_interrupted_when_the_last_step_is_over(lab: Lab, tmp_path: Path) -> Non
     assert "RunStopped" not in said
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)], ids=["ctrl-c", "sigterm"]
-)
+@pytest.mark.slow  # test_live.py has Ctrl-C in a terminal, and test_demo.py the lines where there is none
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
 def test_the_process_is_interrupted(lab: Lab, tmp_path: Path, number: signal.Signals) -> None:
     under = Under(lab, tmp_path)
     with under.script("stoppable.held", "process", {}) as process:
