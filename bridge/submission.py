@@ -28,7 +28,7 @@ from bridge.runners.base import AsksAhead, Runner
 from bridge.schedule_store import create_schedule
 from bridge.settings import ModalPrefectOrchestratorConfig, ModalPrefectOrchestratorSettings
 from bridge.terminal import show_run
-from bridge.upstream_prefect import run_existing_flow_run
+from bridge.upstream_prefect import labels_of_trace, run_existing_flow_run
 from bridge.waiting import raise_for
 from bridge.work_pool import check_pool, default_queue, nobody_works
 
@@ -119,6 +119,7 @@ def submit_to_pool(
     with prefect_api() as client:
         work_pool = check_pool(client, pool.config, pool.settings.work_queue)
         deployment_id = ensure_deployment(client, plan.pipeline, pool.component, work_pool)
+        trace = tracing.environment()
         flow_run = client.create_flow_run_from_deployment(
             deployment_id,
             parameters=_parameters(snapshot, run),
@@ -127,7 +128,8 @@ def submit_to_pool(
             idempotency_key=str(run.id),
             # Where none is sent Prefect takes that of the deployment, which its schedules have set.
             work_queue_name=pool.settings.work_queue or default_queue(client, work_pool),
-            job_variables=pool.with_variables(tracing.environment()),
+            job_variables=pool.with_variables(trace),
+            labels=dict(labels_of_trace(trace)),
         )
         if not pool.settings.synchronous:  # who waits is told while waiting
             _warn_if_nobody_works(client, work_pool)

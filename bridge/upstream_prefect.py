@@ -12,6 +12,8 @@ is supported.
 - ``Task.create_local_run``: how the engine itself makes a task run that the server hears of by its states alone.
 - ``prefect.utilities.engine.emit_task_run_state_change_event``: a task run that waits for its retry sits in the
   engine's own sleep; cancelling it there leaves it Crashed. This is how the engine itself reports states.
+- ``prefect.telemetry.run_telemetry.LABELS_TRACEPARENT_KEY``: where a worker's engine finds the trace that a flow run is
+  part of. It opens a span of its own, below which ours are; without this label it begins another trace.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from prefect import Flow, Task
 from prefect.client.schemas.objects import FlowRun, RunInput, State, TaskRun, TaskRunResult
 from prefect.flow_engine import run_flow
 from prefect.task_engine import run_task_async
+from prefect.telemetry.run_telemetry import LABELS_TRACEPARENT_KEY
 from prefect.utilities.engine import emit_task_run_state_change_event
 
 UPSTREAM_PARAMETER = "upstream"
@@ -35,6 +38,11 @@ def run_existing_flow_run(flow: Flow[..., Any], flow_run: FlowRun, parameters: M
     if not isinstance(state, State):
         raise TypeError(f"Prefect returned {type(state).__name__} for a flow run, not its state")
     return state
+
+
+def labels_of_trace(variables: Mapping[str, str]) -> dict[str, str]:
+    """The labels of a flow run that goes on with the trace in these variables; none where there is none."""
+    return {LABELS_TRACEPARENT_KEY: variables["TRACEPARENT"]} if "TRACEPARENT" in variables else {}
 
 
 async def run_task_after(

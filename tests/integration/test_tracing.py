@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
 from tests import servers
 from tests.integration.lab import PROJECT, STACK_CODE, Lab
-from tests.integration.workers import make_pool
+from tests.integration.workers import BIN, Worker, make_pool
+from tests.loopback import LoopbackImage
 
 SCRIPT = """
 import json
+import os
 import sys
 
 from opentelemetry import trace
@@ -31,25 +36,31 @@ trace.set_tracer_provider(provider)
 
 import traced
 from zenml.client import Client
+from zenml.config import DockerSettings
+from zenml.utils import source_utils
 
+source_utils.set_custom_source_root(os.getcwd())  # not this script's folder: it is the code that sandboxes on Modal get
 calls = {
     "per_step": (traced.untroubled, {"execution_mode": "per_step"}),
     "retried": (traced.traced, {"execution_mode": "per_step"}),
     "pipeline": (traced.untroubled, {"execution_mode": "pipeline"}),
     "dynamic": (traced.decided, {}),
     "pool": (traced.untroubled, {"synchronous": False}),
+    "worker": (traced.untroubled, {"execution_mode": "per_step"}),
 }
+docker = {"docker": DockerSettings(parent_image=os.environ["IMAGE"], skip_build=True)} if "IMAGE" in os.environ else {}
 for place in sys.argv[2:]:
     name, _, stack = place.partition("=")
     call, options = calls[name]
     Client().activate_stack(stack)
     inside = f"{sys.argv[1]}/{name}"
     exporter.clear()
-    run = call.with_options(settings={"orchestrator": options})(inside)
+    run = call.with_options(settings={"orchestrator": options, **docker})(inside)
     spans = [json.loads(span.to_json()) for span in exporter.get_finished_spans()]
     with open(f"{inside}/spans.json", "w") as file:
         json.dump({"run": str(run.id), "flow_run": run.orchestrator_run_id, "spans": spans}, file)
 """
+CONSOLE = {"OTEL_TRACES_EXPORTER": "console"}
 OURS = ("submit ", "run ", "attempt ", "sandbox", "step ")
 
 
@@ -86,8 +97,8 @@ def plain(number: str) -> str:
     return number.removeprefix("0x")
 
 
-def trace(folder: Path, **stacks: str) -> str:
-    """Run what the script has under these names, on these stacks; return what it printed."""
+def trace(folder: Path, image: str | None = None, **stacks: str) -> str:
+    """Run what the script has under these names, on these stacks, in this image; return what it printed."""
     for name in stacks:
         (folder / name).mkdir()
     script = folder / "script.py"
@@ -95,7 +106,8 @@ def trace(folder: Path, **stacks: str) -> str:
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(map(str, (STACK_CODE, PROJECT, servers.ROOT))),
-        "OTEL_TRACES_EXPORTER": "console",  # in the sandboxes, which have this process's environment
+        **CONSOLE,  # in sandboxes that are local processes, which have this process's environment
+        **({"IMAGE": image} if image else {}),
     }
     places = [f"{name}={stack}" for name, stack in stacks.items()]
     said = subprocess.run(
@@ -153,6 +165,70 @@ def check_step(seen: Trace, attempt: dict[str, Any], step: str, said: str) -> No
     assert f'"parent_id": "{sandbox["context"]["span_id"]}"' in mine
     assert f'"modal.sandbox.id": "{sandbox["attributes"]["modal.sandbox.id"]}"' in mine
     assert f'"prefect.task_run.id": "{attempt["attributes"]["prefect.task_run.id"]}"' in mine
+
+
+@pytest.fixture
+def traced_image(lab: Lab, tmp_path: Path) -> str:
+    """An image that has opentelemetry-distro, and names an exporter."""
+    distro, inside = distribution("opentelemetry-distro"), tmp_path / "otel"
+    for file in distro.files or ():
+        if ".." not in file.parts:  # a script, which is elsewhere
+            (inside / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file.locate(), inside / file)
+    python = servers.ROOT / ".venv-sandbox" / "bin" / "python"
+    files = {"/opt/stack-code": STACK_CODE, "/opt/otel": inside}
+    name = f"registry.example.com/traced:{uuid4().hex[:8]}"
+    env = {"PYTHONPATH": "/opt/stack-code:/opt/otel", **CONSOLE}
+    lab.modal.image_changes(name, LoopbackImage(python, files=files, env=env))
+    return name
+
+
+@pytest.mark.slow
+def test_a_run_through_a_worker_on_modal_is_one_trace(lab: Lab, tmp_path: Path, traced_image: str) -> None:
+    """From this machine to the worker's flow, to the sandbox, to the step: three processes, each of which exports."""
+    pool = f"pool-{uuid4().hex[:6]}"
+    make_pool(pool)
+    command = ("opentelemetry-instrument", str(BIN / "prefect"), "worker", "start")
+    traces_alone = {**CONSOLE, "OTEL_METRICS_EXPORTER": "none", "OTEL_LOGS_EXPORTER": "none"}
+    worker = Worker(pool, tmp_path / "elsewhere", dict(traces_alone), command).start()
+    try:
+        trace(tmp_path, traced_image, worker=lab.stack("modal", work_pool=pool))
+    finally:
+        worker.stop()
+    seen = Trace(tmp_path / "worker")
+    (submit,) = [span for span in seen.spans if span["name"].startswith(OURS)]
+    trace_id = submit["context"]["trace_id"]
+    ids = {"zenml.run.id": seen.run, "prefect.flow_run.id": seen.flow_run}
+    assert ids.items() <= submit["attributes"].items()
+
+    exported = spans_in(worker.log.read_text())
+    flow = {span["name"]: span for span in exported if span["name"].startswith(OURS)}
+    run, attempt, sandbox = (flow[name] for name in ("run untroubled", "attempt show", "sandbox"))
+    assert {span["context"]["trace_id"] for span in flow.values()} == {trace_id}
+    (between,) = [span for span in exported if span["context"]["span_id"] == run["parent_id"]]
+    assert between["attributes"]["prefect.run.id"] == seen.flow_run, "Prefect's own span of the flow run"
+    assert between["parent_id"] == submit["context"]["span_id"]
+    assert ids.items() <= run["attributes"].items()
+    (box,) = [box for box in lab.modal.sandboxes() if box.tags.get("zenml_run_id") == seen.run]
+    assert sandbox["attributes"]["modal.sandbox.id"] == box.id
+
+    _, task_runs = lab.read_flow_run(UUID(seen.flow_run), expected=1)
+    said = spans_in("\n".join(lab.logs(task_runs["show"])))
+    (step,) = [span for span in said if span["name"] == "step show"]
+    assert (step["context"]["trace_id"], step["parent_id"]) == (trace_id, sandbox["context"]["span_id"])
+    task_run = {"prefect.task_run.id": str(task_runs["show"].id)}
+    assert task_run.items() <= attempt["attributes"].items()
+    assert (ids | task_run | {"zenml.step": "show", "modal.sandbox.id": box.id}).items() <= step["attributes"].items()
+    assert seen.seen_by("show-1") == {"trace": plain(trace_id), "span": plain(step["context"]["span_id"])}
+
+
+def spans_in(text: str) -> list[dict[str, Any]]:
+    """The spans that a console exporter wrote between other lines."""
+    decoder, found = json.JSONDecoder(), []
+    for begin in re.finditer(r"^\{$", text, re.MULTILINE):
+        span, _ = decoder.raw_decode(text, begin.start())
+        found.append(span)
+    return found
 
 
 @pytest.mark.slow

@@ -10,7 +10,10 @@ from uuid import UUID, uuid4
 from tests.integration.lab import Lab
 
 PACKAGE = Path(__file__).resolve().parents[2] / "bridge"
-PRIVATE = ("prefect.flow_engine", "prefect.task_engine", "prefect.utilities.engine", "prefect._", "prefect.server")
+PRIVATE = (
+    *("prefect.flow_engine", "prefect.task_engine", "prefect.utilities.engine", "prefect.telemetry", "prefect._"),
+    "prefect.server",
+)
 
 
 def test_private_names_are_in_one_file() -> None:

@@ -65,6 +65,8 @@ class Under:
         script.write_text(
             f"import {module}\n"
             "from zenml.config import DockerSettings\n"
+            "from zenml.utils import source_utils\n"
+            f"source_utils.set_custom_source_root({str(PROJECT)!r})\n"  # not the script's folder
             f"docker = DockerSettings(parent_image={IMAGE!r}, skip_build=True)\n"
             f"settings = {{'docker': docker, 'orchestrator': {settings!r}}}\n"
             f"{module}.{name}.with_options(settings=settings)({str(self.folder)!r})\n"
