@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
+from prefect.workers.process import ProcessWorker
 
 from tests import servers
-from tests.integration.lab import STACK_CODE
+from tests.integration.lab import STACK_CODE, eventually
 from tests.loopback import LoopbackImage, LoopbackModal
 from tests.security.marks import Marks, mark
 from tests.security.private_index import PrivateIndex
+from tests.security.project.secretive import WORKSPACE_SECRET
 
+BIN = Path(sys.executable).parent
 WORD = "planted"
 IMAGE = f"registry.example.com/{WORD}:1"
 USER = "somebody"
-USER_SECONDS = 400
+MACHINE = "a-worker"
+"""The service account of whoever logs in to ZenML with a key."""
+POOL = "vault"
+USER_SECONDS = 800
 
 
 @dataclass
@@ -50,39 +59,69 @@ class Scene:
         """What the artifact store keeps."""
         return self.folder / "artifacts"
 
-    def environment(self) -> dict[str, str]:
-        """The user's environment: logged in to ZenML by password, and with a secret that is none of our business."""
+    @property
+    def machine(self) -> Path:
+        """The disk of whoever logs in with a key: a worker, or a user of another machine."""
+        return self.folder / "machine"
+
+    @property
+    def by_password(self) -> dict[str, str]:
+        """How a person logs in to ZenML."""
+        return {"ZENML_STORE_USERNAME": USER, "ZENML_STORE_PASSWORD": self.marks.values["zenml_password"]}
+
+    @property
+    def by_key(self) -> dict[str, str]:
+        """How a machine does."""
+        return {"ZENML_STORE_API_KEY": self.marks.values["zenml_api_key"]}
+
+    def environment(self, home: Path, login: Mapping[str, str]) -> dict[str, str]:
+        """The environment of a program on the disk ``home``, with a secret in it that is none of our business."""
         for name in ("tmp", "work"):
-            (self.home / name).mkdir(parents=True, exist_ok=True)
+            (home / name).mkdir(parents=True, exist_ok=True)
+        of_zenml = servers.zenml_client_environment(home / "zenml", self.zenml)
         return {
             **servers.clean_environment(),
-            **servers.zenml_client_environment(self.home / "zenml", self.zenml),
-            "HOME": str(self.home),
-            "TMPDIR": str(self.home / "tmp"),
-            "ZENML_STORE_USERNAME": USER,
-            "ZENML_STORE_PASSWORD": self.marks.values["zenml_password"],
+            **{name: value for name, value in of_zenml.items() if name not in self.by_password},
+            **login,
+            "HOME": str(home),
+            "TMPDIR": str(home / "tmp"),
             "ZENML_LOGGING_VERBOSITY": "DEBUG",
             "PREFECT_API_URL": f"{self.prefect.url}/api",
-            "PREFECT_HOME": str(self.home / "prefect"),
+            "PREFECT_API_AUTH_STRING": f"robot:{self.marks.values['prefect_password']}",
+            "PREFECT_HOME": str(home / "prefect"),
             "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
             "PREFECT_LOGGING_LEVEL": "DEBUG",
             "DO_NOT_TRACK": "1",
             "MODAL_SERVER_URL": self.modal.url,
             "MODAL_DISABLE_API_PROXY": "1",
-            "MODAL_CONFIG_PATH": str(self.home / "modal.toml"),
+            "MODAL_CONFIG_PATH": str(home / "modal.toml"),
             "MODAL_LOGLEVEL": "DEBUG",
             "AWS_SECRET_ACCESS_KEY": self.marks.values["shell_variable"],
-            "MARK_STEP_VARIABLE": self.marks.values["step_variable"],
             "PYTHONPATH": f"{STACK_CODE}{os.pathsep}{servers.ROOT}",
         }
 
     def user(self, asked: Mapping[str, object], **variables: str) -> str:
-        """Run a user's process to its end and return what it printed."""
+        """Run a process of a user, who has a password, to its end and return what it printed."""
+        return self._user(asked, self.home, {**self.environment(self.home, self.by_password), **variables})
+
+    def user_with_key(self, asked: Mapping[str, object]) -> str:
+        """The same, on another machine, from which a key logs in."""
+        return self._user(asked, self.machine, self.environment(self.machine, self.by_key))
+
+    def user_with_wrong_key(self, asked: Mapping[str, object]) -> str:
+        """The same with a key that ZenML doesn't know; the process fails."""
+        inside = self.marks.new("in_wrong_zenml_api_key")
+        key = self.marks.values["wrong_zenml_api_key"] = api_key(str(uuid4()), inside)
+        environment = self.environment(self.folder / "elsewhere", {"ZENML_STORE_API_KEY": key})
+        return self._user(asked, self.folder / "elsewhere", environment, code=1)
+
+    def _user(self, asked: Mapping[str, object], home: Path, environment: Mapping[str, str], code: int = 0) -> str:
+        theirs = {f"MARK_{name}": self.marks.values[name.lower()] for name in ("STEP_VARIABLE", "RUN_VARIABLE")}
         ran = subprocess.run(
             [sys.executable, "-m", "tests.security.user"],
             input=json.dumps(asked),
-            env={**self.environment(), **variables},
-            cwd=self.home / "work",
+            env={**environment, **theirs},
+            cwd=home / "work",
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -90,8 +129,63 @@ class Scene:
             check=False,
         )
         self.terminal.append(("terminal", ran.stdout.encode()))
-        assert ran.returncode == 0, ran.stdout[-3000:]
+        assert ran.returncode == code, ran.stdout[-3000:]
         return ran.stdout
+
+    @contextmanager
+    def worker(self, **variables: str) -> Iterator[None]:
+        """A worker of the pool, which has a key to ZenML; its log is on its disk."""
+        environment = {**self.environment(self.machine, self.by_key), **variables, "PREFECT_WORKER_QUERY_SECONDS": "1"}
+        pools = f"{self.prefect.url}/api/work_pools"
+        pool = {
+            "name": POOL,
+            "type": "process",
+            "base_job_template": ProcessWorker.get_default_base_job_template(),
+        }
+        assert httpx.post(f"{pools}/", json=pool, timeout=60).status_code in (201, 409), "made, or there already"
+
+        def online() -> bool:
+            there = httpx.post(f"{pools}/{POOL}/workers/filter", json={}, timeout=60).raise_for_status().json()
+            return any(worker["status"] == "ONLINE" for worker in there)
+
+        with (self.machine / "worker.log").open("ab") as log:
+            argv = [str(BIN / "modal-prefect"), "worker", "--pool", POOL]
+            process = subprocess.Popen(
+                argv, env=environment, cwd=self.machine / "work", stdout=log, stderr=log, start_new_session=True
+            )
+        try:
+            assert eventually(online, bool, 120), (self.machine / "worker.log").read_text()[-3000:]
+            yield
+        finally:
+            process.terminate()
+            try:
+                process.wait(120)
+            finally:
+                process.kill()
+                process.wait()
+
+
+def api_key(key_id: str, secret: str) -> str:
+    """A key as ZenML makes them: an id and the secret itself."""
+    return "ZENKEY_" + base64.b64encode(json.dumps({"id": key_id, "key": secret}).encode()).decode()
+
+
+def inside_of(key: str) -> str:
+    """The secret itself that is in a key."""
+    secret: str = json.loads(base64.b64decode(key.partition("_")[2]))["key"]
+    return secret
+
+
+def create_key(zenml: servers.Server, password: str) -> str:
+    """Make a service account and return the key with which it logs in."""
+    with httpx.Client(base_url=f"{zenml.url}/api/v1", timeout=60) as client:
+        token = client.post("/login", data={"username": USER, "password": password}).raise_for_status().json()
+        client.headers["Authorization"] = f"Bearer {token['access_token']}"
+        account = {"name": MACHINE, "full_name": "", "active": True}
+        made = client.post("/service_accounts", json=account).raise_for_status().json()
+        path = f"/service_accounts/{made['id']}/api_keys"
+        key: str = client.post(path, json={"name": "key"}).raise_for_status().json()["body"]["key"]
+        return key
 
 
 def create_user(zenml: servers.Server, password: str) -> None:
@@ -109,12 +203,17 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     marks = Marks()
     token = (marks.new("modal_token_id", "ak-"), marks.new("modal_token_secret", "as-"))
     credentials = ("robot", marks.new("registry_password"))
-    for name in ("zenml_password", "zenml_secret", "prefect_key", "shell_variable", "step_variable"):
+    for name in ("zenml_password", "zenml_secret", "workspace_secret", "prefect_key", "prefect_password"):
+        marks.new(name)
+    for name in ("shell_variable", "step_variable", "run_variable"):
         marks.new(name)
     zenml = servers.zenml_server(folder)
+    zenml.argv = ["debug" if word == "warning" else word for word in zenml.argv]
+    zenml.environment = {**zenml.environment, "ZENML_LOGGING_VERBOSITY": "DEBUG"}
     zenml.environment = {**zenml.environment, "ZENML_SECRETS_STORE_TYPE": "sql"}
     zenml.environment["ZENML_SECRETS_STORE_ENCRYPTION_KEY"] = mark("encryption")  # else its secrets are only encoded
     prefect = servers.prefect_server(folder)
+    prefect.environment = {**prefect.environment, "PREFECT_SERVER_LOGGING_LEVEL": "DEBUG"}
     image = LoopbackImage(
         python=servers.ROOT / ".venv-sandbox" / "bin" / "python",
         files={"/opt/stack-code": STACK_CODE},
@@ -124,11 +223,14 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     password, wrong = marks.new("index_password"), marks.new("wrong_index_password")
     index = PrivateIndex(password)
     of_workspace = {name: {"UV_INDEX_URL": index.url(value)} for name, value in (("index", password), ("wrong", wrong))}
+    of_workspace[WORKSPACE_SECRET] = {"IN_WORKSPACE": marks.values["workspace_secret"]}
     with index, LoopbackModal({IMAGE: image}, token=token, tape=True, secrets=of_workspace) as modal:
         try:
             with ThreadPoolExecutor(2) as pool:
                 list(pool.map(servers.Server.start, (zenml, prefect)))
             create_user(zenml, marks.values["zenml_password"])
+            key = marks.values["zenml_api_key"] = create_key(zenml, marks.values["zenml_password"])
+            marks.values["in_zenml_api_key"] = inside_of(key)
             scene = Scene(folder, marks, prefect, zenml, modal, index, WORD)
             (folder / "artifacts").mkdir()
             scene.user({"register": registration(scene), "runs": []})
@@ -169,6 +271,9 @@ def registration(scene: Scene) -> dict[str, Any]:
         "registries": ["registry", "wrong_registry"],
         "stacks": {
             "right": {"orchestrator": right, "registry": "registry"},
+            "pooled": {"orchestrator": {**right, "work_pool": POOL}, "registry": "registry"},
+            "pooled_wrong_registry": {"orchestrator": {**right, "work_pool": POOL}, "registry": "wrong_registry"},
+            "pooled_of_the_machine": {"orchestrator": {"runner": "modal", "work_pool": POOL}, "registry": "registry"},
             "builds": {
                 "orchestrator": {**right, "image_source": "modal", "build_secrets": ["index"]},
                 "registry": "registry",

@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.integration.forwarder import Forwarder
@@ -18,15 +19,19 @@ from tests.security.conftest import IMAGE, Scene
 from tests.security.marks import forms
 from tests.security.places import CommandLines, Piece, database, files, found_in, requests
 from tests.security.private_index import PACKAGE
-from tests.security.project.secretive import digest
+from tests.security.project.secretive import WORKSPACE_SECRET, digest
 
 REQUIREMENTS = ".zenml_user_requirements"
 OF_ZENML = {"credentials.yaml"}
 """Where ZenML itself keeps the login of its user."""
 
-OF_ZENMLS_SETTINGS = ("ZenML's database", "the artifact store", "the terminal", "the user's disk")
-"""Where ZenML shows `environment=` of a step, a plain setting: in its database, and at DEBUG in its own logs, which it
-keeps in the artifact store. `secrets=` is for secrets."""
+OF_ZENMLS_SETTINGS = ("ZenML's database", "the artifact store", "the terminal", "the user's disk", "a machine's disk")
+"""Where ZenML shows `environment=` of a step or pipeline, a plain setting: in its database, and at DEBUG in its own
+logs, which it keeps in the artifact store. `secrets=` is for secrets."""
+PLAIN = ("step_variable", "run_variable")
+"""What is set so."""
+SENT_TO_PREFECT = ("prefect_key", "prefect_password")
+"""What Prefect's own server, at DEBUG, writes into its log: each frame of its event streams, and their headers."""
 
 
 NO_BUILD: dict[str, object] = {"skip_build": True}
@@ -42,7 +47,7 @@ def asked(
         "image": IMAGE,
         "word": scene.word,
         "expected": digest(scene.marks.values["zenml_secret"]),
-        "settings": {"tags": {"note": scene.word}, **settings},
+        "settings": {"tags": {"note": scene.word}, "secrets": [WORKSPACE_SECRET], **settings},
     }
 
 
@@ -53,10 +58,11 @@ def places(scene: Scene, lines: CommandLines) -> dict[str, list[Piece]]:
         "ZenML's database": list(database(next((scene.folder / "zenml-server").rglob("zenml.db")))),
         "the artifact store": list(files(scene.artifacts)),
         "the terminal": scene.terminal,
-        "the servers' logs": [(log.name, log.read_bytes()) for log in (scene.prefect.log, scene.zenml.log)],
+        "the servers' logs": [(server.name, server.log.read_bytes()) for server in (scene.prefect, scene.zenml)],
         "command lines": list(lines.pieces()),
         "requests to Modal": list(requests(scene.modal.requests())),
         "the user's disk": list(files(scene.home, leave_out=OF_ZENML)),
+        "a machine's disk": list(files(scene.machine, scene.folder / "elsewhere", leave_out=OF_ZENML)),
         "images": list(files(scene.modal.folder / "images")),
     }
 
@@ -66,12 +72,19 @@ PLANTED = {
     "ZenML's database": {"step_run", "pipeline_snapshot"},
     "the artifact store": None,
     "the terminal": {"terminal"},
+    "the servers' logs": {"prefect server", "zenml server"},
     "command lines": {"argv"},
     "requests to Modal": {"SandboxCreateV2", "ImageGetOrCreate", "TaskExecStart"},
     "the user's disk": None,
     "images": None,
 }
 """Where the word has to be found, at the least; None for anywhere in it."""
+PLANTED_WITH_A_WORKER = {
+    **PLANTED,
+    "Prefect's database": {"log", "artifact", "task_run_state", "task_run", "flow_run"},
+    "a machine's disk": None,
+}
+"""The same where a worker carries out runs: their job variables are in Prefect's database."""
 
 
 def run_tokens(scene: Scene) -> None:
@@ -89,16 +102,18 @@ def run_tokens(scene: Scene) -> None:
 def plant(scene: Scene) -> None:
     """Put the word where no run brings it."""
     (scene.home / "work" / "left.txt").write_text(scene.word)
+    for server in (scene.prefect, scene.zenml):
+        httpx.get(f"{server.url}/{scene.word}", timeout=60)  # which it logs, whatever it answers
     folder = scene.modal.folder / "images" / "left"
     folder.mkdir(exist_ok=True)
     (folder / "left.txt").write_text(scene.word)
 
 
-def search(scene: Scene, lines: CommandLines) -> None:
+def search(scene: Scene, lines: CommandLines, planted: Mapping[str, set[str] | None] = PLANTED) -> None:
     """Assert that the word is found in every place, and nothing that is secret anywhere."""
     everything = places(scene, lines)
     word = dict.fromkeys(forms(scene.word), scene.word)
-    for place, wheres in PLANTED.items():
+    for place, wheres in planted.items():
         found = {where for _, where in found_in(everything[place], word)}
         assert found >= (wheres or set()), (place, found)
         assert found, place
@@ -110,8 +125,20 @@ def leaks(scene: Scene, everything: dict[str, list[Piece]]) -> dict[tuple[str, s
     needles = scene.marks.needles()
     found = {(place, name): where for place, pieces in everything.items() for name, where in found_in(pieces, needles)}
     for place in OF_ZENMLS_SETTINGS:
-        found.pop((place, "step_variable"), None)
+        for name in PLAIN:
+            found.pop((place, name), None)
+    for name in SENT_TO_PREFECT:
+        if found.get(("the servers' logs", name)) == "prefect server":
+            del found["the servers' logs", name]
     return found
+
+
+def repeated(scene: Scene, words: str) -> dict[str, set[str]]:
+    """In which tables the words of an error stand, by server: there its text is searched for secrets, too."""
+    needle = {words.encode(): words}
+    databases = {"Prefect": scene.folder / "prefect" / "prefect.db"}
+    databases["ZenML"] = next((scene.folder / "zenml-server").rglob("zenml.db"))
+    return {name: {where for _, where in found_in(database(path), needle)} for name, path in databases.items()}
 
 
 @pytest.fixture
@@ -140,6 +167,40 @@ def test_nothing_secret_is_left_after_runs(scene: Scene, lines: CommandLines) ->
     run_tokens(scene)
     plant(scene)
     search(scene, lines)
+
+
+@pytest.mark.slow  # two minutes: what a run leaves behind without a worker is searched above
+@pytest.mark.timeout(1200)
+def test_nothing_secret_is_left_by_a_worker(scene: Scene, lines: CommandLines) -> None:
+    """Runs in a deployment of Prefect's, sent and carried out by who logs in to ZenML with a key; then wrong tokens.
+
+    The worker's own Modal token is wrong, so what fails of it fails in the flow: in Prefect's states and ZenML's
+    exceptions.
+    """
+    values = scene.marks.values
+    wrong = {"MODAL_TOKEN_ID": values["modal_token_id"], "MODAL_TOKEN_SECRET": values["wrong_modal"]}
+    job: dict[str, object] = {"job_variables": {"env": {"FROM_JOB": scene.word}}}
+    with scene.worker(**wrong, PREFECT_API_KEY=values["prefect_key"]):
+        told = scene.user_with_key(
+            {
+                "runs": [
+                    asked(scene, "per_step", "pooled", execution_mode="per_step", **job),
+                    asked(scene, "one_step", "pooled_of_the_machine"),
+                    asked(scene, "one_step", "pooled_wrong_registry"),
+                ]
+            }
+        )
+    parts = told.split("=== ")[1:]
+    assert all("RunFailed" in part for part in parts), told[-3000:]
+    assert "Token ID not found" in parts[1], parts[1][-3000:]
+    assert "authentication required" in parts[2], parts[2][-3000:]
+    for words in ("Token ID not found", "authentication required"):
+        found = repeated(scene, words)
+        assert {"flow_run_state", "log"} <= found["Prefect"], found
+        assert "pipeline_run" in found["ZenML"], found
+    run_tokens(scene)
+    plant(scene)
+    search(scene, lines, PLANTED_WITH_A_WORKER)
 
 
 @pytest.mark.slow
@@ -202,17 +263,25 @@ def test_wrong_secrets_are_not_repeated(scene: Scene, lines: CommandLines) -> No
     with Forwarder(scene.prefect.url, required=right) as forwarder:
         secrets = {"elsewhere": {"url": f"{forwarder.url}/api"}}
         registered = {"artifacts": "", "secrets": secrets, "registries": [], "stacks": {}}
-        told = scene.user({"register": registered, "runs": [asked(scene, "one_step", stack) for stack in stacks]})
+        runs = [asked(scene, "one_step", stack) for stack in stacks]
+        examined = [stack for stack in stacks if stack != "wrong_registry_stack"]  # which nobody asks beforehand
+        told, _, doctor = scene.user({"register": registered, "runs": runs, "examined": examined}).partition("=== doc")
+    assert "CredentialsNotValid" in scene.user_with_wrong_key({"runs": [asked(scene, "one_step", "right")]})
+    assert doctor.count("tor on ") == len(examined)
     parts = told.split("=== one_step on ")[1:]
     assert [part.split()[0] for part in parts] == list(stacks)
     for part, words in zip(parts, stacks.values(), strict=True):
         assert words in part, part[-3000:]
+    # The registry is asked by the flow; the others are refused before there is one.
+    found = repeated(scene, "authentication required")
+    assert {"flow_run_state", "log"} <= found["Prefect"], found
+    assert "pipeline_run" in found["ZenML"], found
     assert leaks(scene, places(scene, lines)) == {}
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.slow
-def test_what_a_step_can_get_by_asking(scene: Scene, tmp_path: Path) -> None:
+def test_what_a_step_can_get_by_asking(scene: Scene, lines: CommandLines, tmp_path: Path) -> None:
     """It is given no token but its run's, and with that ZenML tells it what it tells the run's user."""
     values = scene.marks.values
     tried = {
@@ -225,7 +294,8 @@ def test_what_a_step_can_get_by_asking(scene: Scene, tmp_path: Path) -> None:
     configured = {"MODAL_TOKEN_ID": values["modal_token_id"], "MODAL_TOKEN_SECRET": values["modal_token_secret"]}
     told = scene.user({"runs": runs}, **configured, PREFECT_API_KEY=values["prefect_key"])
     assert "Traceback" not in told, told[-3000:]
-    ours = {digest(value) for name, value in values.items() if not name.startswith("zenml_run_token")}
+    given = {"run_variable", "workspace_secret"}
+    ours = {digest(values[name]) for name in values if name not in given and not name.startswith("zenml_run_token")}
     modal = digest(values["modal_token_secret"])
     found = {name: json.loads((tmp_path / name).read_text()) for name in tried}
     for name, what in found.items():
@@ -241,3 +311,6 @@ def test_what_a_step_can_get_by_asking(scene: Scene, tmp_path: Path) -> None:
         "with an operator": (modal, [modal]),
         "Modal's own configuration": (None, []),
     }
+    run_tokens(scene)
+    plant(scene)
+    assert leaks(scene, places(scene, lines)) == {}

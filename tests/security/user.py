@@ -6,15 +6,19 @@ Asked on stdin, as JSON; what it prints is what a user sees, tracebacks with all
 from __future__ import annotations
 
 import json
+import os
 import sys
 import traceback
 from pathlib import Path
 from typing import Any
 
+from click.testing import CliRunner
 from zenml.client import Client
 from zenml.config import DockerSettings
 from zenml.enums import StackComponentType
 from zenml.utils import source_utils
+
+from bridge.cli import main as command_line
 
 PROJECT = Path(__file__).parent / "project"
 
@@ -58,13 +62,25 @@ def run(asked: dict[str, Any]) -> None:
     Client().activate_stack(asked["stack"])
     docker = DockerSettings(parent_image=asked["image"], **asked["docker"])
     settings = {"docker": docker, "orchestrator": asked["settings"]}
-    pipeline = getattr(secretive, asked["pipeline"]).with_options(settings=settings)
+    environment = {"RUN_TOKEN": os.environ["MARK_RUN_VARIABLE"]}
+    pipeline = getattr(secretive, asked["pipeline"]).with_options(settings=settings, environment=environment)
     print(f"=== {asked['pipeline']} on {asked['stack']}", flush=True)
     try:
         pipeline(asked["word"], asked["expected"])
     except Exception:
         traceback.print_exc()
     sys.stderr.flush()
+
+
+def examine(stack: str) -> None:
+    """Let the doctor look at a stack in which something is wrong; print what it says."""
+    Client().activate_stack(stack)
+    print(f"=== doctor on {stack}", flush=True)
+    result = CliRunner().invoke(command_line, ["doctor"])
+    print(result.output)
+    assert result.exit_code == 1, result.exit_code
+    if result.exception is not None:
+        print("".join(traceback.format_exception(result.exception)), flush=True)
 
 
 def main() -> None:
@@ -75,6 +91,8 @@ def main() -> None:
         register(asked["register"])
     for each in asked["runs"]:
         run(each)
+    for stack in asked.get("examined", ()):
+        examine(stack)
 
 
 if __name__ == "__main__":

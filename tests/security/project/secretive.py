@@ -14,6 +14,8 @@ from zenml.client import Client
 from zenml.config.resource_settings import ResourceSettings
 
 SECRETS = ["marked_secret"]
+WORKSPACE_SECRET = "of-the-workspace"
+"""A secret that Modal keeps, named by the settings of every run."""
 
 
 def digest(value: str) -> str:
@@ -24,6 +26,8 @@ def digest(value: str) -> str:
 def uses(word: str, expected: str) -> str:
     """Has its secret, and its neighbour's variable not."""
     assert digest(os.environ["IN_SECRET"]) == expected
+    assert "RUN_TOKEN" in os.environ
+    assert "IN_WORKSPACE" in os.environ or "MODAL_SANDBOX_ID" not in os.environ
     print(f"{word} in the output", flush=True)
     return f"{word} in an artifact"
 
