@@ -6,6 +6,7 @@ import os
 import secrets
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -47,6 +48,8 @@ class Server:
     log: Path
     well: int = 200
     """The status with which it answers ``health``."""
+    verify: ssl.SSLContext | bool = True
+    """How its certificate is checked, where it has one."""
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     def start(self) -> Server:
@@ -73,7 +76,7 @@ class Server:
         """Wait until it answers."""
         assert self.process is not None
         deadline = time.monotonic() + START_SECONDS
-        with httpx.Client(timeout=2, trust_env=False) as client:
+        with httpx.Client(timeout=2, trust_env=False, verify=self.verify) as client:
             while time.monotonic() < deadline:
                 if self.process.poll() is not None:
                     raise RuntimeError(f"{self.name} ended at once:\n{self.log.read_text()[-3000:]}")

@@ -179,7 +179,7 @@ class ImageStore:
         found = self.registry.get(name)
         if found is None:
             raise BuildFailed(f"failed to pull {name}: manifest unknown: not found")
-        if found.credentials is not None and found.credentials != credentials:
+        if not found.lets_in(credentials):
             raise BuildFailed(f"failed to pull {name}: unauthorized: authentication required")
         image.python, image.registry = found.python, name
         image.env.update(found.env)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,13 +15,19 @@ class LoopbackImage:
         python: The interpreter that ``python`` and ``python3`` mean in it.
         env: Its ``ENV``.
         files: What it brings, path in the image -> file or folder on this machine (copied).
-        credentials: User and password that the registry asks for.
+        credentials: User and password that the registry asks for, or what says whether it takes them.
     """
 
     python: Path
     env: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, Path] = field(default_factory=dict)
-    credentials: tuple[str, str] | None = None
+    credentials: tuple[str, str] | Callable[[str, str], bool] | None = None
+
+    def lets_in(self, login: tuple[str, str] | None) -> bool:
+        """Whether who comes with this user and password, or with none, gets the image."""
+        if callable(self.credentials):
+            return login is not None and self.credentials(*login)
+        return self.credentials is None or login == self.credentials
 
 
 @dataclass(frozen=True)
