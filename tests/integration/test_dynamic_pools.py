@@ -1,9 +1,13 @@
-"""ZenML's resource pools have a step of a dynamic pipeline run before it asks for its sandbox."""
+"""ZenML's resource pools: a step of a dynamic pipeline runs before it asks for its sandbox, and may lose its place.
+
+The server that tests can have is without pools, so what one with them writes down is written into its database.
+"""
 
 from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
+from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
@@ -19,6 +23,7 @@ from bridge.run import load_snapshot
 from tests.databases import PLACES
 from tests.integration import begun
 from tests.integration.lab import PROJECT, Lab
+from tests.integration.under import Under
 
 
 @pytest.fixture
@@ -48,10 +53,19 @@ def begin(run: PipelineRunResponse, name: str) -> UUID:
 
 
 def has_a_place(lab: Lab, step_run_id: UUID) -> None:
-    """What a server with resource pools writes down: the one that tests can have is without them."""
+    """A pool has one for it."""
+    write_down(lab, step_run_id, "resource_request_id", uuid4().hex)
+
+
+def loses_its_place(lab: Lab, step_run_id: UUID) -> None:
+    """Another step is worth more (zenml/zen_stores/sql_zen_store.py, ``resource_request_id`` of a heartbeat)."""
+    write_down(lab, step_run_id, "status", ExecutionStatus.CANCELLING.value)
+
+
+def write_down(lab: Lab, step_run_id: UUID, column: str, value: str) -> None:
     with closing(sqlite3.connect(lab.folder / PLACES["zenml"], timeout=30)) as database, database:
-        change = "update step_run set resource_request_id = ? where id = ?"
-        assert database.execute(change, [uuid4().hex, step_run_id.hex]).rowcount == 1
+        change = f"update step_run set {column} = ? where id = ?"
+        assert database.execute(change, [value, step_run_id.hex]).rowcount == 1
 
 
 def test_a_step_that_runs_before_it_has_asked(lab: Lab, run: PipelineRunResponse) -> None:
@@ -66,3 +80,24 @@ def test_a_step_that_runs_before_it_has_asked(lab: Lab, run: PipelineRunResponse
     (found,) = asks.asked(run, done_with, set())
     assert (found.run.id, found.step_run.id) == (run.id, isolated)
     assert found.step_run.status is ExecutionStatus.RUNNING
+
+
+@pytest.mark.slow  # a heartbeat comes every 15 s
+@pytest.mark.parametrize("place", ["process", "modal"])
+def test_a_step_whose_place_is_taken_away(lab: Lab, tmp_path: Path, place: str) -> None:
+    """Its process is told by the heartbeat, and says that it is cancelled; ZenML tries again, in another sandbox."""
+    import dynamics
+
+    under = Under(lab, tmp_path).start(dynamics.held_at_first, place, {}).until_steps({"hung": "running"})
+    first = Client().get_pipeline_run(under.run_id).steps["hung"]
+    loses_its_place(lab, first.id)
+    ran = under.join(120)
+    assert (ran.status, ran.steps) == ("completed", {"hung": "completed", "add": "completed"})
+    assert not ran.traces("hung", "end")[:-1], "what lost its place didn't go on"
+    assert len(ran.traces("hung")) == 2
+    assert ran.states == {"held_at_first": "Completed", "hung": "Failed", "hung (attempt 2)": "Completed"}
+    assert "StepHeartBeatTerminationException" in ran.task_runs["hung"].state.message
+    newest = ran.run.steps["hung"]
+    assert (newest.version, newest.id == first.id) == (2, False)
+    assert Client().get_run_step(first.id).status is ExecutionStatus.RETRIED
+    assert under.all_dead()

@@ -82,6 +82,7 @@ SETTINGS = [
     _setting("volume without a name", "volumes", {"/data": ""}, "name of a Modal Volume"),
     _setting("one volume twice", "volumes", {"/a": "v", "/b": "v:ro"}, "Mount it once"),
     _setting("volume mounted in an unknown way", "volumes", {"/data": "a:rw"}, "name of a Modal Volume"),
+    _setting("a bucket as a volume", "volumes", {"/data": "s3://my-bucket"}, "name of a Modal Volume"),
     _setting("volumes a list", "volumes", ["/data"], "to a mapping"),
     _setting("block_network a word", "block_network", "mostly", "True or False"),
     _setting("block_network of a Python step", "block_network", True, "Name what it may reach"),

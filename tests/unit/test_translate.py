@@ -278,6 +278,13 @@ def test_resource_pools_are_named_as_not_used() -> None:
     assert warnings == (f"ResourceSettings.gpu_class of step s: {why}.",)
 
 
+def test_what_scales_deployed_pipelines_means_nothing() -> None:
+    """ZenML says so of these fields; ``memory`` beside them counts."""
+    scaled = {"min_replicas": 1, "max_replicas": 3, "autoscaling_metric": "cpu", "max_concurrency": 5}
+    result = translated({"s": StepInput(resources={**scaled, "autoscaling_target": 70.0, "memory": "1GiB"})})
+    assert result == translated({"s": StepInput(resources={"memory": "1GiB"})})
+
+
 # Pipeline mode
 
 

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-from shapes import add, await_file, fail_after, fail_first, one, struck_first, trace
+from shapes import add, await_file, fail_after, fail_first, hang_first, one, struck_first, trace
 from zenml import pipeline, step, unmapped, wait
 from zenml.config.resource_settings import ResourceSettings
 from zenml.config.retry_config import StepRetryConfig
@@ -132,6 +132,13 @@ def held(folder: str) -> None:
     first = hangs.submit(folder)
     second = hangs_here.with_options(retry=AGAIN)(folder)
     add(folder, first, second)
+
+
+@pipeline(dynamic=True)
+def held_at_first(folder: str) -> None:
+    """Waits in the sandbox of its first attempt; the second is done at once."""
+    first = hang_first.with_options(runtime="isolated", retry=AGAIN)(folder, id="hung")
+    add(folder, first)
 
 
 @pipeline(dynamic=True)
