@@ -22,8 +22,8 @@ import pytest
 from tests import servers
 from tests.bench.rig import light_zenml_server
 from tests.integration.lab import STACK_CODE
-from tests.load.crew import STUB, Crew
-from tests.load.user import IMAGE
+from tests.load.crew import STUB, Crew, turns
+from tests.load.user import IMAGE, WARM_UPS
 from tests.loopback import LoopbackImage, LoopbackModal
 
 STEPS = int(os.environ.get("LOAD_STEPS", "1000"))
@@ -41,7 +41,11 @@ class Scene:
     zenml: servers.Server
     modal: LoopbackModal
 
-    def user(self, runs: int, steps: int, seconds: float) -> list[dict[str, Any]]:
+    def crew(self, meet: int | None = None) -> Crew:
+        """Who plays the steps."""
+        return Crew(self.modal, self.zenml.url, self.folder / "turns", meet=meet)
+
+    def user(self, runs: int, steps: int, how: str, seconds: float) -> list[dict[str, Any]]:
         """Let a user's process run to its end; return its figures, a mapping for each run."""
         environment = {
             **servers.clean_environment(),
@@ -56,7 +60,7 @@ class Scene:
         log = self.folder / "user.log"
         with log.open("w") as output:
             ran = subprocess.run(
-                [sys.executable, "-m", "tests.load.user", str(runs), str(steps)],
+                [sys.executable, "-m", "tests.load.user", str(runs), str(steps), how],
                 env=environment,
                 cwd=self.folder,
                 stdout=subprocess.PIPE,
@@ -82,7 +86,7 @@ class Scene:
 
 @pytest.fixture
 def scene(tmp_path: Path) -> Iterator[Scene]:
-    image = LoopbackImage(python=STUB)
+    image = LoopbackImage(python=STUB, env=turns(tmp_path / "turns"))
     zenml, prefect = light_zenml_server(tmp_path), servers.prefect_server(tmp_path)
     with LoopbackModal({IMAGE: image}) as modal:
         try:
@@ -96,14 +100,15 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_steps_at_once(scene: Scene) -> None:
+@pytest.mark.parametrize("how", ["cold", "warm"])
+def test_steps_at_once(scene: Scene, how: str) -> None:
     """Each step waits until all of them run. What all of them add to the process is bounded."""
-    with Crew(scene.modal, scene.zenml.url, meet=STEPS) as crew:
-        (figures,) = scene.user(1, STEPS, 3000)
+    with scene.crew(meet=STEPS) as crew:
+        (figures,) = scene.user(1, STEPS, how, 3000)
     print(json.dumps(figures))
     stats = scene.modal.stats()
-    assert (crew.played, crew.most_running) == (STEPS + 1, STEPS)
-    assert (stats.created, stats.most_at_once, stats.alive) == (STEPS + 1, STEPS, 0)
+    assert (crew.played, crew.most_running) == (STEPS + WARM_UPS, STEPS)
+    assert (stats.created, stats.most_at_once, stats.alive) == (STEPS + WARM_UPS, STEPS, 0)
     assert scene.statuses() == {"completed", "COMPLETED"}
     before, peak = figures["before"], figures["peak"]
     assert peak["threads"] - before["threads"] <= 32, figures
@@ -113,11 +118,13 @@ def test_steps_at_once(scene: Scene) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
-def test_runs_one_after_the_other(scene: Scene) -> None:
+@pytest.mark.parametrize("how", ["cold", "warm"])
+def test_runs_one_after_the_other(scene: Scene, how: str) -> None:
     """From the 20th run to the last not one thread or descriptor more, and at most 5 MB."""
-    with Crew(scene.modal, scene.zenml.url) as crew:
-        figures = scene.user(RUNS, 2, 7000)
-    assert crew.played == 2 * RUNS + 1
+    with scene.crew() as crew:
+        figures = scene.user(RUNS, 2, how, 7000)
+    assert crew.played == 2 * RUNS + WARM_UPS
+    assert scene.modal.stats().created == WARM_UPS + (RUNS if how == "warm" else 2 * RUNS)
     assert scene.statuses() == {"completed", "COMPLETED"}
     after = [each["after"] for each in figures]
     print(json.dumps(after[:: max(1, RUNS // 20)]))

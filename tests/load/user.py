@@ -1,6 +1,6 @@
 """A user's process that calls a pipeline again and again, and says after each time what it uses: a line of JSON each.
 
-``python -m tests.load.user RUNS STEPS``
+``python -m tests.load.user RUNS STEPS [warm]``; with ``warm`` steps share sandboxes where they can.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from tests.load.crew import WARM_UP
 
 IMAGE = "registry.example.com/load:1"
 STACK = "load"
+WARM_UPS = 2
+"""So many that they share warm sandboxes."""
 LOOK_SECONDS = 0.25
 
 
@@ -89,20 +91,22 @@ def make_stack() -> None:
     client.activate_stack(STACK)
 
 
-def main(runs: int, steps: int) -> None:
+def main(runs: int, steps: int, warm: bool) -> None:
     make_stack()
 
     @pipeline(name="load", enable_cache=False)
     def load() -> None:
         for number in range(steps):
-            work(id=f"step_{number}")
+            # Of many runs each has a sandbox, in which its steps take turns; in one run all of them are there at once.
+            work(id=f"step_{number}", after=[f"step_{number - 1}"] if warm and runs > 1 and number else None)
 
     @pipeline(name="warm_up", enable_cache=False)
     def warm_up() -> None:
-        work(id=WARM_UP)
+        for number in range(WARM_UPS):
+            work(id=f"{WARM_UP}_{number}")
 
     docker = DockerSettings(parent_image=IMAGE, skip_build=True)
-    ours = {"execution_mode": "per_step", "warm": False, "stream_logs": True}
+    ours = {"execution_mode": "per_step", "warm": warm, "stream_logs": True}
     settings = {"docker": docker, "orchestrator": ours}
     warm_up.with_options(settings=settings)()  # so that what is imported and made once isn't counted
     prepared = load.with_options(settings=settings)
@@ -117,4 +121,4 @@ def main(runs: int, steps: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(int(sys.argv[1]), int(sys.argv[2]), "warm" in sys.argv[3:])
