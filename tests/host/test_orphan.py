@@ -18,6 +18,7 @@ from tests.host.conftest import Job, Zen, client
 from tests.servers import zenml_client_environment, zenml_server
 
 LEASE = 6
+LONG_LEASE = 16
 TIMEOUT = 90
 SOCKET = "host.sock"
 KINDS = ("pipeline", "step", "serve")
@@ -92,7 +93,7 @@ def test_as_long_as_its_flow_renews_the_lease_a_sandbox_lives(zen: Zen, tmp_path
 
 @pytest.mark.slow
 def test_while_zenml_is_away_nobody_ends(tmp_path: Path) -> None:
-    """Nor right after: the flow has the time that was left to it before."""
+    """Nor right after: the flow has the time that was left to it before. Then it ends all the same, as it is alone."""
     server = zenml_server(tmp_path / "served").start()
     variables = zenml_client_environment(tmp_path / "client", server)
     (tmp_path / "home").mkdir()
@@ -100,15 +101,16 @@ def test_while_zenml_is_away_nobody_ends(tmp_path: Path) -> None:
     try:
         zen = next(serving)
         job = zen.submit("held", tmp_path)
-        process = start(job, "step")
+        process = start(job, "step", LONG_LEASE)
         renew([job], lambda: bool(job.trace("hung")))
         server.stop()
         with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(3 * LEASE)
+            process.wait(1.5 * LONG_LEASE)
         server.start()
-        renew([job], time_after(LEASE))
-        assert process.poll() is None
-        process.communicate(timeout=TIMEOUT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(LONG_LEASE / 2)  # nobody renews it, and it has asked by now
+        output = process.communicate(timeout=TIMEOUT)[0]
+        assert f"Nobody gave a sign of life for {LONG_LEASE} s" in output
         assert job.statuses()[1]["hung"] == ["failed"]
     finally:
         next(serving, None)

@@ -30,7 +30,7 @@ def trace(folder: str, what: str, **more: object) -> int:
     return sum('"what": "begin"' in text for text in path.read_text().splitlines())
 
 
-def await_file(path: str, seconds: float = 60) -> None:
+def await_file(path: str, seconds: float = 180) -> None:
     deadline = time.monotonic() + seconds
     while not os.path.exists(path):
         if time.monotonic() > deadline:
