@@ -123,7 +123,7 @@ class TestFiveCommonMistakes:
         assert problem.grade is Grade.PROBLEM
         for said in (problem.fix, message):
             names_all(said, "modal setup", "MODAL_TOKEN_ID and MODAL_TOKEN_SECRET", "token_id and token_secret")
-        mended = lab.stack("modal", tags={"test": "no token"})  # one of this test alone
+        mended = lab.stack("modal", tags={"test": "no-token"})  # one of this test alone
         typed(quoted(problem.fix, "zenml orchestrator update", name=mended, id=token[0], secret=token[1]))
         with monkeypatch.context() as without:
             without.delenv("MODAL_TOKEN_ID")
