@@ -153,8 +153,6 @@ def show_run() -> Iterator[None]:
         for logger, propagate in before:
             logger.removeHandler(handler)
             logger.propagate = propagate
-            for others in logger.handlers:
-                others.flush()  # Prefect's own sends in the background, of which httpx would tell behind the last line
         requests.setLevel(requests_level)
         _view.reset(viewed)
         _shown.reset(shown)
