@@ -132,7 +132,8 @@ def show_waiting(run: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def show_run() -> Iterator[None]:
-    """Show the run that is started inside. Leaves logging as it was."""
+    """Show the run that is started inside. Leaves logging as it was, but for httpx: where nobody has set its level it
+    only warns from then on, since Prefect sends the last lines of a run when it is over."""
     console = _terminal()
     view = LiveView(console) if console is not None else None
     handler = _RunHandler(view)
@@ -153,6 +154,7 @@ def show_run() -> Iterator[None]:
         for logger, propagate in before:
             logger.removeHandler(handler)
             logger.propagate = propagate
-        requests.setLevel(requests_level)
+        if requests_level != logging.NOTSET:
+            requests.setLevel(requests_level)
         _view.reset(viewed)
         _shown.reset(shown)
