@@ -22,6 +22,7 @@ os.environ |= {
     "PREFECT_HOME": str(HOME / "prefect"),
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_PROFILES_PATH": str(HOME / "prefect" / "profiles.toml"),
+    "PREFECT_MEMO_STORE_PATH": str(HOME / "prefect" / "memo_store.toml"),
     "DO_NOT_TRACK": "1",
     "TMPDIR": str(HOME / "tmp"),
     "UV_CACHE_DIR": str(HOME / "uv"),  # ZenML asks uv, where there is one, for what is installed

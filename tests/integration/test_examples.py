@@ -201,6 +201,7 @@ def requirements(tree: ast.Module) -> dict[str, set[str]]:
     return found
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python does not know there whose a module is")
 @pytest.mark.parametrize(
     "file",
     # `demo.py` runs on a laptop, and `migrated` is as it was.

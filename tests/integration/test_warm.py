@@ -37,8 +37,8 @@ def test_a_chain_takes_one_sandbox(lab: Lab, shapes, place: str) -> None:
         str(ran.task_runs[step].id) for step in steps
     ]
     if place == "modal":
-        assert len(lab.sandboxes(ran)) == 1
-        assert lab.modal.stats().alive == 0
+        (box,) = lab.sandboxes(ran)
+        assert box.status not in ("pending", "running")
 
 
 @pytest.mark.slow  # tests/unit/test_pool.py has who enters which
