@@ -132,8 +132,7 @@ def show_waiting(run: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def show_run() -> Iterator[None]:
-    """Show the run that is started inside. Leaves logging as it was, but for httpx: where nobody has set its level it
-    only warns from then on, since Prefect sends the last lines of a run when it is over."""
+    """Show the run that is started inside. Leaves logging as it was, but that httpx may only warn from then on."""
     console = _terminal()
     view = LiveView(console) if console is not None else None
     handler = _RunHandler(view)
@@ -154,7 +153,15 @@ def show_run() -> Iterator[None]:
         for logger, propagate in before:
             logger.removeHandler(handler)
             logger.propagate = propagate
-        if requests_level != logging.NOTSET:
-            requests.setLevel(requests_level)
+        requests.setLevel(requests_level)
+        only_warn_of_requests()  # Prefect sends the last lines of a run when it is over
         _view.reset(viewed)
         _shown.reset(shown)
+
+
+def only_warn_of_requests() -> None:
+    """Keep from the terminal what httpx tells of each request, where nobody has asked for it: ZenML has INFO of all
+    libraries shown."""
+    requests = logging.getLogger("httpx")
+    if requests.level == logging.NOTSET and not requests.isEnabledFor(logging.DEBUG):
+        requests.setLevel(logging.WARNING)

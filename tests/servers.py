@@ -10,7 +10,8 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -178,3 +179,12 @@ def zenml_client_environment(folder: Path, server: Server | None) -> dict[str, s
             "ZENML_STORE_PASSWORD": "",
         }
     return environment
+
+
+@contextmanager
+def zenml_api(server: Server, user: str = "default", password: str = "") -> Iterator[httpx.Client]:
+    """A client of a ZenML server's REST API, logged in."""
+    with httpx.Client(base_url=f"{server.url}/api/v1", trust_env=False, timeout=120) as client:
+        answer = client.post("/login", data={"username": user, "password": password}).raise_for_status()
+        client.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
+        yield client

@@ -12,18 +12,17 @@ import socket
 import ssl
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from select import select
-from threading import Thread
 from urllib.parse import parse_qs
 
 import httpx
 import trustme
 
 from tests.integration.forwarder import Forwarder
+from tests.serving import serving
 
 ACCOUNT = "devstoreaccount1"
 """That of Azurite."""
@@ -69,19 +68,13 @@ class Azure(Forwarder):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self.authority.certificate, self.authority.key)
         self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
-        with ExitStack() as stack:
-            self._proxy = stack.enter_context(_Proxy(self._server.server_address[1]))
-            self._leave = stack.pop_all()
+        self._proxy = self._leave.enter_context(serving(_led_to(self._server.server_address[1])))
         return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._leave.close()
-        super().__exit__(*exc_info)
 
     @property
     def variables(self) -> Mapping[str, str]:
         """What leads a process here."""
-        bundle, proxy = str(self.authority.bundle), f"http://127.0.0.1:{self._proxy.port}"
+        bundle, proxy = str(self.authority.bundle), f"http://127.0.0.1:{self._proxy.server_address[1]}"
         trusted = dict.fromkeys(("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"), bundle)
         return {**trusted, "HTTPS_PROXY": proxy, "NO_PROXY": "127.0.0.1,localhost"}
 
@@ -127,33 +120,20 @@ def _managed(path: str) -> Mapping[str, object]:
     return {"id": subscription, "subscriptionId": SUBSCRIPTION, "displayName": "acme"}
 
 
-class _Proxy:
-    """Leads every connection to one port of this machine, whatever host is asked for. Use as a context manager."""
+def _led_to(port: int) -> type[BaseHTTPRequestHandler]:
+    """A proxy that leads every connection to one port of this machine, whatever host is asked for."""
 
-    def __init__(self, port: int) -> None:
-        class Handler(BaseHTTPRequestHandler):
-            def do_CONNECT(self) -> None:
-                self.send_response(200)
-                self.end_headers()
-                with socket.create_connection(("127.0.0.1", port)) as there:
-                    _join(self.connection, there)
+    class Handler(BaseHTTPRequestHandler):
+        def do_CONNECT(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            with socket.create_connection(("127.0.0.1", port)) as there:
+                _join(self.connection, there)
 
-            def log_message(self, format: str, *args: object) -> None:
-                """Says nothing."""
+        def log_message(self, format: str, *args: object) -> None:
+            """Says nothing."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.port: int = self._server.server_address[1]
-        self._thread = Thread(target=self._server.serve_forever, daemon=True)
-
-    def __enter__(self) -> _Proxy:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+    return Handler
 
 
 def _join(one: socket.socket, other: socket.socket) -> None:

@@ -17,6 +17,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from tests.integration.lab import Lab, Ran
+from tests.serving import serving
 
 
 def run(lab: Lab, place: str) -> Ran:
@@ -63,13 +64,8 @@ def test_in_a_web_handler_with_a_thread_of_its_own(lab: Lab, place: str) -> None
             self.send_response(200)
             self.end_headers()
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
+    with serving(Handler) as server:
         answer = httpx.post(f"http://127.0.0.1:{server.server_address[1]}/run", timeout=None, trust_env=False)
-    finally:
-        server.shutdown()
-        server.server_close()
     assert answer.status_code == 200
     check(lab, place, ran[0])
 
@@ -89,13 +85,13 @@ def test_in_an_asynchronous_web_handler(lab: Lab, place: str) -> None:
 
     server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_level="warning"))
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        serving = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        serving.start()
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
         try:
             answer = httpx.post(f"http://127.0.0.1:{listening.getsockname()[1]}/run", timeout=None, trust_env=False)
         finally:
             server.should_exit = True
-            serving.join()
+            thread.join()
     assert answer.status_code == 200
-    assert threads == [serving]
+    assert threads == [thread]
     check(lab, place, ran[0])

@@ -129,7 +129,7 @@ def test_make_demo(tmp_path: Path, migrated: bool) -> None:
         prefect.launch()
         zenml.launch()
         check_prefect(prefect.wait().url, flow_run_id)
-        sandboxes = check_zenml(zenml.wait().url, run_id, flow_run_id)
+        sandboxes = check_zenml(zenml.wait(), run_id, flow_run_id)
     finally:
         prefect.stop()
         zenml.stop()
@@ -163,15 +163,13 @@ def check_prefect(url: str, flow_run_id: str) -> None:
     assert upstreams == UPSTREAMS
 
 
-def check_zenml(url: str, run_id: str, flow_run_id: str) -> dict[str, set[str]]:
+def check_zenml(zenml: servers.Server, run_id: str, flow_run_id: str) -> dict[str, set[str]]:
     """The run, and its steps; return the sandbox of each."""
-    with httpx.Client(base_url=f"{url}/api/v1", trust_env=False, timeout=60) as client:
-        token = client.post("/login", data={"username": "default", "password": ""}).raise_for_status().json()
-        client.headers["Authorization"] = f"Bearer {token['access_token']}"
+    with servers.zenml_api(zenml) as client:
         run = client.get(f"/runs/{run_id}").raise_for_status().json()
         asked = {"pipeline_run_id": run_id, "hydrate": True, "size": 50}
         steps: list[Any] = client.get("/steps", params=asked).raise_for_status().json()["items"]
-        page = client.get(f"{url}/projects/default/runs/{run_id}", headers={"Accept": "text/html"})
+        page = client.get(f"{zenml.url}/projects/default/runs/{run_id}", headers={"Accept": "text/html"})
     assert (page.status_code, page.headers["content-type"].partition(";")[0]) == (200, "text/html")
     assert (run["body"]["status"], run["metadata"]["orchestrator_run_id"]) == ("completed", flow_run_id)
     assert {step["name"]: step["body"]["status"] for step in steps} == dict.fromkeys(UPSTREAMS, "completed")

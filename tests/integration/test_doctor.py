@@ -26,7 +26,7 @@ from tests.integration.conftest import forget_zenml
 from tests.integration.lab import IMAGE, STACK_CODE, Lab
 from tests.integration.refusals import message_of, names_all, nothing_begins
 from tests.integration.workers import BIN, Worker, make_pool
-from tests.unit.test_doctor import serving
+from tests.serving import serving_at
 
 
 def call(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -282,7 +282,7 @@ class TestZenMLsServerDoesNotAnswer:
     ) -> None:
         """Its page isn't quoted whole."""
         monkeypatch.chdir(tmp_path)
-        with serving(SimpleHTTPRequestHandler) as address, monkeypatch.context() as elsewhere:
+        with serving_at(SimpleHTTPRequestHandler) as address, monkeypatch.context() as elsewhere:
             elsewhere.setenv("ZENML_STORE_URL", f"http://{address}")
             forget_zenml()
             try:
@@ -301,7 +301,7 @@ class TestZenMLsServerDoesNotAnswer:
             def do_GET(self) -> None:
                 self.send_error(503)
 
-        with serving(Gateway) as address:
+        with serving_at(Gateway) as address:
             problem = no_answer(f"http://{address}")
         assert problem is not None
         names_all(problem.what, f"ZenML's server at http://{address} isn't there", "503")

@@ -15,7 +15,8 @@ from tests.integration.lab import Lab, eventually
 from tests.integration.refusals import names_all
 from tests.integration.test_doctor import quoted, typed
 from tests.integration.workers import make_pool
-from tests.unit.test_doctor import a_registry, serving
+from tests.serving import serving_at
+from tests.unit.test_doctor import a_registry
 
 
 @contextmanager
@@ -161,7 +162,7 @@ class TestTheRegistry:
         names_all(problem.fix, "zenml container-registry connect")
 
     def test_it_is_no_registry(self, lab: Lab) -> None:
-        with serving(SimpleHTTPRequestHandler) as address:
+        with serving_at(SimpleHTTPRequestHandler) as address:
             problem = self.found(self.stack(lab, f"{address}/team", None))
         assert problem.grade is Grade.UNKNOWN
         names_all(problem.what, "answers 404: is it a container registry?")

@@ -6,9 +6,8 @@ import json
 import os
 import queue
 import subprocess
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -19,6 +18,7 @@ import pytest
 from tests import servers
 from tests.integration.lab import Lab, eventually
 from tests.integration.workers import BIN
+from tests.serving import serving
 
 OFFERED = servers.ROOT / "deployments" / "automations" / "gpu-step-failed-twice.yaml"
 NO_BLOCK = "00000000-0000-0000-0000-000000000000"
@@ -38,10 +38,8 @@ def hook() -> Iterator[tuple[str, queue.Queue[dict[str, str]]]]:
         def log_message(self, *arguments: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Hook) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with serving(Hook) as server:
         yield f"http://127.0.0.1:{server.server_port}/", told
-        server.shutdown()
 
 
 @pytest.fixture

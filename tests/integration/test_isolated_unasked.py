@@ -6,9 +6,8 @@ import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from threading import Thread
 from typing import Any
 from uuid import uuid4
 
@@ -28,6 +27,7 @@ from bridge.run import load_snapshot, load_stack
 from tests.integration.begun import begin
 from tests.integration.lab import PROJECT, Lab, eventually
 from tests.integration.test_outages import gone
+from tests.serving import serving
 
 Away = Callable[[Lab], AbstractContextManager[None]]
 
@@ -47,16 +47,13 @@ def unavailable(lab: Lab) -> Iterator[None]:
         def log_message(self, format: str, *args: object) -> None:
             """Says nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    Thread(target=server.serve_forever, daemon=True).start()
     session = session_of_zenml()
-    session.proxies["http"] = f"http://127.0.0.1:{server.server_address[1]}"
-    try:
-        yield
-    finally:
-        del session.proxies["http"]
-        server.shutdown()
-        server.server_close()
+    with serving(Handler) as server:
+        session.proxies["http"] = f"http://127.0.0.1:{server.server_address[1]}"
+        try:
+            yield
+        finally:
+            del session.proxies["http"]
 
 
 @contextmanager

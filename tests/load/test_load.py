@@ -74,9 +74,7 @@ class Scene:
 
     def statuses(self) -> set[str]:
         """The statuses of all ZenML runs, and the state types of all Prefect flow runs."""
-        with httpx.Client(base_url=f"{self.zenml.url}/api/v1", timeout=120) as zenml:
-            token = zenml.post("/login", data={"username": "default", "password": ""}).raise_for_status().json()
-            zenml.headers["Authorization"] = f"Bearer {token['access_token']}"
+        with servers.zenml_api(self.zenml) as zenml:
             runs = zenml.get("/runs", params={"size": 1000}).raise_for_status().json()["items"]
         flow_runs = (
             httpx.post(f"{self.prefect.url}/api/flow_runs/filter", json={}, timeout=120).raise_for_status().json()

@@ -178,9 +178,7 @@ def inside_of(key: str) -> str:
 
 def create_key(zenml: servers.Server, password: str) -> str:
     """Make a service account and return the key with which it logs in."""
-    with httpx.Client(base_url=f"{zenml.url}/api/v1", timeout=60) as client:
-        token = client.post("/login", data={"username": USER, "password": password}).raise_for_status().json()
-        client.headers["Authorization"] = f"Bearer {token['access_token']}"
+    with servers.zenml_api(zenml, USER, password) as client:
         account = {"name": MACHINE, "full_name": "", "active": True}
         made = client.post("/service_accounts", json=account).raise_for_status().json()
         path = f"/service_accounts/{made['id']}/api_keys"
@@ -190,9 +188,7 @@ def create_key(zenml: servers.Server, password: str) -> str:
 
 def create_user(zenml: servers.Server, password: str) -> None:
     """Make an administrator with that password, as the one that is there already."""
-    with httpx.Client(base_url=f"{zenml.url}/api/v1", timeout=60) as client:
-        token = client.post("/login", data={"username": "default", "password": ""}).raise_for_status().json()
-        client.headers["Authorization"] = f"Bearer {token['access_token']}"
+    with servers.zenml_api(zenml) as client:
         user = {"name": USER, "password": password, "active": True, "is_admin": True}
         client.post("/users", json=user).raise_for_status()
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler
 
+from tests.serving import serving
 from tests.wheel import wheel
 
 PACKAGE = "kept-private"
@@ -30,8 +31,7 @@ class PrivateIndex:
             def log_message(self, format: str, *args: object) -> None:
                 """Says nothing."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._handler, self._leave = Handler, ExitStack()
 
     def url(self, password: str) -> str:
         """The address of the index, for somebody with that password."""
@@ -58,10 +58,8 @@ class PrivateIndex:
             asked.wfile.write(body)
 
     def __enter__(self) -> PrivateIndex:
-        self._thread.start()
+        self._server = self._leave.enter_context(serving(self._handler))
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        self._leave.close()

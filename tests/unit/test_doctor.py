@@ -6,12 +6,11 @@ import base64
 import io
 import json
 import re
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -28,6 +27,7 @@ from bridge.doctor.patient import Patient, Unmet
 from bridge.doctor.show import as_json, show, summary
 from bridge.errors import PrefectUnavailable, RunNotPossible
 from bridge.outcome import End, SandboxEnd
+from tests.serving import serving_at
 
 
 class TestAMessageBecomesAFinding:
@@ -251,21 +251,8 @@ class _Registry(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
-    """A server on loopback; its address."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        try:
-            yield f"127.0.0.1:{server.server_address[1]}"
-        finally:
-            server.shutdown()
-            thread.join(10)
-
-
-@contextmanager
 def a_registry(scheme: str) -> Iterator[str]:
-    with serving(type("Handler", (_Registry,), {"scheme": scheme})) as address:
+    with serving_at(type("Handler", (_Registry,), {"scheme": scheme})) as address:
         yield f"{address}/team"
 
 
@@ -336,7 +323,7 @@ class _Clock(BaseHTTPRequestHandler):
 def seen_of(*clocks: float | None) -> list[Finding]:
     """What is found of servers with these clocks."""
     with ExitStack() as stack:
-        servers = [stack.enter_context(serving(type("Handler", (_Clock,), {"ahead": ahead}))) for ahead in clocks]
+        servers = [stack.enter_context(serving_at(type("Handler", (_Clock,), {"ahead": ahead}))) for ahead in clocks]
         return list(compared([(f"server {index}", f"http://{address}/") for index, address in enumerate(servers)]))
 
 

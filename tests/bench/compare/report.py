@@ -23,6 +23,7 @@ from tests.bench.compare.scenarios import (
     Goal,
     Way,
     cells,
+    way,
 )
 from tests.bench.compare.startup import PARTS
 
@@ -51,14 +52,14 @@ def rows(found: Mapping[Cell, Medians]) -> list[dict[str, Any]]:
 def _in_order(found: Mapping[Cell, Medians]) -> Iterator[tuple[Cell, Medians]]:
     for scenario in SCENARIOS:
         for cold_start in COLD_STARTS:
-            for way in WAYS:
-                cell = Cell(scenario.name, way.name, cold_start)
+            for how in WAYS:
+                cell = Cell(scenario.name, how.name, cold_start)
                 if cell in found:
                     yield cell, found[cell]
 
 
 def _ratios(found: Mapping[Cell, Medians], cell: Cell, figures: Medians) -> dict[str, float]:
-    peer = ZENML_LOCAL if next(way for way in WAYS if way.name == cell.way).local else NATIVE
+    peer = ZENML_LOCAL if way(cell.way).local else NATIVE
     against = found.get(Cell(cell.scenario, peer.name, cell.cold_start))
     if against is None or peer.name == cell.way:
         return {}
@@ -183,7 +184,7 @@ def when_line(measurements: Measurements) -> str:
         when = sorted(
             each["machine"]["when"]
             for cell, several in measurements.items()
-            if _way(cell).ours == ours
+            if way(cell.way).ours == ours
             for each in several
         )
         if when:
@@ -193,10 +194,6 @@ def when_line(measurements: Measurements) -> str:
 
 def _minute(when: str) -> str:
     return when[:16].replace("T", " ")
-
-
-def _way(cell: Cell) -> Way:
-    return next(way for way in WAYS if way.name == cell.way)
 
 
 def missing_lines(measurements: Measurements) -> list[str]:
@@ -213,7 +210,7 @@ def missing_lines(measurements: Measurements) -> list[str]:
 def _named(those: Sequence[Cell]) -> str:
     by_scenario: dict[str, list[str]] = {}
     for cell in those:
-        at = "" if _way(cell).local else f" ({cell.cold_start:.0f} s)"
+        at = "" if way(cell.way).local else f" ({cell.cold_start:.0f} s)"
         by_scenario.setdefault(cell.scenario, []).append(f"{cell.way}{at}")
     return "; ".join(f"{name}: {', '.join(ways)}" for name, ways in by_scenario.items())
 
