@@ -217,10 +217,15 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         credentials=credentials,
     )
     password, wrong = marks.new("index_password"), marks.new("wrong_index_password")
-    index = PrivateIndex(password)
-    of_workspace = {name: {"UV_INDEX_URL": index.url(value)} for name, value in (("index", password), ("wrong", wrong))}
-    of_workspace[WORKSPACE_SECRET] = {"IN_WORKSPACE": marks.values["workspace_secret"]}
-    with index, LoopbackModal({IMAGE: image}, token=token, tape=True, secrets=of_workspace) as modal:
+
+    def of_workspace(index: PrivateIndex) -> dict[str, dict[str, str]]:
+        urls = {name: {"UV_INDEX_URL": index.url(value)} for name, value in (("index", password), ("wrong", wrong))}
+        return {**urls, WORKSPACE_SECRET: {"IN_WORKSPACE": marks.values["workspace_secret"]}}
+
+    with (
+        PrivateIndex(password) as index,
+        LoopbackModal({IMAGE: image}, token=token, tape=True, secrets=of_workspace(index)) as modal,
+    ):
         try:
             with ThreadPoolExecutor(2) as pool:
                 list(pool.map(servers.Server.start, (zenml, prefect)))
