@@ -89,3 +89,8 @@ class Flow:
         """What all its processes have printed."""
         path = self._folder / "flow.log"
         return path.read_text(errors="replace") if path.exists() else ""
+
+    @property
+    def last_words(self) -> str:
+        """The last line of that."""
+        return "".join(self.log.splitlines()[-1:])

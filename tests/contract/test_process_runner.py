@@ -367,7 +367,8 @@ async def test_nothing_leaks(tmp_path: Path, lab: Lab) -> None:
         before = counts()
         for _ in range(5):
             await asyncio.gather(*(run(runner, lab, lab.request(lines(10))) for _ in range(4)))
-        assert counts() == before
+        # What an earlier test of this process had left may have gone meanwhile.
+        assert all(now <= then for now, then in zip(counts(), before, strict=True)), (before, counts())
         assert [name for name in await left(tmp_path) if name.startswith("sb-")] == []
     assert await left(tmp_path) == []
 
