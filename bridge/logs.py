@@ -26,6 +26,7 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_never, wait_exponen
 
 from bridge import names
 from bridge.allowance import CLOUD_RECORDS_A_MINUTE, Allowance, take_coalesced
+from bridge.last_words import LastWords
 from bridge.outage import is_passing
 from bridge.runners.base import OutputLine
 
@@ -71,13 +72,12 @@ class StepLog:
         self._last: deque[OutputLine] = deque()
         self._key = ""
         self._known: Counter[int] = Counter()
-        self.tail: deque[str] = deque(maxlen=20)
-        """The last lines, for a diagnosis."""
+        self._last_words = LastWords()
 
     @property
-    def last_line(self) -> str:
-        """The last line with anything on it, "" if there is none."""
-        return next((text.strip() for text in reversed(self.tail) if text.strip()), "")
+    def last_words(self) -> str:
+        """What a diagnosis may quote, "" if there is nothing."""
+        return self._last_words.telling()
 
     def comes_from(self, key: str, sandbox_id: str, url: str | None) -> None:
         """Say which sandbox the output is of, before its first line; ``key`` is the name that it was asked for by.
@@ -97,7 +97,7 @@ class StepLog:
 
     def write(self, line: OutputLine) -> None:
         """Take one line. Never blocks."""
-        self.tail.append(line.text)
+        self._last_words.add(line.text)
         if not self._send:
             return
         if self._sent < FIRST_LINES:

@@ -12,7 +12,6 @@ import contextvars
 import logging
 import sys
 import threading
-from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from bridge import step_runs
+from bridge.last_words import LastWords
 from bridge.operated import OperatedRun
 from bridge.outcome import Outcome, Verdict
 from bridge.renewal import StepRenewal
@@ -45,12 +45,12 @@ class Echo:
     def __init__(self, show: bool, on_sandbox: OnSandbox) -> None:
         self._show = show
         self._on_sandbox = on_sandbox
-        self.tail: deque[str] = deque(maxlen=LAST_LINES)
+        self.said = LastWords()
 
     @property
-    def last_line(self) -> str:
-        """The last line with anything on it, "" if there is none."""
-        return next((text.strip() for text in reversed(self.tail) if text.strip()), "")
+    def last_words(self) -> str:
+        """What a diagnosis may quote, "" if there is nothing."""
+        return self.said.telling()
 
     def comes_from(self, key: str, sandbox_id: str, url: str | None) -> None:
         """Say which sandbox the output is of."""
@@ -58,7 +58,7 @@ class Echo:
 
     def write(self, line: OutputLine) -> None:
         """Print one line."""
-        self.tail.append(line.text)
+        self.said.add(line.text)
         if self._show:
             # In no context: ZenML collects what a context prints into the logs of the step, to which the step's own
             # process has sent this line already.
@@ -281,8 +281,8 @@ def _explain(outcome: Outcome, echo: Echo) -> None:
     """Say in the step's logs what its own process couldn't send there."""
     if outcome.needs_step_run:
         _logger.error("%s", outcome.diagnosis)
-        if echo.tail:
-            _logger.error("The last lines of its output:\n%s", "\n".join(echo.tail))
+        if last := echo.said.tail(LAST_LINES):
+            _logger.error("The last lines of its output:\n%s", "\n".join(last))
 
 
 async def end_running(runner: Runner, app: str, name: str, modal_environment: str | None) -> None:

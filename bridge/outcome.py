@@ -135,7 +135,7 @@ def judge(
         end: How its sandbox ended.
         record: ZenML's record of the step, read after that end.
         stop_requested: Whether this program ended the sandbox, for a cancelled run or a failed sibling.
-        last_output: The last line that the sandbox wrote: often the exception, where nothing else tells it.
+        last_output: What the sandbox wrote last: often the exception, where nothing else tells it.
         reports: Whether the sandbox's program tells ZenML how it ended; else its exit code is all there is.
     """
     if record.reported in SUCCESSFUL:

@@ -50,8 +50,8 @@ class Output(Protocol):
     """Where the output of one attempt goes."""
 
     @property
-    def last_line(self) -> str:
-        """The last line with anything on it, "" if there is none."""
+    def last_words(self) -> str:
+        """What a diagnosis may quote, "" if there is nothing."""
 
     def comes_from(self, key: str, sandbox_id: str, url: str | None) -> None:
         """Say which sandbox the output is of, before its first line; ``key`` is the name that it was asked for by."""
@@ -194,7 +194,7 @@ class Attempts:
             record, _ = await asyncio.gather(self._truth.read(step.name), log.delivered())
             if record.version <= before.version:
                 record = StepRecord()  # an earlier attempt's: this one never reached ZenML
-            return judge(end, record, stop_requested=kill.is_set(), last_output=log.last_line, reports=step.reports)
+            return judge(end, record, stop_requested=kill.is_set(), last_output=log.last_words, reports=step.reports)
 
         outcome = await again.until_it_is_not_lost(try_once)
         await self._report(step, outcome)
