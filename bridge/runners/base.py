@@ -104,7 +104,12 @@ class Runner(Protocol):
     def default_parallelism(self) -> int | None:
         """Most sandboxes at once where the user didn't say; None leaves it open."""
 
-    async def __aenter__(self) -> Runner: ...
+    async def __aenter__(self) -> Runner:
+        """Get ready: log in, where there is something to log in to. Not idempotent: enter a runner once.
+
+        Raises ``SandboxRefused`` (with ``CredentialsRefused``) where it could make no sandbox here whatever is asked,
+        ``RunnerUnavailable``.
+        """
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -115,7 +120,8 @@ class Runner(Protocol):
         is the very ``bridge`` that this process runs."""
 
     async def start(self, request: SandboxRequest) -> Sandbox:
-        """Make a sandbox, or find the one of that name that still runs. Returns once it exists.
+        """Make a sandbox, or find the one of that name that still runs. Returns once it exists. Idempotent by
+        ``request.name`` as long as that sandbox runs, also when asked by many at once.
 
         Being cancelled in the middle doesn't leave a sandbox behind. Raises ``SandboxRefused`` (with
         ``CredentialsRefused``) where the request is wrong, ``CapacityUnavailable`` where none of the GPU types
@@ -165,7 +171,8 @@ class BuildsImages(Protocol):
         modal_environment: str | None,
         say: Callable[[str], None],
     ) -> str:
-        """Build an image, as far as it isn't there already, and return its id. Call it inside ``async with runner:``.
+        """Build an image, as far as it isn't there already, and return its id. Idempotent. Call it inside
+        ``async with runner:``.
 
         ``say`` is told of each layer. Raises ``ImageNotBuilt``, ``SandboxRefused`` (with ``CredentialsRefused``),
         ``RunnerUnavailable``.
@@ -177,7 +184,7 @@ class HasDashboard(Protocol):
     """A runner whose apps have pages and whose sandboxes have prices. Not every runner has."""
 
     async def app_url(self, app: str, modal_environment: str | None = None) -> str:
-        """Return the page of an app; it is made where there is none. Raises ``RunnerUnavailable``."""
+        """Return the page of an app; it is made where there is none. Idempotent. Raises ``RunnerUnavailable``."""
 
     async def costs(
         self, app: str, tags: Mapping[str, str], tag: str, since: datetime, modal_environment: str | None = None
@@ -224,13 +231,16 @@ class CallsHosts(Protocol):
         """Ask the host in a sandbox of this runner; yields what it says (:mod:`bridge.host.wire`) until it has said
         everything. The variables are added to those that the sandbox was made with.
 
-        Waits while the host isn't there yet and its sandbox runs. Leaving it early leaves the step running. Raises
-        ``RunnerUnavailable`` where the host can't be reached, or the connection breaks: the step may well be fine.
+        Idempotent by the call's key: a host that knows it tells what became of that attempt. Waits while the host isn't
+        there yet and its sandbox runs. Leaving it early leaves the step running.
+
+        Raises ``RunnerUnavailable`` where the host can't be reached, or the connection breaks: the step may well be
+        fine.
         """
 
     async def reload_volumes(self, sandbox: Sandbox) -> None:
         """Show a running sandbox what others have written to its volumes since they were mounted or reloaded.
 
-        Raises ``SandboxRefused`` where that can't be done, as while a file on one of them is open, and
+        Idempotent. Raises ``SandboxRefused`` where that can't be done, as while a file on one of them is open, and
         ``RunnerUnavailable``.
         """

@@ -173,6 +173,42 @@ def test_pure_modules_load_fast(module: str) -> None:
     assert not loaded & {"zenml", "pydantic", "prefect", "modal", "tenacity"}
 
 
+OF_THE_WORLD = {
+    *("asyncio", "datetime", "getpass", "glob", "http", "httpx", "io", "modal", "os", "pathlib", "platform", "prefect"),
+    *("random", "requests", "secrets", "shutil", "socket", "ssl", "subprocess", "sys", "tempfile", "threading", "time"),
+    *("urllib.request", "zenml.client", "zenml.environment", "zenml.zen_stores", "zenml.utils.io_utils"),
+}
+"""Modules by which a plan could come to depend on anything but snapshot and settings."""
+
+
+def needed_by(module: str) -> dict[str, set[str]]:
+    """For each module of the package that one imports, itself included: what of other packages it imports."""
+    found: dict[str, set[str]] = {}
+    left = [module]
+    while left:
+        name = left.pop()
+        if name in found:
+            continue
+        tree = ast.parse((BRIDGE / name).read_text(encoding="utf-8"))
+        members = {
+            f"{node.module}.{alias.name}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+        }
+        names = {name for name, for_types in imported(name) if not for_types} | members
+        left += [f"{own[7:].replace('.', '/')}.py" for own in names if f"{own[7:].replace('.', '/')}.py" in MODULES]
+        found[name] = {name for name in names if not name.startswith("bridge")}
+    return found
+
+
+def test_planning_has_no_clock_network_or_environment() -> None:
+    needed = needed_by("translate.py")
+    assert {"plan.py", "layers.py", "settings.py", "resources.py", "checks.py"} <= set(needed)
+    worldly = {module: sorted(names & OF_THE_WORLD) for module, names in needed.items() if names & OF_THE_WORLD}
+    assert not worldly
+
+
 BESIDE_ZENML = ["bridge.flavors", "bridge.translate", "bridge.step_operator", "bridge.operated"]
 CALLS = "bridge.operating+bridge.runners.modal"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -502,6 +503,33 @@ def test_names_may_be_anything() -> None:
     result = plan({name: StepInput(upstream=names[:index]) for index, name in enumerate(names)})
     assert [step.name for step in result.steps] == names
     assert result.steps[0].command[-1] == names[0]
+
+
+def test_planning_asks_nobody_and_opens_nothing() -> None:
+    """Python itself tells of every file, process and connection: none while a plan is made."""
+    stored = chain(20, kinds=20)
+    given = {"component": {"runner": "modal"}, "component_name": NAME, "stack_name": "prod"}
+    expected = translate(stored, **given)  # imports what it imports at its first call
+    told: list[str] = []
+    listening = True
+
+    def listen(event: str, arguments: tuple[object, ...]) -> None:
+        if listening and event.partition(".")[0] in ("open", "socket", "subprocess", "os", "sqlite3", "import"):
+            told.append(event)
+
+    sys.addaudithook(listen)  # which stays for good
+    try:
+        again = translate(stored, **given)
+    finally:
+        listening = False
+    assert told == []
+    assert again == expected
+
+
+@pytest.mark.slow  # the ratio is below; a second is a matter of the machine, and of what else it does
+@pytest.mark.parametrize("kinds", [20, 10_000])
+def test_ten_thousand_steps_are_planned_in_a_second(kinds: int) -> None:
+    assert seconds(chain(10_000, kinds=kinds)) < 1
 
 
 def test_time_grows_linearly() -> None:
