@@ -137,15 +137,16 @@ class ModalRunner:
     def call(self, sandbox: Sandbox, call: HostCall) -> AsyncIterator[bytes]:
         """Ask the step host in a sandbox; see :class:`bridge.runners.base.CallsHosts`."""
         assert isinstance(sandbox, ModalSandbox)
-        return talk(sandbox.handle, call)
+        return talk(sandbox, call)
 
     async def reload_volumes(self, sandbox: Sandbox) -> None:
         """Show a sandbox what others have written; see :class:`bridge.runners.base.CallsHosts`."""
         assert isinstance(sandbox, ModalSandbox)
-        try:
-            await ride_out(sandbox.handle.reload_volumes.aio, BLIP_SECONDS, is_away)
-        except SDK_ERRORS as error:
-            raise translated(error, f"The volumes of sandbox {sandbox.id} can't be reloaded") from error
+        async with sandbox.reached() as handle:
+            try:
+                await ride_out(handle.reload_volumes.aio, BLIP_SECONDS, is_away)
+            except SDK_ERRORS as error:
+                raise translated(error, f"The volumes of sandbox {sandbox.id} can't be reloaded") from error
 
     async def find(self, app: str, name: str, modal_environment: str | None = None) -> ModalSandbox | None:
         """Return the running sandbox of that name, or None. Raises ``RunnerUnavailable``."""

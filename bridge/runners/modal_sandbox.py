@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import modal
 from modal import exception
 
 from bridge import upstream_modal
+from bridge.errors import RunnerUnavailable
 from bridge.outcome import End, SandboxEnd
 from bridge.runners.base import OutputLine
 from bridge.runners.modal_clients import Clients
@@ -51,6 +53,9 @@ class ModalSandbox:
         self._end: SandboxEnd | None = None
         self._watch: asyncio.Task[SandboxEnd] | None = None
         self._waiting = 0
+        self._talking = 0
+        self._connected = False
+        """Whether the handle may hold a connection to the worker."""
 
     @classmethod
     async def of(cls, handle: modal.Sandbox, name: str, clients: Clients, outage: float) -> ModalSandbox:
@@ -60,10 +65,21 @@ class ModalSandbox:
     def __repr__(self) -> str:
         return f"<ModalSandbox {self.id} {self.name}>"
 
-    @property
-    def handle(self) -> modal.Sandbox:
-        """The SDK's object, of the main client."""
-        return self._handle
+    @asynccontextmanager
+    async def reached(self) -> AsyncIterator[modal.Sandbox]:
+        """Lend the SDK's object to whoever talks to the sandbox's worker. Raises ``RunnerUnavailable`` after its end.
+
+        The connection lasts from one talk to the next, until the sandbox has ended and the last talk is over.
+        """
+        if self._end is not None:
+            raise RunnerUnavailable(f"Sandbox {self.id} has ended.")
+        self._connected = True
+        self._talking += 1
+        try:
+            yield self._handle
+        finally:
+            self._talking -= 1
+            await self._hang_up()
 
     @property
     def id(self) -> str:
@@ -89,22 +105,21 @@ class ModalSandbox:
         watch = self._watch
         self._waiting += 1
         try:
-            self._end = await asyncio.shield(watch)
+            end = await asyncio.shield(watch)
         finally:
             self._waiting -= 1
             if not self._waiting and not watch.done():
                 watch.cancel()
                 self._watch = None
-        return self._end
+        return await self._ended(end)
 
     async def poll(self) -> SandboxEnd | None:
         """Return its end, or None while it runs. Raises ``RunnerUnavailable``."""
-        if self._end is None:
-            try:
-                self._end = await self._ask()
-            except SDK_ERRORS as error:
-                raise translated(error, f"Sandbox {self.id} can't be asked") from error
-        return self._end
+        try:
+            end = await self._ask()
+        except SDK_ERRORS as error:
+            raise translated(error, f"Sandbox {self.id} can't be asked") from error
+        return None if end is None else await self._ended(end)
 
     def output(self) -> AsyncIterator[OutputLine]:
         """Yield its output; see :mod:`bridge.runners.modal_output`. Raises ``RunnerUnavailable``."""
@@ -116,16 +131,37 @@ class ModalSandbox:
         """End it, and wait for that. Raises ``RunnerUnavailable``."""
         if self._end is not None:
             return
+
+        async def end_it() -> None:
+            if self._end is None:
+                await self._handle.terminate.aio()
+
         try:
-            await ride_out(lambda: self._handle.terminate.aio(), self._outage)
+            await ride_out(end_it, self._outage)
         except exception.NotFoundError:
-            self._end = _gone()
+            await self._ended(_gone())
             return
         except SDK_ERRORS as error:
             raise translated(error, f"Sandbox {self.id} can't be terminated") from error
         await self.wait()
 
+    async def _ended(self, end: SandboxEnd) -> SandboxEnd:
+        self._end = end
+        await self._hang_up()
+        return end
+
+    async def _hang_up(self) -> None:
+        """Give back the connection to the worker: two descriptors and 0.1 MB, which older SDKs keep to the run's end.
+
+        Not under a talk that is on: detaching throws away what it hasn't read yet. A detached handle can't be asked
+        or ended any more, so whoever does that looks first whether the end is known.
+        """
+        if self._end is not None and self._connected and not self._talking:
+            await self._handle.detach.aio()  # type: ignore[no-untyped-call]
+
     async def _ask(self) -> SandboxEnd | None:
+        if self._end is not None:
+            return self._end
         try:
             await self._handle.poll.aio()
         except exception.NotFoundError:

@@ -541,8 +541,9 @@ async def test_output_goes_on_after_an_outage_that_lasts(
 
 async def say(sandbox: ModalSandbox, words: str) -> None:
     """Write a line to the input of a sandbox's program."""
-    sandbox.handle.stdin.write(f"{words}\n")
-    await sandbox.handle.stdin.drain.aio()
+    async with sandbox.reached() as handle:
+        handle.stdin.write(f"{words}\n")
+        await handle.stdin.drain.aio()
 
 
 async def test_a_lost_reply(cloud: LoopbackModal, runner: ModalRunner, backend: str) -> None:
