@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -51,6 +52,37 @@ async def run(runner: ProcessRunner, lab: Lab, request: SandboxRequest) -> list[
     end, output = await lab.result(runner, request)
     assert end.exit_code == 0, f"{end}: {output}"
     return texts(output)
+
+
+WITHOUT_POWERS = """
+import asyncio, pathlib, re, sys
+from bridge.runners.contract import Lab, check_exit_codes, check_host_command, check_own_folder, check_timeout
+from bridge.runners.contract import check_no_process_outlives_terminate, run_check
+from bridge.runners.process import ProcessRunner
+
+async def main():
+    async with ProcessRunner(pathlib.Path(sys.argv[1]), grace=1) as runner:
+        for check in (check_exit_codes, check_host_command, check_own_folder, check_timeout,
+                      check_no_process_outlives_terminate):
+            await run_check(check, runner, Lab())
+
+powers = re.search(r"^CapEff:\\s*(\\w+)$", pathlib.Path("/proc/self/status").read_text(), re.MULTILINE)[1]
+asyncio.run(main())
+print("without powers" if int(powers, 16) == 0 else f"CapEff {powers}")
+"""
+
+
+@pytest.mark.skipif(not shutil.which("setpriv"), reason="needs setpriv, of Linux")
+def test_it_needs_no_root(tmp_path: Path) -> None:
+    """Who runs these tests may be root: then they do it once more without anything that root can do."""
+    powers = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
+    done = subprocess.run(
+        [*powers, sys.executable, "-c", WITHOUT_POWERS, str(tmp_path / "state")],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (0, "without powers\n"), done.stderr
 
 
 async def left(state: Path) -> list[str]:
