@@ -114,9 +114,11 @@ class LiveView:
         table.add_column("waited", justify="right")
         table.add_column("ran", justify="right")
         table.add_column("sandbox", no_wrap=True, ratio=1)
-        table.add_column("", overflow="ellipsis", no_wrap=True, ratio=2)
-        for row in shown:
-            table.add_row(*_cells(row))
+        cells = [_cells(row) for row in shown]
+        if any(of_row[-1] for of_row in cells):  # else the sandboxes' ids have the room
+            table.add_column("", overflow="ellipsis", no_wrap=True, ratio=2)
+        for of_row in cells:
+            table.add_row(*of_row[: len(table.columns)])
         return Group(title, table, *([Text(f"and {rest}", "dim")] if rest else []), Text(self._foot, "dim"))
 
     def _title(self, steps: Sequence[Row], cost: Decimal | None) -> Text:

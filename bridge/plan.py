@@ -147,8 +147,9 @@ class StepPlan:
 
     def __str__(self) -> str:
         after = f" after {', '.join(self.upstream)}" if self.upstream else ""
-        retries = f", {self.retry.retries} retries" if self.retry.retries else ""
-        return f"{self.name}{after} [{self.sandbox.resources}{retries}]"
+        retries = self.retry.retries
+        again = f", {retries} {'retry' if retries == 1 else 'retries'}" if retries else ""
+        return f"{self.name}{after} [{self.sandbox.resources}{again}]"
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,7 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     assert built.returncode == 0, built.stderr
     assert "WARNING" not in built.stderr
     assert (tmp_path / "site" / "tutorial" / "index.html").exists()
+    assert 'class="language-console highlight"' in (tmp_path / "site" / "tutorial" / "index.html").read_text()
     assert "ready queue" in (tmp_path / "site" / "explanation" / "architecture" / "index.html").read_text()
 
 

@@ -91,6 +91,17 @@ def test_a_narrow_terminal_shows_names_states_and_times_whole() -> None:
     assert later.split()[:2] == ["later", "NotRun"]
 
 
+def test_a_sandbox_is_named_whole_where_nothing_else_needs_the_room() -> None:
+    clock = Clock()
+    board = Board(planned(("load", ())), clock)
+    view = LiveView(terminal(), clock)
+    view.watch(board, "digits-1", {})
+    board.attempt("load", 1)
+    board.in_sandbox("load", "sb-local-637b688f92c1459f99db90", None)
+    clock.now = 75
+    assert drawn(view, width=90)[2].split()[-1] == "sb-local-637b688f92c1459f99db90"
+
+
 def test_a_run_elsewhere_before_its_flow_tells_of_its_steps() -> None:
     clock = Clock()
     view = LiveView(terminal(), clock, foot="Ctrl-C stops waiting.")

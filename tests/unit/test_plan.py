@@ -45,5 +45,6 @@ def test_prints() -> None:
         "  a [1.5 cpu, 512 MiB, 2 x A100 or H100]",
         "  b after a [1.5 cpu, 512 MiB, 2 x A100 or H100, 2 retries]",
     ]
+    assert str(dataclasses.replace(step("c"), retry=RetryPolicy((5,)))).endswith(", 1 retry]")
     assert str(Resources()) == "default"
     assert made.upstream == {"a": (), "b": ("a",)}
