@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ import pytest
 from grpclib import Status
 from modal import exception
 
+from tests import loopback
 from tests.contract.modal_lab import (
     CREDENTIALS,
     ENVIRONMENTS,
@@ -504,3 +507,36 @@ def test_gpus_go_to_v1(cloud: LoopbackModal, app: modal.App, client: modal.Clien
     sandbox = start(app, client, "true", gpu="T4")
     sandbox.wait()
     assert cloud.sandbox(sandbox.object_id).backend == 1
+
+
+SOURCE = re.compile(r"modal/[\w/]+\.py|modal\.com/|github\.com/|docs\.docker\.com/")
+REFUSES = ("GRPCError", "invalid", "BuildFailed")
+"""What the loopback raises where Modal would. ``rules.not_found`` has its source once for all."""
+
+
+def refusals(path: Path) -> Iterator[tuple[str, str]]:
+    """Each refusal of a module, and what is written about it: above it, and of the limits that it names."""
+    text = path.read_text()
+    lines, tree = text.splitlines(), ast.parse(text)
+    limits = {
+        target.id: "\n".join(lines[max(0, node.lineno - 2) : node.end_lineno])
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    for block in (node for node in ast.walk(tree) if isinstance(node, (ast.stmt, ast.ExceptHandler))):
+        for node in getattr(block, "body", ()):
+            if not isinstance(node, ast.Raise) or not isinstance(node.exc, ast.Call):
+                continue
+            ours = "injected by the test" in ast.unparse(node) or "Status.UNIMPLEMENTED" in ast.unparse(node)
+            if ast.unparse(node.exc.func).rpartition(".")[2] in REFUSES and not ours:
+                named = [name.id for name in ast.walk(block) if isinstance(name, ast.Name) and name.id in limits]
+                above = lines[max(0, node.lineno - 4) : node.end_lineno]
+                yield f"{path.name}:{node.lineno}", "\n".join([*above, *(limits[name] for name in named)])
+
+
+def test_each_refusal_names_its_source() -> None:
+    found = [refusal for path in sorted(Path(loopback.__file__).parent.glob("*.py")) for refusal in refusals(path)]
+    assert len(found) >= 20
+    assert [where for where, text in found if not SOURCE.search(text)] == []

@@ -88,7 +88,7 @@ class Objects:
             if (app.name, app.environment) == (request.app_name, environment):
                 return api_pb2.AppGetOrCreateResponse(app_id=app.id)
         if request.object_creation_type != CREATE_IF_MISSING:
-            raise GRPCError(Status.NOT_FOUND, f"App {request.app_name!r} not found")
+            raise rules.not_found(f"App {request.app_name!r} not found")
         app = App(new_id("ap"), request.app_name, environment)
         self.world.apps[app.id] = app
         return api_pb2.AppGetOrCreateResponse(app_id=app.id)
@@ -124,9 +124,10 @@ class Objects:
             if secret.name == request.deployment_name:
                 missing = [key for key in request.required_keys if key not in secret.values]
                 if missing:
-                    raise GRPCError(Status.NOT_FOUND, f"Secret is missing key(s): {', '.join(missing)}")
+                    # modal/secret.py, from_name: "the server asserts these keys exist on the Secret".
+                    raise rules.not_found(f"Secret is missing key(s): {', '.join(missing)}")
                 return _secret_response(secret)
-        raise GRPCError(Status.NOT_FOUND, f"Secret {request.deployment_name!r} not found")
+        raise rules.not_found(f"Secret {request.deployment_name!r} not found")
 
     async def VolumeGetOrCreate(
         self, request: api_pb2.VolumeGetOrCreateRequest, metadata: Metadata
@@ -135,7 +136,7 @@ class Objects:
         volume = next((v for v in self.world.volumes.values() if v.name == request.deployment_name), None)
         if volume is None:
             if request.object_creation_type not in (CREATE_IF_MISSING, *ANONYMOUS):
-                raise GRPCError(Status.NOT_FOUND, f"Volume {request.deployment_name!r} not found")
+                raise rules.not_found(f"Volume {request.deployment_name!r} not found")
             volume = self.world.add_volume(request.deployment_name)
         return api_pb2.VolumeGetOrCreateResponse(
             volume_id=volume.id, version=1, metadata=api_pb2.VolumeMetadata(version=1, name=volume.name)
@@ -153,6 +154,7 @@ class Objects:
             try:
                 self.world.images.put(request.sha256_hex, request.data)
             except ValueError as error:
+                # modal/_utils/blob_utils.py, FileUploadSpec: a file goes by the hash of its content.
                 raise rules.invalid(str(error)) from error
         return api_pb2.MountPutFileResponse(exists=self.world.images.has(request.sha256_hex))
 
@@ -201,12 +203,12 @@ class Objects:
 
     def _secret(self, secret_id: str) -> Secret:
         if secret_id not in self.world.secrets:
-            raise GRPCError(Status.NOT_FOUND, f"Secret {secret_id} not found")
+            raise rules.not_found(f"Secret {secret_id} not found")
         return self.world.secrets[secret_id]
 
     def _image(self, image_id: str) -> BuiltImage:
         if image_id not in self.world.images.built:
-            raise GRPCError(Status.NOT_FOUND, f"Image {image_id} not found")
+            raise rules.not_found(f"Image {image_id} not found")
         return self.world.images.built[image_id]
 
 
@@ -307,14 +309,15 @@ class Control(Objects):
         tags = {tag.tag_name: tag.tag_value for tag in getattr(request, "tags", ())}
         rules.check_tags(tags)
         if backend == 2 and self.world.faults.refuse_when_full and not world.has_place("", 0):
-            # What Modal really says then isn't known; this is what the SDK raises for V1 (_impl_v1.py).
+            # What Modal really says then isn't known; this is what modal/sandbox/_impl_v1.py raises for V1.
             raise GRPCError(Status.RESOURCE_EXHAUSTED, "Insufficient capacity to create sandbox.")
         image = self._image(definition.image_id)
         if image.failure is not None:
+            # modal/_image.py, _load: who makes sandboxes waits for the build, and raises its failure.
             raise GRPCError(Status.FAILED_PRECONDITION, f"Image {image.id} wasn't built")
         for mount in definition.volume_mounts:
             if mount.volume_id not in world.volumes:
-                raise GRPCError(Status.NOT_FOUND, f"Volume {mount.volume_id} not found")
+                raise rules.not_found(f"Volume {mount.volume_id} not found")
         rules.check_volumes([mount.volume_id for mount in definition.volume_mounts])
         if definition.name and world.named(app, definition.name) is not None:
             # modal.com/docs/guide/sandboxes, "Named Sandboxes": unique among an app's running ones.
@@ -391,6 +394,7 @@ class Control(Objects):
         """What sandboxes cost (modal/app.py, ``App.sandboxes.stats``), by this loopback's own price."""
         wanted, costs = set(request.tags.items()), Counter[tuple[str | None, ...]]()
         if request.since.seconds % 3600:
+            # modal/app.py, stats: "inclusive, on a UTC hour boundary".
             raise rules.invalid("`since` must be on an hour boundary")
         for box in self.world.sandboxes.values():
             if box.app_id == request.app_id and wanted <= set(box.tags.items()):
@@ -423,7 +427,7 @@ class Control(Objects):
                 sandbox = self.world.named(app, request.sandbox_name, ended=ended)
                 if sandbox is not None and sandbox.backend == backend:
                     return api_pb2.SandboxGetFromNameResponse(sandbox_id=sandbox.id)
-        raise GRPCError(Status.NOT_FOUND, f"Sandbox {request.sandbox_name!r} not found")
+        raise rules.not_found(f"Sandbox {request.sandbox_name!r} not found")
 
     # Output and input.
 

@@ -137,7 +137,7 @@ class ImageStore:
         own = {name: image.local_variable(name, value) for name, value in image.env.items()}
         ended = self._commands.run(command, image.root, image.workdir, image.python, {**own, **variables})
         image.log += ended.stdout
-        if ended.returncode:
+        if ended.returncode:  # docs.docker.com/reference/dockerfile, RUN
             raise BuildFailed(f"the command ended with exit code {ended.returncode}: {command}")
 
     def _apply(
@@ -175,11 +175,13 @@ class ImageStore:
                 return
         if self.pull_failures > 0:
             self.pull_failures -= 1
+            # As a program in Go tells of it: github.com/golang/go, net.OpError.
             raise BuildFailed(f"failed to pull {name}: read tcp: connection reset by peer")
         found = self.registry.get(name)
+        # github.com/opencontainers/distribution-spec, "Error Codes": MANIFEST_UNKNOWN.
         if found is None:
             raise BuildFailed(f"failed to pull {name}: manifest unknown: not found")
-        if not found.lets_in(credentials):
+        if not found.lets_in(credentials):  # github.com/opencontainers/distribution-spec: UNAUTHORIZED
             raise BuildFailed(f"failed to pull {name}: unauthorized: authentication required")
         image.python, image.registry = found.python, name
         image.env.update(found.env)
@@ -213,9 +215,10 @@ class ImageStore:
             raise BuildUnsupported(f"the loopback server has no builder for COPY {arguments[0]}")
         source, target = arguments[-2], str(PurePosixPath(image.workdir) / arguments[-1])
         mount = self.mount_by_id(definition.context_mount_id)
+        # docs.docker.com/reference/dockerfile, COPY: from the build context.
         if mount is None:
             raise BuildFailed(f"COPY {source}: there is no build context")
-        if not mount.files:
+        if not mount.files:  # docs.docker.com/reference/dockerfile, COPY: what isn't there can't be copied
             raise BuildFailed(f"COPY {source}: no such file in the build context")
         prefix = PurePosixPath("/") / source
         for name, (digest, mode) in mount.files.items():

@@ -9,6 +9,7 @@ from typing import Any
 from grpclib import GRPCError, Status
 from modal_proto import task_command_router_pb2 as proto
 
+from tests.loopback import rules
 from tests.loopback.process import Output
 from tests.loopback.sandbox import Execution, LoopbackSandbox
 from tests.loopback.world import World
@@ -68,7 +69,7 @@ class Router:
         try:
             process = await sandbox.spawn(tuple(request.command_args), environment, Output(), Output())
         except OSError as error:
-            raise GRPCError(Status.NOT_FOUND, f"failed to start {request.command_args[0]!r}: {error}") from error
+            raise rules.not_found(f"failed to start {request.command_args[0]!r}: {error}") from error
         execution = Execution(process)
         sandbox.executions[request.exec_id] = execution
         task = asyncio.create_task(self._live(execution, request.timeout_secs or None))
@@ -87,13 +88,13 @@ class Router:
     def _running(self, task_id: str) -> LoopbackSandbox:
         sandbox = self.world.by_task(task_id)
         if sandbox.ended.is_set():
-            raise GRPCError(Status.NOT_FOUND, f"Task {task_id} has ended")
+            raise rules.not_found(f"Task {task_id} has ended")
         return sandbox
 
     def _execution(self, task_id: str, exec_id: str) -> Execution:
         executions = self.world.by_task(task_id).executions
         if exec_id not in executions:
-            raise GRPCError(Status.NOT_FOUND, f"Exec {exec_id} not found")
+            raise rules.not_found(f"Exec {exec_id} not found")
         return executions[exec_id]
 
     async def TaskExecStdioRead(

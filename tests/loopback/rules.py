@@ -30,6 +30,11 @@ def invalid(message: str) -> GRPCError:
     return GRPCError(Status.INVALID_ARGUMENT, message)
 
 
+def not_found(message: str) -> GRPCError:
+    """What comes of an id or a name that nothing has: modal/exception.py, "NOT_FOUND -> NotFoundError"."""
+    return GRPCError(Status.NOT_FOUND, message)
+
+
 def check_name(name: str, kind: str) -> None:
     if not _OBJECT_NAME.match(name) or _APP_ID.match(name):
         raise invalid(f"Invalid {kind} name: {name!r}")

@@ -139,6 +139,7 @@ class LoopbackSandbox:
         """Return its entrypoint, once that runs. Raises FAILED_PRECONDITION if it has ended."""
         await self.started.wait()
         if self.process is None or self.ended.is_set():
+            # modal/sandbox/_impl_v1.py, _open_command_router_client: ConflictError where it has ended.
             raise GRPCError(Status.FAILED_PRECONDITION, f"Sandbox {self.id} has ended")
         return self.process
 
@@ -208,6 +209,7 @@ class LoopbackSandbox:
         for volume in self.placement.volumes:
             busy = [path for path in opened if path.is_relative_to(volume.place)]
             if busy:
+                # modal/volume.py, reload: the words are those that it looks for.
                 raise GRPCError(
                     Status.FAILED_PRECONDITION, f"there are open files preventing the operation: {busy[0].name}"
                 )

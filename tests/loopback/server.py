@@ -177,6 +177,7 @@ class LoopbackModal:
 
     async def _router_gate(self, name: str, metadata: Mapping[str, str]) -> None:
         self._world.calls[name] += 1
+        # modal/sandbox/_task_command_router_client.py: each call carries "Bearer" and the task's token.
         if not metadata.get("authorization", "").startswith("Bearer "):
             raise GRPCError(Status.UNAUTHENTICATED, f"{name} without a bearer token")
 

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from grpclib import GRPCError, Status
 from modal_proto import api_pb2
 
+from tests.loopback import rules
 from tests.loopback.faults import Faults
 from tests.loopback.images import BuiltImage, ImageStore
 from tests.loopback.model import LoopbackImage, Stats
@@ -91,12 +91,12 @@ class World:
         """Return the environment of that name. Raises NOT_FOUND (modal/_object.py: unknown environment)."""
         there = self.guests.get(token_id, self.environments)
         if name and name not in there:
-            raise GRPCError(Status.NOT_FOUND, f"Environment {name!r} not found")
+            raise rules.not_found(f"Environment {name!r} not found")
         return name or there[0]
 
     def app(self, app_id: str) -> App:
         if app_id not in self.apps:
-            raise GRPCError(Status.NOT_FOUND, f"App {app_id} not found")
+            raise rules.not_found(f"App {app_id} not found")
         return self.apps[app_id]
 
     def add_volume(self, name: str) -> Volume:
@@ -107,14 +107,14 @@ class World:
 
     def sandbox(self, sandbox_id: str) -> LoopbackSandbox:
         if sandbox_id not in self.sandboxes:
-            raise GRPCError(Status.NOT_FOUND, f"Sandbox {sandbox_id} not found")
+            raise rules.not_found(f"Sandbox {sandbox_id} not found")
         return self.sandboxes[sandbox_id]
 
     def by_task(self, task_id: str) -> LoopbackSandbox:
         for sandbox in self.sandboxes.values():
             if sandbox.task_id == task_id:
                 return sandbox
-        raise GRPCError(Status.NOT_FOUND, f"Task {task_id} not found")
+        raise rules.not_found(f"Task {task_id} not found")
 
     def named(self, app: App, name: str, *, ended: bool = False) -> LoopbackSandbox | None:
         """The newest sandbox of that name in an app that runs; with ``ended``, else one that has ended."""
