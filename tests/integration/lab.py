@@ -241,6 +241,10 @@ class Lab:
         """The sandboxes that the loopback made for a run."""
         return [box for box in self.modal.sandboxes() if box.tags.get("zenml_run_id") == str(ran.run.id)]
 
+    def running(self, ran: Ran) -> list[Any]:
+        """Those of a run that haven't ended: another test's may run on."""
+        return [box for box in self.sandboxes(ran) if box.status in ("pending", "running")]
+
     def sandboxes_by_step(self, ran: Ran) -> Counter[str]:
         """How many sandboxes each step had."""
         return Counter(box.tags.get("zenml_step", "") for box in self.sandboxes(ran))

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -95,8 +96,10 @@ def test_make_demo(tmp_path: Path, migrated: bool) -> None:
     environment = {**servers.clean_environment(), **ELSEWHERE, "HOME": str(home), "TMPDIR": str(temporary)}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"  # where there is uv, which ZenML asks
     environment |= {"PYTHONPATH": str(WRITES), "WRITES_LOG": str(log)}
+    begin = time.monotonic()
     code, output = run(make(clone, "demo"), environment)
     assert code == 0, output[-3000:]
+    assert migrated or time.monotonic() - begin < 90, "set up as it was, and with nothing else to do"
 
     # The table, and the best of it.
     rows = re.findall(r"^  (\w+ \w+) +([01]\.\d{3}) +([01]\.\d{3}) +(\d+)$", output, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""What each end of an isolated step's sandbox costs: `docs/semantics.md`, all of them at once."""
+"""What each end of an isolated step's sandbox costs: as in `per_step` mode, all of them at once."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from bridge.outcome import Cost
+from tests.integration.ends import ENDS
 from tests.integration.lab import Lab, eventually
 
-OWN_RETRY = ("kill", "oom", "timeout", "terminate")
-INFRASTRUCTURE = ("evict", "lose")
+SANDBOX = ("kill", "oom", "timeout", "terminate", "evict", "lose")
+OWN_RETRY = tuple(end for end in SANDBOX if ENDS[end].per_step is Cost.OWN_RETRY)
+INFRASTRUCTURE = tuple(end for end in SANDBOX if ENDS[end].per_step is Cost.INFRASTRUCTURE_RETRY)
 STRUCK = {"alone": "evict", **{end: end for end in (*OWN_RETRY, *INFRASTRUCTURE) if end != "timeout"}}
 """By step: how its sandbox is struck."""
 
