@@ -7,9 +7,11 @@ from collections.abc import Iterable, Iterator
 
 from bridge.plan import Mode, Plan, SandboxSpec, StepPlan
 from bridge.prices import NoPrices, Prices, an_hour
+from bridge.settings import ModalPrefectOrchestratorSettings
 from bridge.warm import sharing
 
 _HERE = "this machine's Python"
+_USUAL_RETRIES: int = ModalPrefectOrchestratorSettings.model_fields["infrastructure_retries"].default
 
 
 def describe(plan: Plan, runner: str, *, can_share: bool, prices: Prices | NoPrices | None = None) -> Iterator[str]:
@@ -151,7 +153,7 @@ def _of_step(step: StepPlan) -> str:
 
 
 def _extras(infrastructure_retries: int, concurrency_limit: str | None, indent: str = "  ") -> Iterator[str]:
-    if infrastructure_retries != 3:
+    if infrastructure_retries != _USUAL_RETRIES:
         yield f"{indent}fresh sandboxes for a lost one: {infrastructure_retries}"
     if concurrency_limit:
         yield f"{indent}holds a slot of the Prefect limit {concurrency_limit}"
