@@ -65,6 +65,9 @@ from bridge.whole_pipeline import WholePipeline, summary
 
 T = TypeVar("T")
 
+# Since these imports ZenML has INFO of all libraries shown: `prefect deploy` would show each of its requests, twice.
+terminal.only_warn_of_requests()
+
 
 @flow(name=names.DEPLOYMENT, persist_result=False)
 def zenml_pipeline(snapshot_id: UUID, run_id: UUID | None = None) -> State[None]:

@@ -62,7 +62,7 @@ def refuse_temporary_server(what: str) -> None:
     if PREFECT_API_URL.value() is None:
         raise PrefectUnavailable(
             f"{what} needs a Prefect server that stays, and no PREFECT_API_URL is set here. Start one with `prefect "
-            "server start --background`, and set its URL with `prefect config set PREFECT_API_URL=...`, or as "
+            "server start`, and set its URL with `prefect config set PREFECT_API_URL=...`, or as "
             "`prefect_api_url` on the orchestrator."
         )
 

@@ -25,7 +25,7 @@ from bridge.work_pool import check_pool, nobody_works
 
 _PAGE = 100
 _NO_SERVER = (
-    "Start a server that stays with `prefect server start --background`, and `prefect config set "
+    "Start a server that stays with `prefect server start`, and `prefect config set "
     "PREFECT_API_URL=http://127.0.0.1:4200/api`"
 )
 

@@ -209,6 +209,7 @@ class TestFiveCommonMistakes:
             (note,) = [one for one in found["integrations"] if one.grade is Grade.NOTE]
             names_all(note.what, f"a worker of `{pool}`", "seen only from there")
             names_all(note.fix, "`modal-prefect doctor` where the worker runs")
+            assert "HTTP Request" not in worker.log.read_text()  # it has asked for runs
         finally:
             worker.stop()
 
