@@ -111,6 +111,8 @@ class Outcome:
     cost: Cost
     record: StepRecord
     diagnosis: Diagnosis | None = None
+    needs_explaining: bool = False
+    """Whether ZenML knows the failure, but not what came to it: the step itself has reported another."""
 
     @property
     def needs_step_run(self) -> bool:
@@ -149,7 +151,7 @@ def judge(
         # SIGTERM comes first when its time is over, and ZenML's handler calls that an exception of the step.
         timed_out = end.end is End.TIMED_OUT
         diagnosis = _diagnose(end, record) if timed_out else _reported_failure(record, last_output)
-        return Outcome(Verdict.FAILED, Cost.OWN_RETRY, record, diagnosis)
+        return Outcome(Verdict.FAILED, Cost.OWN_RETRY, record, diagnosis, needs_explaining=timed_out)
     if reports and end.end is End.EXITED and end.exit_code == TOKEN_REFUSED:
         # The token of another attempt would be as old.
         return Outcome(Verdict.FAILED, Cost.EVERYTHING, record, _CUT_OFF)

@@ -253,6 +253,9 @@ class Attempts:
             await self._thread.call(
                 lambda: step_runs.record_failure(run.snapshot, run.run, run.stack, step.name, outcome.record, diagnosis)
             )
+        elif outcome.needs_explaining and outcome.diagnosis is not None and outcome.record.step_run_id is not None:
+            step_run_id, because = UUID(outcome.record.step_run_id), outcome.diagnosis
+            await self._thread.call(lambda: step_runs.explain_failure(step_run_id, because))
 
     async def close_retries(self, step: str) -> None:
         """Tell ZenML that a step which it waits for won't be tried again."""

@@ -199,6 +199,15 @@ def fail_step_run(step_run_id: UUID, diagnosis: Diagnosis) -> None:
         _logger.info("Step run %s isn't marked as failed: %s", step_run_id, error)
 
 
+def explain_failure(step_run_id: UUID, diagnosis: Diagnosis) -> None:
+    """Say of a failure that the step itself reported what came to it, above its own traceback. The status stays."""
+    info, reported = _said(diagnosis), Client().zen_store.get_run_step(step_run_id, hydrate=True).exception_info
+    if reported is not None:
+        info.traceback = f"{diagnosis}\n\n{reported.traceback}"
+        info.user_code_line = reported.user_code_line
+    Client().zen_store.update_run_step(step_run_id, StepRunUpdate(exception_info=info))
+
+
 def _create_failed(run: PipelineRunResponse, step: str, diagnosis: Diagnosis) -> StepRunResponse:
     now = utc_now()
     return Client().zen_store.create_run_step(

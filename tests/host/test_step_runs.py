@@ -46,6 +46,15 @@ def test_a_step_run_left_running_is_failed_with_its_diagnosis(job: Job) -> None:
     assert record == ["retrying", 1, "Killed.", step_run]
 
 
+def test_a_failure_that_the_step_reported_is_explained_above_its_own_traceback(job: Job) -> None:
+    step_run = call(job, "start", run=job.run, step="fail_first")
+    call(job, "interrupted", step_run=step_run)
+    call(job, "explain_failure", step_run=step_run, what="Out of time")
+    said = call(job, "exception", step_run=step_run)
+    assert said == ["Out of time.", "Out of time.\n\nTraceback: interrupted", 7]
+    assert call(job, "latest", run=job.run, steps=["fail_first"])["fail_first"][:3] == ["retrying", 1, "Out of time."]
+
+
 def test_a_failure_after_success_changes_nothing(job: Job) -> None:
     call(job, "complete", step_run=call(job, "start", run=job.run, step="fail_first"))
     call(job, "record_failure", run=job.run, step="fail_first", what="Too late")

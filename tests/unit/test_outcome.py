@@ -97,6 +97,16 @@ def test_a_diagnosis_says_what_and_what_to_do(end: SandboxEnd, record: StepRecor
     assert ".." not in diagnosis.replace("...", "")
 
 
+@pytest.mark.parametrize("reported", [Reported.FAILED, Reported.RETRYING])
+def test_zenml_is_told_what_came_to_a_step_that_could_only_say_that_it_was_interrupted(reported: Reported) -> None:
+    record = StepRecord(reported, "i", 1, "RunInterruptedException: The execution was interrupted.")
+    timed_out = judge(SandboxEnd(End.TIMED_OUT, 1, "after 60 s"), record)
+    assert (timed_out.needs_explaining, timed_out.needs_step_run) == (True, False)
+    assert not judge(SandboxEnd(End.EXITED, 1), record).needs_explaining, "its own exception is all there is to say"
+    unreported = judge(SandboxEnd(End.TIMED_OUT), StepRecord(Reported.RUNNING, "i", 1))
+    assert (unreported.needs_explaining, unreported.needs_step_run) == (False, True)
+
+
 def test_the_last_output_tells_what_nothing_else_does() -> None:
     last = "ModuleNotFoundError: No module named 'torch'"
     assert last in str(judge(SandboxEnd(End.EXITED, 1), StepRecord(), last_output=last).diagnosis)

@@ -31,6 +31,28 @@ def record_failure(run: str, step: str, what: str) -> None:
     step_runs.record_failure(*known, step, record, Diagnosis(what))
 
 
+def interrupted(step_run: str) -> None:
+    """What ZenML's handler of signals makes a step report of itself."""
+    from zenml.enums import ExecutionStatus
+    from zenml.models import StepRunUpdate
+    from zenml.models.v2.misc.exception_info import ExceptionInfo
+
+    said = ExceptionInfo(
+        traceback="Traceback: interrupted", source="m.Interrupted", message="interrupted", user_code_line=7
+    )
+    update = StepRunUpdate(status=ExecutionStatus.FAILED, exception_info=said)
+    Client().zen_store.update_run_step(UUID(step_run), update)
+
+
+def explain_failure(step_run: str, what: str) -> None:
+    step_runs.explain_failure(UUID(step_run), Diagnosis(what))
+
+
+def exception(step_run: str) -> list:
+    said = Client().zen_store.get_run_step(UUID(step_run), hydrate=True).exception_info
+    return [step_runs.message_of(said), said.traceback, said.user_code_line]
+
+
 def record_stopped(step_run: str) -> None:
     step_runs.record_stopped(UUID(step_run))
 
