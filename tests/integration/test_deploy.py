@@ -10,13 +10,17 @@ import time
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 
+from bridge import names
 from tests import servers
 from tests.docs.console import blocks
 from tests.integration.lab import PROJECT, STACK_CODE, Lab, Ran, eventually
+from tests.integration.test_sweep import status, submitted
+from tests.integration.test_sweep_meanwhile import put_into, state_of
+from tests.integration.test_sweep_operators import left_on_modal
 from tests.integration.workers import Worker, make_pool
 
 
@@ -207,6 +211,37 @@ def test_a_worker_runs_a_snapshot(
     assert ran.flow_run.name == ran.run.name
     assert f"zenml_run_id:{ran.run.id}" in ran.flow_run.tags
     assert worker[0].poll() is None
+
+
+# Slow: test_sweep.py shows quickly what the flow does, and that Prefect runs what is deployed.
+@pytest.mark.slow
+def test_a_worker_sweeps(lab: Lab, worker: tuple[subprocess.Popen[bytes], Path], installed: Path) -> None:
+    """It runs the deployed sweep: a run whose flow crashed ends on both sides, with the sandbox that was left."""
+    from prefect.flows import load_flow_from_entrypoint
+    from prefect.states import Crashed
+
+    pool = f"idle-{uuid4().hex[:6]}"
+    make_pool(pool)
+    stack = lab.stack("modal", work_pool=pool, synchronous=False)
+    orphan, owned = submitted(lab, stack), submitted(lab, stack)
+    put_into(orphan, Crashed(message="no such image"))
+    left, kept = (left_on_modal(lab.modal.token, stack, run, None) for run in (orphan, owned))
+    deployment = "modal-prefect-sweep/modal-prefect-sweep"
+    swept = subprocess.run(
+        [str(installed / "prefect"), "deployment", "run", deployment, "-p", f"stack={stack}", "--watch"],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    log = worker[1].read_text()
+    assert swept.returncode == 0, f"{swept.stdout}{swept.stderr}{log[-3000:]}"
+    assert "Ended 1 runs, left 0 that nobody owns." in log
+    assert (status(orphan), state_of(orphan), lab.modal.sandbox(left).status) == ("failed", "Failed", "terminated")
+    assert (status(owned), lab.modal.sandbox(kept).status) == ("provisioning", "running")
+    assert state_of(owned) in ("Scheduled", "Late"), "no worker takes it"
+    lab.modal.kill(kept)
+    assert load_flow_from_entrypoint(str(servers.ROOT / "flows" / "sweep.py:sweep_stacks")).name == names.SWEEP
 
 
 @pytest.mark.slow
