@@ -18,6 +18,7 @@ from tests.bench.compare.main import (
     PAGE,
     PLOT_PYTHON,
     README,
+    WARM_PAGE,
     arguments,
     chosen,
     main,
@@ -193,12 +194,12 @@ def test_a_page_without_ours_is_not_published(tmp_path: Path) -> None:
     assert PAGE.read_text() == before
 
 
-@pytest.mark.parametrize("document", [PAGE, README], ids=lambda path: path.name)
+@pytest.mark.parametrize("document", [PAGE, README, WARM_PAGE], ids=lambda path: path.name)
 def test_what_is_published_is_what_was_measured(document: Path) -> None:
     """No figure of the comparison is written by hand: the next measurement would make it wrong."""
     measurements = Record(MEASUREMENTS, "").read_all()
     found = report.medians(measurements)
-    said = report.page(measurements) if document == PAGE else report.sentence(found)
+    said = {PAGE: report.page(measurements), README: report.sentence(found), WARM_PAGE: report.chain(found)}[document]
     text = document.read_text()
     assert report.replaced(text, said) == text
     assert json.loads(DATA.read_text())["rows"] == report.rows(found)

@@ -12,6 +12,7 @@ from tests.bench.compare.scenarios import (
     COLD,
     COLD_STARTS,
     GOALS,
+    LOCAL,
     NATIVE,
     NATIVE_DYNAMIC,
     PIPELINE,
@@ -231,6 +232,20 @@ def sentence(found: Mapping[Cell, Medians]) -> str:
         "are quicker than both where steps do next to nothing);",
     ]
     return "\n".join(textwrap.fill(f"- {each}", 118, subsequent_indent="  ") for each in said)
+
+
+def chain(found: Mapping[Cell, Medians]) -> str:
+    """What the page on warm sandboxes says of a chain of steps, as Markdown."""
+    lines = ["| | a step, s | sandboxes | sandbox-s | in all, s |", "|---|---|---|---|---|"]
+    for name, at in (
+        ("Modal, warm", Cell("chain 20", WARM.name, 2.0)),
+        ("Modal, `warm=False`", Cell("chain 20", COLD.name, 2.0)),
+        ("local processes, warm", Cell("chain 20", LOCAL.name, 0.0)),
+    ):
+        if (row := found.get(at)) is not None:
+            sandboxes = f"{row['sandboxes']:.0f} | {row['sandbox_s']:.0f}" if row["sandboxes"] else "– | –"
+            lines.append(f"| {name} | {row['step_s']:.2f} | {sandboxes} | {row['wall_s']:.0f} |")
+    return "\n".join(lines)
 
 
 def replaced(page: str, text: str) -> str:
