@@ -10,12 +10,13 @@ import pytest
 
 from bridge.outcome import Cost
 from tests.integration.ends import ENDS
+from tests.integration.ends import STRUCK as FROM_OUTSIDE
 from tests.integration.lab import Lab, eventually
 
-SANDBOX = ("kill", "oom", "timeout", "terminate", "evict", "lose")
+SANDBOX = (*FROM_OUTSIDE, "timeout")
 OWN_RETRY = tuple(end for end in SANDBOX if ENDS[end].per_step is Cost.OWN_RETRY)
 INFRASTRUCTURE = tuple(end for end in SANDBOX if ENDS[end].per_step is Cost.INFRASTRUCTURE_RETRY)
-STRUCK = {"alone": "evict", **{end: end for end in (*OWN_RETRY, *INFRASTRUCTURE) if end != "timeout"}}
+STRUCK = {"alone": "evict", **{end: end for end in FROM_OUTSIDE}}
 """By step: how its sandbox is struck."""
 
 
