@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Event, Thread
+from typing import Any
 
 import pytest
 from prefect.client.orchestration import get_client
@@ -69,6 +70,10 @@ class Carried:
         with get_client(sync_client=True) as client:
             return sum(text in log.message for log in client.read_logs(chosen, limit=200))
 
+    def running(self) -> list[Any]:
+        """Its sandboxes that haven't ended."""
+        return self._lab.running(self._lab.read(self._ran, self.run_id, begun=False))
+
     def end(self) -> Ran:
         """Wait for the end, and read both sides."""
         self._thread.join(120)
@@ -82,7 +87,7 @@ def ended_right(lab: Lab, ran: Ran, mode: str) -> None:
     assert {step: len(ran.traces(step)) for step in ran.steps} == {"one": 1, "two": 1}
     assert {step.version for step in ran.run.steps.values()} == {1}
     assert lab.sandboxes_by_step(ran) == ({"": 1} if mode == "pipeline" else {"one": 1, "two": 1})
-    assert eventually(lambda: lab.modal.stats().alive, lambda alive: not alive) == 0
+    assert not eventually(lambda: lab.running(ran), lambda running: not running)
 
 
 @pytest.fixture
@@ -132,7 +137,7 @@ def test_it_has_ended_before_it_is_asked_for_again(lab: Lab, tmp_path: Path, mod
         (tmp_path / f"go-{step}-1").touch()
     done = {"one": "completed", "two": "completed"}
     assert eventually(carried.statuses, lambda found: found == done, 60) == done
-    assert eventually(lambda: lab.modal.stats().alive, lambda alive: not alive) == 0
+    assert not eventually(carried.running, lambda running: not running)
     runner.again.set()
     ran = carried.end()
     assert (ran.status, ran.flow_run.state.name) == ("completed", "Completed"), ran.flow_run.state.message

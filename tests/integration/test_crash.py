@@ -118,7 +118,7 @@ def test_a_flow_with_many_lives(lab: Lab, tmp_path: Path, place: str, mode: str)
     if place == "modal":
         made = {"cold": {"first": 1, "second": 1, "third": 2}, "warm": {"": 1}, "pipeline": {"": 1}}[mode]
         assert lab.sandboxes_by_step(ran) == made
-        assert lab.modal.stats().alive == 0
+        assert not lab.running(ran)
 
 
 STRUCK = {"evicted": (2, 1), "killed": (2, 2), "forgotten": (2, 1), "kept": (1, 1), "done": (1, 1)}
@@ -154,7 +154,7 @@ def test_what_became_of_sandboxes_meanwhile(lab: Lab, tmp_path: Path, mode: str,
     assert {step: ran.task_runs[step].run_count for step in steps} == {step: STRUCK[step][1] for step in steps}
     for step in {"kept", "done"} & set(steps):
         assert output(lab, ran, step) == said(step, 1)
-    assert lab.modal.stats().alive == 0
+    assert not lab.running(ran)
 
 
 @slow
@@ -179,7 +179,7 @@ def test_a_pipeline_s_sandbox_is_lost_meanwhile(lab: Lab, tmp_path: Path, how: s
     assert ran.states == {"beside": "Completed"}
     assert ran.task_runs["beside"].run_count == 2
     assert len({trace["sandbox"] for step in steps for trace in ran.traces(step)}) == 2
-    assert lab.modal.stats().alive == 0
+    assert not lab.running(ran)
 
 
 @slow
@@ -198,7 +198,7 @@ def test_zenml_says_which_sandbox_a_pipeline_had(lab: Lab, tmp_path: Path) -> No
     found = {step: (len(ran.traces(step)), ran.run.steps[step].version) for step in ran.steps}
     assert found == {"one": (2, 2), "two": (2, 2)}
     assert ran.task_runs["beside"].run_count == 2
-    assert lab.modal.stats().alive == 0
+    assert not lab.running(ran)
 
 
 @slow
@@ -215,7 +215,7 @@ def test_zenml_says_which_sandbox_a_step_had(lab: Lab, tmp_path: Path) -> None:
         ran = lives.go_on(sure=True).end()
     assert (ran.status, ran.flow_run.state.name) == ("completed", "Completed"), lives.log[-6000:]
     assert (len(ran.traces("one")), ran.run.steps["one"].version, ran.task_runs["one"].run_count) == (2, 2, 2)
-    assert lab.modal.stats().alive == 0
+    assert not lab.running(ran)
 
 
 @contextmanager
@@ -260,7 +260,7 @@ def test_what_a_pipeline_had_lost_before_counts(lab: Lab, tmp_path: Path) -> Non
     assert ran.states == {"apart": "Failed"}
     assert ran.task_runs["apart"].run_count == 2
     assert lab.sandboxes_by_step(ran) == {"": 2}
-    assert lab.modal.stats().alive == 0
+    assert not lab.running(ran)
 
 
 @slow
@@ -317,10 +317,10 @@ def test_before_the_first_sandbox(lab: Lab, tmp_path: Path, mode: str) -> None:
     if mode == "warm":
         # The name of a warm one is nobody's: the dead flow's comes up beside it, and ends since no step comes.
         assert made == {"": 2}
-        assert eventually(lambda: lab.modal.stats().alive, lambda alive: not alive, 120) == 0
+        assert not eventually(lambda: lab.running(ran), lambda running: not running, 120)
     else:
         assert made == ({"": 1} if mode == "pipeline" else {"first": 1, "second": 1, "third": 1})
-        assert lab.modal.stats().alive == 0
+        assert not lab.running(ran)
 
 
 @slow  # test_open_run.py has a run that is over, test_bad_input.py one that another flow works on
@@ -392,7 +392,7 @@ def test_a_flow_that_died_before_it_had_stopped_its_run(lab: Lab, tmp_path: Path
         assert ran.states["below"] == "NotRun"
         assert output(lab, ran, "one") == said("one", 1)[:LINES], "also what was said while no process read it"
     assert lives.under.all_dead()
-    assert lab.modal.stats().alive == 0
+    assert not lab.running(ran)
 
 
 @slow
@@ -417,7 +417,7 @@ def test_interrupted_while_it_looks_what_there_is(lab: Lab, tmp_path: Path) -> N
     assert ran.steps == {"one": "stopped", "two": "stopped"}
     assert ran.states == {"one": "Cancelled", "two": "Cancelled"}
     assert (output(lab, ran, "one"), output(lab, ran, "two")) == (said("one", 1), said("two", 1)[:LINES])
-    assert lab.modal.stats().alive == 0
+    assert not lab.running(ran)
 
 
 @slow
@@ -442,14 +442,14 @@ def test_a_run_that_failed_without_its_flow_while_a_step_runs(lab: Lab, tmp_path
         lives.until_zenml({"one": "failed", "two": "running"})
         refused("Steps of this run still run. They have 1800 s")
         assert flow_run_of(lives).state.is_running()
-        assert lab.modal.stats().alive > 0
+        assert lab.running(lab.read(Ran(tmp_path), lives.under.run_id, begun=False))
         lives.go("two-1")
         lives.until_zenml({"one": "failed", "two": "completed"})
         refused("has ended as its run has")
         ran = lab.read(Ran(tmp_path), lives.under.run_id)
     assert (ran.status, ran.flow_run.state.name) == ("failed", "Failed")
     assert ran.states == {"one": "Failed", "two": "Completed"}
-    assert lab.modal.stats().alive == 0
+    assert not lab.running(ran)
 
 
 @slow  # tests/integration/test_bad_input.py has a token and a limit that are missing at a first start
@@ -488,7 +488,7 @@ def test_a_resume_that_can_not_begin_ends_nothing(
     assert len(ran.traces("only")) == 1
     assert output(lab, ran, "only") == said("only", 1)
     assert "Scheduled" not in states, "what goes on here is no worker's"
-    assert lab.modal.stats().alive == 0
+    assert not lab.running(ran)
 
 
 def task_runs_of(lives: Lives) -> dict[str, str]:
@@ -566,7 +566,7 @@ def test_somebody_else_goes_on(lab: Lab, tmp_path: Path, who: str, place: str, m
     first = [line for line in output(lab, ran, "three" if mode == "pipeline" else "first") if line.startswith("first")]
     assert first == said("first", 1)
     assert len(lab.sandboxes(ran)) == (1 if place == "modal" else 0)
-    assert lab.modal.stats().alive == 0
+    assert not lab.running(ran)
 
 
 def call(command: list[str], expected: str) -> None:
