@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from uuid import UUID
 
 from zenml.client import Client
@@ -43,18 +44,19 @@ def end(
 ) -> None:
     """End a run without a flow, and its steps with it.
 
-    It becomes stopped where ``stopped`` says so or it was being stopped anyway, else failed. What has ended stays as it
-    is, and a run that was deleted is let be. ``running`` names the steps on which nobody works for certain; None means
-    all.
+    It becomes stopped where ``stopped`` says so or it was being stopped anyway, else failed; ZenML shows why. What has
+    ended stays as it is, and a run that was deleted is let be. ``running`` names the steps on which nobody works for
+    certain; None means all.
     """
     status = status_of(run)
     if status is None:
         return
     if stopped or status in (ExecutionStatus.STOPPING, ExecutionStatus.STOPPED):
         # First, else a step that ends before its run is stopping would be tried again.
-        begin_stop(run)
+        because = str(replace(why, fix=""))  # for which there is no room
+        begin_stop(run, because)
         step_runs.stop_left(run, running)
-        end_run(run, failures={}, stopped=True)
+        end_run(run, failures={}, stopped=True, because=because)
         return
     step_runs.fail_left(run, why, running)
     now = status_of(run)

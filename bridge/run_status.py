@@ -21,6 +21,10 @@ from zenml.orchestrators.publish_utils import (
 
 from bridge import step_runs
 
+_STOPPED = "Stopped"
+_REASON_LENGTH = 255
+"""How long the reason of a status may be: ZenML's column is no wider on MySQL."""
+
 
 def status_of(run: PipelineRunResponse) -> ExecutionStatus | None:
     """Return the run's status as it is now, None if the run was deleted."""
@@ -44,17 +48,18 @@ def bind_run(run: PipelineRunResponse, flow_run_id: str) -> None:
             raise
 
 
-def begin_stop(run: PipelineRunResponse) -> None:
+def begin_stop(run: PipelineRunResponse, because: str = _STOPPED) -> None:
     """Prepare ZenML for the end of the run's sandboxes: then a step that dies isn't retried and fails nothing.
 
-    A run that hasn't ended becomes STOPPING. The step runs that still run are STOPPED, before their processes, which
-    may have handlers of SIGTERM of their own, call them failed.
+    A run that hasn't ended becomes STOPPING; ``because`` is the reason that ZenML shows with its status. The step runs
+    that still run are STOPPED, before their processes, which may have handlers of SIGTERM of their own, call them
+    failed.
     """
     status = status_of(run)
     if status is None:
         return
     if not status.is_finished and status is not ExecutionStatus.STOPPING:
-        publish_pipeline_run_status_update(run.id, ExecutionStatus.STOPPING, status_reason="Stopped")
+        _publish_stopping(run, because)
     step_runs.stop_running(run)
 
 
@@ -68,7 +73,7 @@ def interrupt_steps(run: PipelineRunResponse) -> None:
         step_runs.begin_to_stop(run)
 
 
-def end_run(run: PipelineRunResponse, *, failures: Mapping[str, str], stopped: bool) -> None:
+def end_run(run: PipelineRunResponse, *, failures: Mapping[str, str], stopped: bool, because: str = _STOPPED) -> None:
     """Make ZenML's run end as the flow run does, and its child runs with it: failed, stopped or, by its steps alone,
     completed.
 
@@ -81,21 +86,22 @@ def end_run(run: PipelineRunResponse, *, failures: Mapping[str, str], stopped: b
         run: The run.
         failures: The failed steps and their diagnoses.
         stopped: Whether the run was stopped; steps that fail while it stops don't make it fail, as in ZenML.
+        because: Why it was stopped, if it was.
     """
     if stopped or failures:
         for child in step_runs.family(run)[1:]:
-            _end_run(child, failures=failures, stopped=stopped)
-    _end_run(run, failures=failures, stopped=stopped)
+            _end_run(child, failures, stopped, because)
+    _end_run(run, failures, stopped, because)
     if (stopped or failures) and status_of(run) is not None:
         step_runs.stop_running(run)
 
 
-def _end_run(run: PipelineRunResponse, *, failures: Mapping[str, str], stopped: bool) -> None:
+def _end_run(run: PipelineRunResponse, failures: Mapping[str, str], stopped: bool, because: str) -> None:
     status = status_of(run)
     if status is None or status.is_finished:
         return
     if stopped:
-        publish_pipeline_run_status_update(run.id, ExecutionStatus.STOPPING, status_reason="Stopped")
+        _publish_stopping(run, because)
         if step_runs.is_dynamic(run):
             publish_pipeline_run_status_update(run.id, ExecutionStatus.STOPPED)
     elif failures:
@@ -105,3 +111,7 @@ def _end_run(run: PipelineRunResponse, *, failures: Mapping[str, str], stopped: 
         # Of two steps that end at one moment ZenML may take each for not ended when it reckons with the other, and
         # leaves the run running for ever (seen in 2 of 25 runs). Asked for the end it reckons again, and alone.
         publish_pipeline_run_status_update(run.id, ExecutionStatus.COMPLETED)
+
+
+def _publish_stopping(run: PipelineRunResponse, because: str) -> None:
+    publish_pipeline_run_status_update(run.id, ExecutionStatus.STOPPING, status_reason=because[:_REASON_LENGTH])

@@ -109,6 +109,9 @@ def test_a_flow_that_was_cancelled_and_died_then(lab: Lab, tmp_path: Path) -> No
     ran = under.join()
     assert (ran.status, ran.flow_run.state.name) == ("stopped", "Cancelled")
     assert ran.steps == {"hangs": "stopped", "again": "stopped"}
+    for why in (reason(ran.run), ran.flow_run.state.message):
+        assert "ts flow gave its last sign of life" in why
+        assert "its flow run is crashed, after it was cancelled" in why
 
 
 def submitted(lab: Lab, stack: str) -> Any:
@@ -131,6 +134,11 @@ def status(run: Any) -> str:
     return str(Client().get_pipeline_run(run.id).status.value)
 
 
+def reason(run: Any) -> str:
+    """What ZenML shows beside the status of a run."""
+    return str(Client().get_pipeline_run(run.id).get_body().status_reason)
+
+
 @pytest.mark.slow  # test_status.py has the states of such runs
 def test_a_flow_that_was_cancelled_or_deleted_before_it_began(lab: Lab, idle: str) -> None:
     """One waits for a worker, one was cancelled meanwhile, one was deleted, one crashed in the worker's hands."""
@@ -147,6 +155,7 @@ def test_a_flow_that_was_cancelled_or_deleted_before_it_began(lab: Lab, idle: st
     assert "crashed before it began" in line_of(shown, crashed.id)
     assert line_of(shown, waiting.id) == ""
     assert [status(run) for run in (waiting, cancelled, crashed)] == ["provisioning", "stopped", "failed"]
+    assert reason(cancelled) == "The flow of this run is gone. Its flow run was cancelled before it began."
     assert status(deleted) == "provisioning"
 
 
@@ -177,6 +186,17 @@ def test_bad_requests(lab: Lab, idle: str) -> None:
     )
     code, text = said("watchdog", "--stack", idle, "--after", "60")
     assert (code, "a flow says every 180 s that it lives" in text) == (1, True)
+
+
+def test_all_stacks_are_looked_at(lab: Lab, idle: str) -> None:
+    """With `--all`, and without it the active one alone, which is another one here."""
+    run = submitted(lab, idle)
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(UUID(run.orchestrator_run_id), Cancelling())
+    lab.activate(lab.stack("process"))
+    assert str(run.id) not in said("sweep")[1]
+    assert f"({run.id}): nobody's" in said("sweep", "--all")[1]
+    assert status(run) == "provisioning"
 
 
 def test_the_flow_that_sweeps_all_stacks(lab: Lab, idle: str) -> None:
