@@ -63,7 +63,7 @@ def ended_right(ran: Ran, lab: Lab, mode: str) -> None:
         pytest.param("process", "per_step", "before the end", AWAY_SECONDS, marks=slow),  # tests/chaos has it too
         pytest.param("process", "per_step", "after the end", LONG_SECONDS, marks=slow),
         pytest.param("process", "pipeline", "before the end", LONG_SECONDS, marks=slow),
-        pytest.param("modal", "per_step", "before the end", AWAY_SECONDS, marks=slow),  # in a warm sandbox
+        pytest.param("modal", "per_step", "before the end", LONG_SECONDS, marks=slow),  # in a warm sandbox
     ],
 )
 def test_the_api_is_away(lab: Lab, tmp_path: Path, place: str, mode: str, back: str, seconds: float) -> None:
@@ -194,7 +194,7 @@ def test_the_artifact_store_is_away_and_the_step_may_not_be_tried_again(lab: Lab
     assert (ran.status, ran.flow_run.state.name) == ("failed", "Failed")
     assert ran.states == {"first": "Failed", "second": "NotRun"}
     assert "The artifact store can't be reached" in ran.task_runs["first"].state.message
-    assert eventually(lambda: lab.modal.stats().alive, lambda alive: alive == 0, 20) == 0
+    assert not eventually(lambda: lab.running(ran), lambda running: not running, 20)
 
 
 @slow
