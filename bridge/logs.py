@@ -74,9 +74,8 @@ class StepLog:
         self._known: Counter[int] = Counter()
         self._last_words = LastWords()
 
-    @property
     def last_words(self) -> str:
-        """What a diagnosis may quote, "" if there is nothing."""
+        """Return what a diagnosis may quote, "" if there is nothing."""
         return self._last_words.telling()
 
     def comes_from(self, key: str, sandbox_id: str, url: str | None) -> None:

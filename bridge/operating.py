@@ -47,9 +47,8 @@ class Echo:
         self._on_sandbox = on_sandbox
         self.said = LastWords()
 
-    @property
     def last_words(self) -> str:
-        """What a diagnosis may quote, "" if there is nothing."""
+        """Return what a diagnosis may quote, "" if there is nothing."""
         return self.said.telling()
 
     def comes_from(self, key: str, sandbox_id: str, url: str | None) -> None:

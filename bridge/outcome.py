@@ -8,6 +8,7 @@ module, row by row.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -128,7 +129,7 @@ def judge(
     record: StepRecord,
     *,
     stop_requested: bool = False,
-    last_output: str = "",
+    last_output: Callable[[], str] = str,
     reports: bool = True,
 ) -> Outcome:
     """Decide what became of an attempt.
@@ -137,7 +138,7 @@ def judge(
         end: How its sandbox ended.
         record: ZenML's record of the step, read after that end.
         stop_requested: Whether this program ended the sandbox, for a cancelled run or a failed sibling.
-        last_output: What the sandbox wrote last: often the exception, where nothing else tells it.
+        last_output: Gives what the sandbox wrote last: often the exception. Asked only where nothing else tells it.
         reports: Whether the sandbox's program tells ZenML how it ended; else its exit code is all there is.
     """
     if record.reported in SUCCESSFUL:
@@ -181,12 +182,12 @@ _CUT_OFF = Diagnosis(
 )
 
 
-def _reported_failure(record: StepRecord, last_output: str) -> Diagnosis:
-    return Diagnosis("The step raised an exception", record.exception or last_output, "Its log has the traceback")
+def _reported_failure(record: StepRecord, last_output: Callable[[], str]) -> Diagnosis:
+    return Diagnosis("The step raised an exception", record.exception or last_output(), "Its log has the traceback")
 
 
-def _diagnose(end: SandboxEnd, record: StepRecord, last_output: str = "") -> Diagnosis:
-    detail = end.detail or (last_output if end.end is End.EXITED else "")
+def _diagnose(end: SandboxEnd, record: StepRecord, last_output: Callable[[], str] = str) -> Diagnosis:
+    detail = end.detail or (last_output() if end.end is End.EXITED else "")
     if end.end is End.TIMED_OUT:
         return Diagnosis("The step ran into its timeout", detail, "Raise `timeout` in the settings of the step")
     if end.end is End.OUT_OF_MEMORY:

@@ -91,15 +91,18 @@ def end_run(run: PipelineRunResponse, *, failures: Mapping[str, str], stopped: b
     if stopped or failures:
         for child in step_runs.family(run)[1:]:
             _end_run(child, failures, stopped, because)
-    _end_run(run, failures, stopped, because)
-    if (stopped or failures) and status_of(run) is not None:
+    exists = _end_run(run, failures, stopped, because)
+    if exists and (stopped or failures):
         step_runs.stop_running(run)
 
 
-def _end_run(run: PipelineRunResponse, failures: Mapping[str, str], stopped: bool, because: str) -> None:
+def _end_run(run: PipelineRunResponse, failures: Mapping[str, str], stopped: bool, because: str) -> bool:
+    """Return whether ZenML still had the run."""
     status = status_of(run)
-    if status is None or status.is_finished:
-        return
+    if status is None:
+        return False
+    if status.is_finished:
+        return True
     if stopped:
         _publish_stopping(run, because)
         if step_runs.is_dynamic(run):
@@ -111,6 +114,7 @@ def _end_run(run: PipelineRunResponse, failures: Mapping[str, str], stopped: boo
         # Of two steps that end at one moment ZenML may take each for not ended when it reckons with the other, and
         # leaves the run running for ever (seen in 2 of 25 runs). Asked for the end it reckons again, and alone.
         publish_pipeline_run_status_update(run.id, ExecutionStatus.COMPLETED)
+    return True
 
 
 def _publish_stopping(run: PipelineRunResponse, because: str) -> None:

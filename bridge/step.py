@@ -49,9 +49,8 @@ _asking = wait_exponential_jitter(initial=1, max=30)
 class Output(Protocol):
     """Where the output of one attempt goes."""
 
-    @property
     def last_words(self) -> str:
-        """What a diagnosis may quote, "" if there is nothing."""
+        """Return what a diagnosis may quote, "" if there is nothing."""
 
     def comes_from(self, key: str, sandbox_id: str, url: str | None) -> None:
         """Say which sandbox the output is of, before its first line; ``key`` is the name that it was asked for by."""

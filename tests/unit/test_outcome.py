@@ -109,17 +109,34 @@ def test_zenml_is_told_what_came_to_a_step_that_could_only_say_that_it_was_inter
 
 def test_the_last_output_tells_what_nothing_else_does() -> None:
     last = "ModuleNotFoundError: No module named 'torch'"
-    assert last in str(judge(SandboxEnd(End.EXITED, 1), StepRecord(), last_output=last).diagnosis)
+    assert last in str(judge(SandboxEnd(End.EXITED, 1), StepRecord(), last_output=lambda: last).diagnosis)
     reported = StepRecord(Reported.FAILED, "i", 1)
-    assert last in str(judge(SandboxEnd(End.EXITED, 1), reported, last_output=last).diagnosis)
-    assert last not in str(judge(SandboxEnd(End.EVICTED), StepRecord(), last_output=last).diagnosis)
+    assert last in str(judge(SandboxEnd(End.EXITED, 1), reported, last_output=lambda: last).diagnosis)
+    assert last not in str(judge(SandboxEnd(End.EVICTED), StepRecord(), last_output=lambda: last).diagnosis)
+
+
+@pytest.mark.parametrize(
+    ("end", "record"),
+    [
+        (SandboxEnd(End.EXITED, 0), StepRecord(Reported.SUCCEEDED, "i", 1)),
+        (SandboxEnd(End.EXITED, 1), StepRecord(Reported.STOPPED, "i", 1)),
+        (SandboxEnd(End.EXITED, 1), StepRecord(Reported.FAILED, "i", 1, "ValueError: no")),
+        (SandboxEnd(End.OUT_OF_MEMORY, 137, "16 GiB"), StepRecord(Reported.RUNNING, "i", 1)),
+    ],
+    ids=["succeeded", "stopped", "reported", "said by its runner"],
+)
+def test_the_last_output_is_not_looked_through_where_something_else_tells(end: SandboxEnd, record: StepRecord) -> None:
+    def asked() -> str:
+        raise AssertionError("looked through")
+
+    judge(end, record, last_output=asked)
 
 
 @pytest.mark.parametrize("reported", [Reported.NOTHING, Reported.RUNNING])
 def test_a_step_whose_token_has_died_is_not_tried_again(reported: Reported) -> None:
     """Both sides are told which variable of ZenML's server would have let it go on."""
     record = StepRecord(reported, "id", 1)
-    outcome = judge(SandboxEnd(End.EXITED, TOKEN_REFUSED), record, last_output="whatever")
+    outcome = judge(SandboxEnd(End.EXITED, TOKEN_REFUSED), record, last_output=lambda: "whatever")
     assert (outcome.verdict, outcome.cost, outcome.needs_step_run) == (Verdict.FAILED, Cost.EVERYTHING, True)
     assert "`ZENML_WORKLOAD_TOKEN_EXPIRATION_LEEWAY`" in str(outcome.diagnosis)
     of_command = judge(SandboxEnd(End.EXITED, TOKEN_REFUSED), record, reports=False)
