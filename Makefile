@@ -87,7 +87,7 @@ zenml-ui: .venv-zenml-server/.done  ## ZenML's dashboard with the demo's runs, o
 	$(DEMO_ZENML) .venv-zenml-server/bin/python -m uvicorn zenml.zen_server.zen_server_api:app --host 127.0.0.1 --port 8237 --log-level warning
 
 test: setup-tests  ## the tests, but for those that are slow
-	$(BIN)/python -m pytest -n 4 --dist loadscope -m "not slow and not modal_account"
+	$(BIN)/python -m pytest -n 4 --dist loadscope
 
 # The oldest Python (where pyenv has it), Prefect and Modal that pyproject.toml admits.
 FLOOR_PYTHON ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.10.*/bin/python) $(BIN)/python)
@@ -100,7 +100,7 @@ IS_FLOOR := -c 'import sys; sys.exit(None if sys.version_info[:2] == (3, 10) els
 
 test-floor: setup-tests .venv-floor/.done  ## most of them on the oldest Python, Prefect and Modal
 	@.venv-floor/bin/python $(IS_FLOOR)
-	.venv-floor/bin/python -m pytest -n 4 --dist loadscope tests/unit tests/contract tests/host tests/integration -m "not slow and not modal_account"
+	.venv-floor/bin/python -m pytest -n 4 --dist loadscope tests/unit tests/contract tests/host tests/integration
 
 test-all: setup-tests .venv-cloud/.done test-floor  ## also the full graph sizes, and the floors
 	$(BIN)/python -m pytest -m "not modal_account" --cov --cov-report=term:skip-covered

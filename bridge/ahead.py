@@ -21,7 +21,7 @@ def imports(runner: str) -> Future[None]:
     """
     pool = ThreadPoolExecutor(1, thread_name_prefix="zenml-modal-prefect-imports")
     try:
-        return pool.submit(_import, ("bridge.submission", f"bridge.runners.{runner}"))
+        return pool.submit(_import, ("bridge.submission", "bridge.carrying_out", f"bridge.runners.{runner}"))
     finally:
         pool.shutdown(wait=False)
 

@@ -11,12 +11,14 @@ from bridge.commands.resume import resume
 from bridge.commands.sweep import sweep
 from bridge.commands.watchdog import watchdog
 from bridge.commands.worker import worker
+from bridge.quiet import only_warn_of_requests
 
 
 @click.group(help="Run ZenML pipelines as Prefect flows whose steps run in Modal sandboxes.")
 @click.version_option(package_name=names.DISTRIBUTION)
 def main() -> None:
     """The group of all commands."""
+    only_warn_of_requests()
 
 
 main.add_command(doctor)

@@ -3,6 +3,9 @@
 A sync flow with an async core on a loop and thread of its own: ``prefect flow-run retry`` never awaits an async
 flow and runs a sync one inside its own loop, notebooks have a loop already, and a thread is as good a caller
 as any other.
+
+Who deploys the flow imports this module, and so does each process that runs it: it loads Prefect alone. ZenML takes
+seconds, and shows what every library logs from INFO on (:mod:`bridge.carrying_out`).
 """
 
 from __future__ import annotations
@@ -11,62 +14,17 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from contextvars import copy_context
-from dataclasses import dataclass
 from threading import Event, Thread
 from typing import Any, TypeVar
 from uuid import UUID
 
 from prefect import flow
-from prefect.client.orchestration import PrefectClient, get_client
-from prefect.client.schemas.objects import FlowRun, State
-from prefect.context import AsyncClientContext, FlowRunContext
-from prefect.logging import get_run_logger
-from prefect.states import Cancelled, Completed, Crashed, Failed, Paused, Suspended
-from prefect.utilities.urls import url_for
-from zenml.client import Client
-from zenml.constants import METADATA_ORCHESTRATOR_RUN_ID
-from zenml.enums import ExecutionStatus
-from zenml.metadata.metadata_types import MetadataType, Uri
-from zenml.models import PipelineRunResponse
-from zenml.orchestrators.publish_utils import publish_pipeline_run_metadata
-from zenml.stack import Stack
+from prefect.client.schemas.objects import State
+from prefect.context import FlowRunContext
 
-from bridge import login, names, runners, step_runs, terminal, tracing
-from bridge.artifacts import Showing, pages
-from bridge.board import Board
-from bridge.dynamic import DynamicPipeline
-from bridge.errors import BridgeError, PrefectUnavailable, RunIsOver
-from bridge.events import StepEvents
-from bridge.eviction import is_eviction
-from bridge.foresight import earlier_durations
-from bridge.host.patience import use_fresh_keys
-from bridge.left_open import close_task_runs
-from bridge.limits import check_limits
-from bridge.logs import LogShipper
-from bridge.operated_end import end_with
-from bridge.outage import patiently, until_it_answers
-from bridge.own_words import warn_in_run_logs
-from bridge.per_step import PerStep
-from bridge.plan import Mode, Plan
-from bridge.ready import Fate
-from bridge.renewal import Renewal
-from bridge.resume import Earlier, end_sandboxes, look_back
-from bridge.run import Run, give_up, layer_of, open_run, own_run, runner_of
-from bridge.run_status import begin_stop, end_run, status_of
-from bridge.runners.base import Runner
-from bridge.scheduled import PARAMETER, snapshot_for
-from bridge.settings import RunnerConfig
-from bridge.step import Attempts
-from bridge.truth import Truth, ZenMLThread
-from bridge.versions import other_bridge
-from bridge.warm import WarmSteps
-from bridge.watch import CANCELLED, Stop, Watch, carried_out
-from bridge.whole_pipeline import WholePipeline, summary
+from bridge import names
 
 T = TypeVar("T")
-
-# Since these imports ZenML has INFO of all libraries shown: `prefect deploy` would show each of its requests, twice.
-terminal.only_warn_of_requests()
 
 
 @flow(name=names.DEPLOYMENT, persist_result=False)
@@ -85,67 +43,9 @@ def zenml_pipeline(snapshot_id: UUID, run_id: UUID | None = None) -> State[None]
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
         raise RuntimeError("`zenml_pipeline` is a Prefect flow: call it, not its function.")
-    flow_run = context.flow_run
-    warn_in_run_logs()
-    try:
-        snapshot_id = snapshot_for(flow_run, snapshot_id)
-        run = open_run(snapshot_id, run_id, str(flow_run.id))
-        runner = make_runner(run.config, run.stack, run.plan)
-        check_limits(run.plan)
-    except RunIsOver as error:
-        close_task_runs(flow_run.id, UUID(error.run_id), str(error))
-        return Cancelled(message=str(error)) if error.stopped else Failed(message=str(error))
-    except BridgeError as error:
-        if flow_run.run_count > 1:
-            return _not_taken_up(own_run(snapshot_id, run_id, str(flow_run.id)), str(flow_run.id), str(error))
-        give_up(snapshot_id, run_id, str(flow_run.id), str(error))
-        return Failed(message=str(error))
-    except Exception as error:
-        if flow_run.run_count > 1:
-            # Maybe it is ZenML that can't be asked: then nothing says that the run is over.
-            return _left_as_it_is(str(flow_run.id), _defect(error), error)
-        give_up(snapshot_id, run_id, str(flow_run.id), _defect(error))
-        raise
-    introduce(run, flow_run)
-    for warning in (other_bridge(flow_run.deployment_version), login.warning()):
-        if warning:
-            get_run_logger().warning("%s", warning)
-    get_run_logger().info("%s", run.plan)
-    about = {
-        names.SPAN_PIPELINE: run.plan.pipeline,
-        names.SPAN_RUN_ID: run.id,
-        names.SPAN_SNAPSHOT_ID: str(snapshot_id),
-        names.SPAN_FLOW_RUN_ID: run.flow_run_id,
-    }
-    with tracing.span(f"run {run.plan.pipeline}", about) as noted:
-        state = on_own_loop(
-            lambda: carry_out(run, runner, life=flow_run.run_count),
-            leave=lambda interruption: is_eviction(interruption, flow_run.id),
-        )
-        if not state.is_completed():
-            noted.failed(state.message or state.type.value)
-        return state
+    from bridge.carrying_out import run_pipeline
 
-
-def introduce(run: Run, flow_run: FlowRun) -> None:
-    """Make the two runs find each other where ZenML didn't submit the flow run itself: a deployment made it."""
-    name = names.prefect_name(run.run.name)
-    parameters = {**flow_run.parameters, PARAMETER: str(run.snapshot.id)}
-    if flow_run.name == name and flow_run.parameters == parameters:
-        return
-    user = run.run.user.name if run.run.user else None
-    tags = names.flow_run_tags(run.id, run.plan.pipeline, run.plan.stack, user)
-    with get_client(sync_client=True) as client:
-        client.update_flow_run(flow_run.id, parameters=parameters, name=name, tags={*flow_run.tags, *tags})
-    metadata: dict[str, MetadataType] = {METADATA_ORCHESTRATOR_RUN_ID: str(flow_run.id)}
-    if url := url_for(flow_run):
-        metadata[names.METADATA_ORCHESTRATOR_URL] = Uri(url)
-    publish_pipeline_run_metadata(run.run.id, {run.stack.orchestrator.id: metadata})
-
-
-def make_runner(config: RunnerConfig, stack: Stack, plan: Plan, outage: float = runners.OUTAGE_SECONDS) -> Runner:
-    """The runner that the stack's orchestrator is configured for; ``outage`` is how long Modal may be away."""
-    return runner_of(config, stack, plan.create_rate, outage)
+    return run_pipeline(context.flow_run, snapshot_id, run_id)
 
 
 def on_own_loop(
@@ -189,264 +89,3 @@ def on_own_loop(
         if not result.done():
             loop.call_soon_threadsafe(task.cancel)
         return result.result()
-
-
-@dataclass(frozen=True)
-class _Ended:
-    failures: dict[str, str]
-    stopped: bool
-    paused: bool = False
-
-
-async def carry_out(run: Run, runner: Runner, *, life: int = 1) -> State[None]:
-    """Run the plan to its end, on the running loop, inside a Prefect flow run; return the flow run's state.
-
-    ``life`` counts the processes of the flow run, this one included: what earlier ones began is gone on with.
-
-    Cancelled in the middle, it stops the run, ends its sandboxes and returns ``Cancelled``. Where it can't take up what
-    an earlier process began, it ends nothing and returns ``Crashed``.
-    """
-    stop = Stop()
-    work = asyncio.ensure_future(_carry_out(run, runner, stop, life))
-    while not work.done():
-        try:
-            await asyncio.wait({work})
-        except asyncio.CancelledError:
-            stop.kill("the process in which its flow ran was interrupted")
-            terminal.interrupted(run.run.name, run.plan.orphan_timeout)
-    return work.result()
-
-
-def _not_taken_up(left: PipelineRunResponse | None, flow_run_id: str, why: str) -> State[None]:
-    """The state of a flow run that this process couldn't take up, by what became of its ZenML run before."""
-    if left is None or left.status is ExecutionStatus.FAILED:
-        return Failed(message=why)
-    if left.status is ExecutionStatus.STOPPED:
-        return Cancelled(message=why)
-    return _left_as_it_is(flow_run_id, why)
-
-
-def _left_as_it_is(flow_run_id: str, why: str, defect: Exception | None = None) -> State[None]:
-    """The state of a flow run that this process couldn't take up, for which reason: it is as the one before left it.
-
-    Not Failed: ZenML would hear of that (:mod:`bridge.status`) and nothing could go on with the run any more.
-    """
-    how = f"The run hasn't ended: when that is mended, `modal-prefect resume {flow_run_id}` goes on with it."
-    message = f"{why.rstrip('.')}. {how}"
-    get_run_logger().error("%s", message, exc_info=defect)
-    return Crashed(message=message)
-
-
-def _defect(error: Exception) -> str:
-    return f"The flow itself failed: {type(error).__name__}: {error}"
-
-
-async def _carry_out(run: Run, runner: Runner, stop: Stop, life: int) -> State[None]:
-    thread, taken_up = ZenMLThread(login_comes_back=True), asyncio.Event()
-    if life == 1:
-        taken_up.set()
-    try:
-        await thread.call(lambda: use_fresh_keys(Client().zen_store))
-        # One client for the core and all its task runs.
-        async with AsyncClientContext.get_or_create() as api, runner:
-            board = Board(run.plan, listener=StepEvents(run), goes_on=life > 1)
-            terminal.watch(board, run.run.name, lambda: pages(UUID(run.flow_run_id), run.run))
-            most = run.plan.max_parallelism or runner.default_parallelism
-            async with (
-                Renewal(run.run, run.plan.orphan_timeout, life),
-                LogShipper(api.client, UUID(run.flow_run_id)) as shipper,
-                Watch(stop, api.client, run) as watch,
-                Showing(api.client, run, board, runner),
-                WarmSteps(run, runner, most, lambda: thread.call(lambda: earlier_durations(run.run))) as warm,
-            ):
-                truth = Truth(thread, lambda steps: step_runs.latest(run.run, steps))
-                parts = _Parts(run, Attempts(run, runner, thread, truth, warm), shipper, thread, watch, board, taken_up)
-                if life > 1 and run.run.status is ExecutionStatus.STOPPING:
-                    ended = await _finish_the_stop(parts, runner, api.client, stop, "it was stopped in ZenML")
-                elif life > 1 and await patiently(watch.cancelled_already):
-                    ended = await _finish_the_stop(parts, runner, api.client, stop, CANCELLED)
-                elif run.plan.mode is Mode.DYNAMIC:
-                    ended = await _dynamic(parts, runner, api.client, most, life)
-                elif run.plan.mode is Mode.PER_STEP:
-                    ended = await _per_step(parts, most, await _earlier(parts, runner, api.client, life))
-                else:
-                    ended = await _whole_pipeline(parts, await _earlier(parts, runner, api.client, life))
-                if stop.requested or ended.failures:
-                    await end_with(run)
-                await until_it_answers(api.client, UUID(run.flow_run_id))
-        if ended.paused and not stop.requested:
-            return paused(run)
-        return await _conclude(run, stop, ended, thread)
-    except BridgeError as error:
-        message = str(error)
-        if not taken_up.is_set():
-            return _left_as_it_is(run.flow_run_id, message)
-        await thread.call(lambda: end_run(run.run, failures={"": message}, stopped=stop.requested))
-        return Failed(message=message)
-    except Exception as error:
-        # A defect, or an outage beyond patience: ZenML's run must not stay running for it.
-        message = _defect(error)
-        if not taken_up.is_set():
-            return _left_as_it_is(run.flow_run_id, message, error)
-        await thread.call(lambda: end_run(run.run, failures={"": message}, stopped=False))
-        raise
-    finally:
-        thread.close()
-
-
-async def _conclude(run: Run, stop: Stop, ended: _Ended, thread: ZenMLThread) -> State[None]:
-    # First: a step that was ended for it may say of itself that it has failed.
-    failures = {"": stop.failure, **ended.failures} if stop.failure else dict(ended.failures)
-    stopped = (stop.requested and not stop.failure) or (ended.stopped and not failures)
-    await thread.call(lambda: end_run(run.run, failures=failures, stopped=stopped))
-    status = await thread.call(lambda: status_of(run.run)) if stopped and stop.reason != CANCELLED else None
-    if status is ExecutionStatus.COMPLETED:
-        get_run_logger().info("Its last step was over before the run could be stopped: %s.", stop.reason)
-        return Completed()
-    if stopped:
-        # Also after a failure: Prefect takes no other end of a flow run that was cancelled.
-        because = f": {stop.reason}" if stop.reason else ""
-        return Cancelled(message=f"The run was stopped{because}.{_and_failed(failures)}")
-    if failures:
-        return Failed(message=summary(failures))
-    return Completed()
-
-
-def paused(run: Run) -> State[None]:
-    """The state of a flow run whose ZenML run waits for an answer: its process ends, and another one goes on with it.
-
-    Prefect itself can resume one that a worker runs.
-    """
-    get_run_logger().info("The run is paused. When it was answered: `zenml pipeline runs resume %s`.", run.id)
-    context = FlowRunContext.get()
-    has_worker = context is not None and context.flow_run is not None and context.flow_run.deployment_id is not None
-    return Suspended() if has_worker else Paused()
-
-
-def _and_failed(failures: dict[str, str]) -> str:
-    return f" Before that, {summary(failures)[:1].lower()}{summary(failures)[1:]}" if failures else ""
-
-
-@dataclass(frozen=True)
-class _Parts:
-    run: Run
-    attempts: Attempts
-    shipper: LogShipper
-    thread: ZenMLThread
-    watch: Watch
-    board: Board
-    taken_up: asyncio.Event
-    """Set once this process has in hand what an earlier one left: an error before that ends nothing."""
-
-
-async def _earlier(parts: _Parts, runner: Runner, client: PrefectClient, life: int) -> Earlier:
-    run = parts.run
-    if life > 1:
-        earlier = await look_back(run, runner, client, parts.thread, parts.shipper)
-        parts.taken_up.set()
-        return earlier
-    if run.run.original_run:
-        steps = [step.name for step in run.plan.steps]
-        return Earlier(await parts.thread.call(lambda: step_runs.latest(run.run, steps)))
-    return Earlier()
-
-
-async def _finish_the_stop(parts: _Parts, runner: Runner, client: PrefectClient, stop: Stop, reason: str) -> _Ended:
-    """End what a process left that died before it had stopped its run."""
-    stop.kill(reason)
-    # First, else a step that ends before its run is stopping would be tried again.
-    await parts.thread.call(lambda: begin_stop(parts.run.run))
-    if parts.run.plan.mode is not Mode.DYNAMIC:
-        try:
-            earlier = await look_back(parts.run, runner, client, parts.thread, parts.shipper)
-            if parts.run.plan.mode is Mode.PER_STEP:
-                await _end_steps(parts, earlier, reason)
-            else:
-                await _end_pipeline(parts, earlier)
-        except Exception as error:
-            # What its steps said is worth less than the end of its sandboxes, which comes next.
-            get_run_logger().warning("What its steps said last can't all be read: %s", error)
-    await end_sandboxes(parts.run, runner)
-    await parts.thread.call(lambda: step_runs.stop_left(parts.run.run))
-    await _close_task_runs(parts, client, "The run was stopped.")
-    return _Ended({}, True)
-
-
-async def _close_task_runs(parts: _Parts, client: PrefectClient, because: str) -> None:
-    """End the task runs that an earlier process left open and nobody took up."""
-    run_id, flow_run_id = parts.run.run.id, UUID(parts.run.flow_run_id)
-    await until_it_answers(client, flow_run_id)
-    try:
-        await parts.thread.call(lambda: close_task_runs(flow_run_id, run_id, because))
-    except PrefectUnavailable as error:
-        # They are the picture of a run whose end doesn't hang on it.
-        get_run_logger().warning("Task runs may stay open in Prefect: %s", error)
-
-
-def _steps(parts: _Parts, earlier: Earlier, parallelism: int | None) -> PerStep:
-    return PerStep(
-        parts.run,
-        parts.attempts,
-        parts.shipper,
-        parts.thread,
-        board=parts.board,
-        earlier=earlier,
-        parallelism=parallelism,
-    )
-
-
-async def _end_steps(parts: _Parts, earlier: Earlier, reason: str) -> None:
-    """End the steps that an earlier process began, having read what nobody has read of them; no other one begins."""
-    steps = _steps(parts, earlier, None)
-    steps.kill(reason)
-    await steps.run_all()
-
-
-async def _end_pipeline(parts: _Parts, earlier: Earlier) -> None:
-    """End the sandbox of the pipeline that an earlier process began, having read what nobody has read of its output."""
-    if earlier.pipeline is None or earlier.pipeline.where is None:
-        return
-    run, kill = parts.run, asyncio.Event()
-    kill.set()
-    task_run_id = names.task_run_id(run.flow_run_id, None)
-    log = parts.shipper.open(task_run_id, send=run.plan.stream_logs)
-    number = earlier.pipeline.number
-    await parts.attempts.attempt_pipeline(number, task_run_id, kill, log, get_run_logger(), earlier.pipeline)
-
-
-async def _dynamic(parts: _Parts, runner: Runner, client: PrefectClient, parallelism: int | None, life: int) -> _Ended:
-    run = parts.run
-    pipeline = DynamicPipeline(
-        run,
-        layer_of(run),
-        runner,
-        parts.attempts,
-        parts.shipper,
-        parts.thread,
-        client,
-        parts.board,
-        parallelism=parallelism,
-        goes_on=life > 1,
-    )
-    if life > 1:
-        await pipeline.look_back()
-        parts.taken_up.set()
-    async with carried_out(parts.watch, drain=pipeline.drain, kill=pipeline.kill):
-        await pipeline.execute()
-    if life > 1:
-        await _close_task_runs(parts, client, "Nobody worked on it any more.")
-    return _Ended(pipeline.failures, pipeline.stopped, pipeline.paused)
-
-
-async def _per_step(parts: _Parts, parallelism: int | None, earlier: Earlier) -> _Ended:
-    steps = _steps(parts, earlier, parallelism)
-    async with carried_out(parts.watch, drain=steps.graph.drain, kill=steps.kill):
-        await steps.run_all()
-    return _Ended(steps.failures, Fate.STOPPED in steps.graph.fates.values())
-
-
-async def _whole_pipeline(parts: _Parts, earlier: Earlier) -> _Ended:
-    pipeline = WholePipeline(parts.run, parts.attempts, parts.shipper, parts.thread, parts.board, earlier)
-    async with carried_out(parts.watch, drain=pipeline.drain, kill=pipeline.end):
-        await pipeline.execute()
-    return _Ended(pipeline.failures, pipeline.stopped)

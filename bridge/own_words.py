@@ -10,8 +10,6 @@ import logging
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 
-from bridge.terminal import only_warn_of_requests
-
 _ours = logging.getLogger("bridge")
 
 
@@ -36,7 +34,6 @@ class _ToRunLogger(logging.Handler):
 
 def warn_in_run_logs() -> None:
     """From now on put what is warned of in a run into its logs. Idempotent; nothing changes outside of runs."""
-    only_warn_of_requests()
     if not any(isinstance(handler, _ToRunLogger) for handler in _ours.handlers):
         _ours.addHandler(_ToRunLogger())
     _ours.propagate = False  # else the terminal would show it twice

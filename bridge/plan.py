@@ -1,6 +1,6 @@
 """What is to be done: a pipeline run as frozen, printable data. Standard library only.
 
-:mod:`bridge.translate` makes a :class:`Plan` from a ZenML snapshot, :mod:`bridge.flow` carries it out. A plan
+:mod:`bridge.translate` makes a :class:`Plan` from a ZenML snapshot, :mod:`bridge.carrying_out` carries it out. A plan
 needs no SDK, network, clock or environment to be made, read or compared, and never holds a token.
 """
 

@@ -14,8 +14,9 @@ from zenml.enums import ExecutionStatus
 from zenml.models import PipelineRunResponse
 
 from bridge import lease, names, step_runs
+from bridge.carrying_out import make_runner
 from bridge.errors import BridgeError
-from bridge.flow import make_runner, on_own_loop
+from bridge.flow import on_own_loop
 from bridge.left_open import close_flow_run
 from bridge.operated_end import end_operated
 from bridge.prefect_api import prefect_api

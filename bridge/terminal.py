@@ -22,6 +22,7 @@ from rich.text import Text
 from zenml.logger import ZenMLLoggingHandler
 
 from bridge.live import LiveView, Steps
+from bridge.quiet import only_warn_of_requests
 
 _LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
 _shown: ContextVar[bool] = ContextVar("bridge_terminal", default=False)
@@ -132,16 +133,14 @@ def show_waiting(run: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def show_run() -> Iterator[None]:
-    """Show the run that is started inside. Leaves logging as it was, but that httpx may only warn from then on."""
+    """Show the run that is started inside. Leaves logging as it was, but for httpx: Prefect sends the last lines when
+    it is over."""
     console = _terminal()
     view = LiveView(console) if console is not None else None
     handler = _RunHandler(view)
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     before = [(logger, logger.propagate) for logger in loggers]
-    # httpx tells INFO of every request that Prefect's client makes.
-    requests = logging.getLogger("httpx")
-    requests_level = requests.level
-    requests.setLevel(logging.WARNING)
+    only_warn_of_requests()
     shown, viewed = _shown.set(True), _view.set(view)
     for logger in loggers:
         logger.addHandler(handler)
@@ -153,15 +152,5 @@ def show_run() -> Iterator[None]:
         for logger, propagate in before:
             logger.removeHandler(handler)
             logger.propagate = propagate
-        requests.setLevel(requests_level)
-        only_warn_of_requests()  # Prefect sends the last lines of a run when it is over
         _view.reset(viewed)
         _shown.reset(shown)
-
-
-def only_warn_of_requests() -> None:
-    """Keep from the terminal what httpx tells of each request, where nobody has asked for it: ZenML has INFO of all
-    libraries shown."""
-    requests = logging.getLogger("httpx")
-    if requests.level == logging.NOTSET and not requests.isEnabledFor(logging.DEBUG):
-        requests.setLevel(logging.WARNING)

@@ -16,8 +16,6 @@ from dataclasses import dataclass
 
 from prefect.workers.process import ProcessWorker
 
-from bridge.terminal import only_warn_of_requests
-
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -47,7 +45,6 @@ async def work(options: WorkerOptions, say: Callable[[str], None]) -> None:
 
     A second signal acts as it does on any program: the worker dies, and its flows with it.
     """
-    only_warn_of_requests()  # it asks for runs every few seconds
     worker = DrainingWorker(
         work_pool_name=options.pool,
         work_queues=list(options.queues) or None,

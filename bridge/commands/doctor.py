@@ -3,23 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import sys
-from collections.abc import Iterator
 
 import click
-
-
-@contextlib.contextmanager
-def _without_requests() -> Iterator[None]:
-    """Keep from the terminal what httpx tells of every request, between the findings."""
-    logger = logging.getLogger("httpx")
-    before = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 @click.command()
@@ -38,7 +24,7 @@ def doctor(stack: str | None, run: bool, image: str | None, as_data: bool) -> No
         raise click.UsageError("--image says which image the sandbox of --run has: add --run.")
     out = sys.stdout
     # ZenML's log lines go to stdout: not into JSON, nor between the findings.
-    with contextlib.redirect_stdout(sys.stderr), _without_requests():
+    with contextlib.redirect_stdout(sys.stderr):
         from rich.console import Console
 
         from bridge.doctor.examination import examine

@@ -19,7 +19,7 @@ from prefect.client.schemas.objects import State
 from zenml.client import Client
 from zenml.pipelines.run_utils import create_placeholder_run
 
-from bridge.flow import carry_out
+from bridge.carrying_out import carry_out
 from bridge.outcome import End, SandboxEnd
 from bridge.run import Run, load_snapshot, load_stack
 from bridge.runners.base import SandboxRequest

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,24 @@ def test_the_make_targets_of_the_documents_exist() -> None:
     named = {target for path in DOCUMENTS for target in re.findall(r"[`$] ?make ([a-z-]+)", path.read_text())}
     assert {"demo", "test"} <= named
     assert named <= targets
+
+
+@pytest.mark.parametrize(("options", "code"), [((), 5), (("-m", "modal_account"), 0), (("-m", ""), 0)])
+def test_what_costs_money_or_hours_runs_only_where_it_is_asked_for(options: tuple[str, ...], code: int) -> None:
+    """Also where its folder is named: 5 is pytest's "no tests collected"."""
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "--collect-only",
+        "-p",
+        "no:cacheprovider",
+        *options,
+        "tests/account",
+    ]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == code, ran.stdout + ran.stderr
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

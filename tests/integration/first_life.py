@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import bridge.flow
+import bridge.carrying_out
 import bridge.orchestrator
 import bridge.revival
 import bridge.runners.modal

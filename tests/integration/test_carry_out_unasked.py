@@ -16,8 +16,8 @@ from zenml.config import DockerSettings
 from zenml.pipelines.run_utils import create_placeholder_run
 from zenml.utils import source_utils
 
+from bridge.carrying_out import carry_out
 from bridge.errors import RunnerUnavailable
-from bridge.flow import carry_out
 from bridge.run import load_snapshot, load_stack
 from bridge.runners.base import SandboxRequest
 from bridge.runners.modal import ModalRunner

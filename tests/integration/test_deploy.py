@@ -152,7 +152,8 @@ def worker(
     environment = {**os.environ, "PYTHONPATH": str(STACK_CODE)}
     run = {"env": environment, "check": True, "capture_output": True}
     subprocess.run([prefect, "work-pool", "create", "zenml", "--type", "process"], cwd=folder, **run)  # type: ignore[call-overload]
-    subprocess.run([prefect, "--no-prompt", "deploy", "--all"], cwd=servers.ROOT, **run)  # type: ignore[call-overload]
+    deployed = subprocess.run([prefect, "--no-prompt", "deploy", "--all"], cwd=servers.ROOT, **run)  # type: ignore[call-overload]
+    assert b"HTTP Request" not in deployed.stdout + deployed.stderr
     with (folder / "worker.log").open("wb") as log:
         process = subprocess.Popen(
             [prefect, "worker", "start", "--pool", "zenml"],
@@ -211,6 +212,7 @@ def test_a_worker_runs_a_snapshot(
     assert ran.flow_run.name == ran.run.name
     assert f"zenml_run_id:{ran.run.id}" in ran.flow_run.tags
     assert worker[0].poll() is None
+    assert "HTTP Request" not in worker[1].read_text()
 
 
 # Slow: test_sweep.py shows quickly what the flow does, and that Prefect runs what is deployed.

@@ -173,6 +173,13 @@ def test_pure_modules_load_fast(module: str) -> None:
     assert not loaded & {"zenml", "pydantic", "prefect", "modal", "tenacity"}
 
 
+def test_the_flow_loads_prefect_alone() -> None:
+    """Who deploys it imports it, and would be shown each request that is made: ZenML shows INFO of all libraries."""
+    loaded = loaded_by("bridge.flow")
+    assert "prefect" in loaded
+    assert not loaded & {"zenml", "modal"}
+
+
 OF_THE_WORLD = {
     *("asyncio", "datetime", "getpass", "glob", "http", "httpx", "io", "modal", "os", "pathlib", "platform", "prefect"),
     *("random", "requests", "secrets", "shutil", "socket", "ssl", "subprocess", "sys", "tempfile", "threading", "time"),

@@ -7,7 +7,6 @@ import logging
 import os
 import pty
 import struct
-import subprocess
 import sys
 import termios
 
@@ -16,12 +15,6 @@ import pytest
 from bridge import terminal
 from bridge.board import Board
 from tests.unit.test_live import planned
-
-
-def test_who_imports_the_flow_to_deploy_it_isnt_told_of_each_request() -> None:
-    program = "import logging, bridge.flow; print(logging.getLogger('httpx').isEnabledFor(logging.INFO))"
-    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert told.stdout.split()[-1] == "False"
 
 
 def test_who_waits_in_a_terminal_sees_the_steps_and_what_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
