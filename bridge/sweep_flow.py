@@ -1,4 +1,7 @@
-"""The sweep as a Prefect flow, to be scheduled: ``flows/sweep.py`` and ``prefect.yaml`` deploy it."""
+"""The sweep as a Prefect flow, to be scheduled: ``flows/sweep.py`` and ``prefect.yaml`` deploy it.
+
+Loads Prefect alone until the flow runs, as :mod:`bridge.flow` does.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +12,22 @@ from prefect.states import Completed, Failed
 
 from bridge import names
 from bridge.errors import BridgeError
-from bridge.ownership import Owner
-from bridge.sweep import TOLERANCE_SECONDS, stacks, sweep
+from bridge.quiet import only_warn_of_requests
 
 
 @flow(name=names.SWEEP, persist_result=False)
-def sweep_stacks(stack: str | None = None, end: bool = True, tolerance: float = TOLERANCE_SECONDS) -> State[None]:
+def sweep_stacks(stack: str | None = None, end: bool = True, tolerance: float | None = None) -> State[None]:
     """End the runs and sandboxes that nobody owns.
 
     Args:
         stack: The ZenML stack to look at. Leave it empty for all with an orchestrator or step operator `modal-prefect`.
         end: Whether to end what is found. Without it, the log lists it.
-        tolerance: By how many seconds the clocks of two machines may differ.
+        tolerance: By how many seconds the clocks of two machines may differ. Leave it empty for a minute.
     """
+    from bridge.ownership import Owner
+    from bridge.sweep import TOLERANCE_SECONDS, stacks, sweep
+
+    only_warn_of_requests()
     logger = get_run_logger()
     try:
         chosen = stacks(stack, everything=stack is None)
@@ -30,7 +36,7 @@ def sweep_stacks(stack: str | None = None, end: bool = True, tolerance: float = 
     problems: list[str] = []
     ended = left = 0
     for one in chosen:
-        report = sweep(one, end=end, tolerance=tolerance)
+        report = sweep(one, end=end, tolerance=TOLERANCE_SECONDS if tolerance is None else tolerance)
         for line in report.lines():
             logger.info("%s", line)
         problems += [f"stack {report.stack}: {problem}" for problem in report.problems]

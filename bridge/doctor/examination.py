@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import contextvars
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 
+from bridge.daemon_threads import DaemonThreads
 from bridge.doctor import clocks, installation, modal_side, prefect_side, registry, trip, zenml_side
 from bridge.doctor.finding import Finding, Grade, told
 from bridge.doctor.patient import Patient, Unmet
@@ -28,41 +32,75 @@ CHECKS: tuple[tuple[str, Check], ...] = (
 )
 ROUND_TRIP: tuple[str, Check] = ("round trip", trip.round_trip)
 _COULD_NOT_ASK = (PrefectUnavailable, RunnerUnavailable)
+_SIDE_BY_SIDE = frozenset({"prefect api", "work pool", "deployments", "modal", "registry", "clocks", "round trip"})
+"""Those that ask servers: several that don't answer cost one wait. The others load code, which isn't for threads."""
 
 
 def examine(patient: Patient, *, run: bool = False) -> Iterator[Finding]:
-    """Yield what each check finds, as it finds it; ``run`` makes a sandbox as well."""
+    """Yield what each check finds, in their order, once that is known; ``run`` makes a sandbox as well."""
     return examine_by((*CHECKS, ROUND_TRIP) if run else CHECKS, patient)
+
+
+@dataclass
+class _Look:
+    """What one check found, and what those that need it say where they can't look for that."""
+
+    findings: list[Finding] = field(default_factory=list)
+    unmet: str | None = None
 
 
 def examine_by(checks: Iterable[tuple[str, Check]], patient: Patient) -> Iterator[Finding]:
     """Yield what these checks find; one whose need isn't met is skipped, and an error of ours is a finding."""
-    unmet: dict[str, str] = {}
-    for name, check in checks:
-        yield from _looked_at(name, check, patient, unmet)
+    looks: dict[str, Future[_Look]] = {}
+    threads = DaemonThreads(len(_SIDE_BY_SIDE), "zenml-modal-prefect-doctor")
+    begun: list[Future[_Look]] = []
+    try:
+        for name, check in checks:
+            needs = {need: looks[need] for need in _NEEDS.get(name, ()) if need in looks}
+            if name in _SIDE_BY_SIDE:
+                looks[name] = threads.submit(contextvars.copy_context().run, _look, name, check, patient, needs)
+            else:
+                looks[name] = Future()
+                looks[name].set_result(_look(name, check, patient, needs))
+            begun.append(looks[name])
+            if name not in _SIDE_BY_SIDE:
+                yield from _found(begun)
+        yield from _found(begun)
+    finally:
+        threads.shutdown()
 
 
-def _looked_at(name: str, check: Check, patient: Patient, unmet: dict[str, str]) -> Iterator[Finding]:
-    missing = next((need for need in _NEEDS.get(name, ()) if need in unmet), None)
-    if missing is not None:
-        unmet[name] = unmet[missing]
-        if missing != _ZENML or name not in _WITHOUT_ZENML:
-            yield Finding(name, Grade.SKIPPED, unmet[missing])
-            return
-        check = _WITHOUT_ZENML[name]
+def _found(begun: list[Future[_Look]]) -> Iterator[Finding]:
+    """Yield what these found, and forget them."""
+    while begun:
+        yield from begun.pop(0).result().findings
+
+
+def _look(name: str, check: Check, patient: Patient, needs: Mapping[str, Future[_Look]]) -> _Look:
+    look = _Look()
+    for need, of in needs.items():
+        look.unmet = of.result().unmet
+        if look.unmet is None:
+            continue
+        if need == _ZENML and name in _WITHOUT_ZENML:
+            check = _WITHOUT_ZENML[name]
+            break
+        look.findings.append(Finding(name, Grade.SKIPPED, look.unmet))
+        return look
     try:
         for finding in check(patient):
+            look.findings.append(finding)
             if finding.grade.is_bad:
-                unmet.setdefault(name, f"mend {name} first")
-            yield finding
+                look.unmet = look.unmet or f"mend {name} first"
     except Unmet as error:
-        if name not in unmet:
-            yield Finding(name, Grade.SKIPPED, str(error))
-        unmet.setdefault(name, str(error))
+        if look.unmet is None:
+            look.findings.append(Finding(name, Grade.SKIPPED, str(error)))
+            look.unmet = str(error)
     except BridgeError as error:
-        unmet[name] = f"mend {name} first"
+        look.unmet = f"mend {name} first"
         grade = Grade.UNKNOWN if isinstance(error, _COULD_NOT_ASK) else Grade.PROBLEM
-        yield told(name, grade, str(error), "Mend what the message says, and call doctor again")
+        look.findings.append(told(name, grade, str(error), "Mend what the message says, and call doctor again"))
+    return look
 
 
 _NEEDS: dict[str, tuple[str, ...]] = {

@@ -12,7 +12,12 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
 from prefect.client.schemas.objects import DeploymentStatus
 from prefect.client.schemas.responses import DeploymentResponse
-from prefect.settings import PREFECT_API_URL
+from prefect.settings import (
+    PREFECT_API_REQUEST_TIMEOUT,
+    PREFECT_API_URL,
+    PREFECT_CLIENT_MAX_RETRIES,
+    temporary_settings,
+)
 
 from bridge import names
 from bridge.doctor.finding import Finding, Grade, told
@@ -23,6 +28,8 @@ from bridge.prefect_api import prefect_api, prefect_settings
 from bridge.versions import other_bridge
 from bridge.work_pool import check_pool, nobody_works
 
+PATIENCE_SECONDS = 10.0
+"""How long a server that doesn't answer is waited for. Prefect's client waits a minute, six times."""
 _PAGE = 100
 _NO_SERVER = (
     "Start a server that stays with `prefect server start`, and `prefect config set "
@@ -60,7 +67,7 @@ def own_api(patient: Patient) -> Iterator[Finding]:
 
 def _asked() -> Finding:
     """What Prefect's API answers."""
-    with prefect_api() as client:
+    with _impatiently(), prefect_api() as client:
         there = client.api_version()
         client.read_work_pools(limit=1)  # something that a key is needed for
     differ = of_one_major(there, client.client_version())
@@ -82,7 +89,7 @@ def work_pool(patient: Patient) -> Iterator[Finding]:
     if config.work_pool is None:
         yield Finding(check, Grade.OK, "none: runs are carried out by the process that submits them")
         return
-    with _server(patient), prefect_api() as client:
+    with _server(patient), _impatiently(), prefect_api() as client:
         try:
             pool = check_pool(client, config, config.work_queue)
         except InvalidSettings as error:
@@ -100,7 +107,7 @@ def deployments(patient: Patient) -> Iterator[Finding]:
     Raises ``PrefectUnavailable``.
     """
     check, bad = "deployments", False
-    with _server(patient), prefect_api() as client:
+    with _server(patient), _impatiently(), prefect_api() as client:
         found = [one for one in _all(client) if (one.entrypoint or "").startswith("bridge.")]
         flows = {one.flow_id: client.read_flow(one.flow_id).name for one in found}
     for one in found:
@@ -129,6 +136,13 @@ def _server(patient: Patient) -> Iterator[None]:
     with prefect_settings(patient.orchestrator_config):
         if PREFECT_API_URL.value() is None:
             raise Unmet("there is no Prefect server")
+        yield
+
+
+@contextmanager
+def _impatiently() -> Iterator[None]:
+    """Who asks how things are wants to hear soon that there is no answer."""
+    with temporary_settings({PREFECT_API_REQUEST_TIMEOUT: PATIENCE_SECONDS, PREFECT_CLIENT_MAX_RETRIES: 0}):
         yield
 
 

@@ -6,22 +6,25 @@ import base64
 import io
 import json
 import re
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 import zenml
 from packaging.requirements import Requirement
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from rich.console import Console
 
 import bridge
 from bridge.doctor import installation, prefect_side, registry, trip, zenml_side
 from bridge.doctor.clocks import compared
-from bridge.doctor.examination import examine_by
+from bridge.doctor.examination import Check, examine_by
 from bridge.doctor.finding import Finding, Grade, told
 from bridge.doctor.patient import Patient, Unmet
 from bridge.doctor.show import as_json, show, summary
@@ -87,7 +90,40 @@ class TestTheInstallation:
         assert (found.grade, found.what) == (Grade.OK, f"`bridge` is {Path(bridge.__file__).parent}")
 
 
+class TestPrefectsApi:
+    def test_a_server_that_says_nothing_is_waited_for_once(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as mute:
+            url = f"http://127.0.0.1:{mute.getsockname()[1]}/api"
+            with temporary_settings({PREFECT_API_URL: url}), pytest.raises(PrefectUnavailable, match=url):
+                list(prefect_side.own_api(Patient()))
+            mute.setblocking(False)
+            mute.accept()[0].close()
+            with pytest.raises(BlockingIOError):
+                mute.accept()
+
+
 class TestTheOrder:
+    def test_servers_are_asked_side_by_side_and_told_in_order(self) -> None:
+        """Those that don't answer cost one wait, not one each."""
+        asked = Barrier(3)
+
+        def asks(name: str) -> Check:
+            def check(patient: Patient) -> Iterator[Finding]:
+                asked.wait(30)
+                yield Finding(name, Grade.UNKNOWN, "no answer")
+
+            return check
+
+        servers = [(name, asks(name)) for name in ("prefect api", "modal", "clocks")]
+        work_pool = ("work pool", lambda patient: iter([Finding("work pool", Grade.OK, "never")]))
+        found = list(examine_by([servers[0], work_pool, *servers[1:]], Patient()))
+        assert [(one.check, one.grade) for one in found] == [
+            ("prefect api", Grade.UNKNOWN),
+            ("work pool", Grade.SKIPPED),
+            ("modal", Grade.UNKNOWN),
+            ("clocks", Grade.UNKNOWN),
+        ]
+
     def test_an_error_is_a_finding_and_what_needs_it_is_skipped(self) -> None:
         def broken(patient: Patient) -> Iterator[Finding]:
             raise RunNotPossible("The store is closed. Open it.")

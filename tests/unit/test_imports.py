@@ -173,9 +173,10 @@ def test_pure_modules_load_fast(module: str) -> None:
     assert not loaded & {"zenml", "pydantic", "prefect", "modal", "tenacity"}
 
 
-def test_the_flow_loads_prefect_alone() -> None:
+@pytest.mark.parametrize("flow", ["bridge.flow", "bridge.sweep_flow"])
+def test_a_flow_loads_prefect_alone(flow: str) -> None:
     """Who deploys it imports it, and would be shown each request that is made: ZenML shows INFO of all libraries."""
-    loaded = loaded_by("bridge.flow")
+    loaded = loaded_by(flow)
     assert "prefect" in loaded
     assert not loaded & {"zenml", "modal"}
 
