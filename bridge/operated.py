@@ -5,8 +5,9 @@ It is a run of one step to :mod:`bridge.step`, which makes the attempt as for th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 from uuid import UUID
 
 from zenml.config.step_configurations import StepConfiguration
@@ -14,11 +15,12 @@ from zenml.models import PipelineSnapshotResponse
 
 from bridge import names
 from bridge.layers import declared, keys_of, made, merged, settings_under
-from bridge.plan import Plan, StepPlan
+from bridge.plan import Plan, SandboxSpec, StepPlan
 from bridge.run import Run
 from bridge.runners.base import SandboxRequest
 from bridge.settings import ModalPrefectStepOperatorConfig, ModalPrefectStepOperatorSettings
 from bridge.single_step import Wishes, plan_around, step_plan, wishes
+from bridge.warm import sharing
 
 
 def wishes_of(
@@ -38,6 +40,19 @@ def wishes_of(
     return wishes(step, config, settings, component.runner)
 
 
+def warm_not_used(
+    step: str, config: StepConfiguration, settings: ModalPrefectStepOperatorSettings, *, dynamic: bool
+) -> tuple[str, ...]:
+    """Say of a step of which somebody said that it is to be warm why it isn't; nothing where nobody said so."""
+    if not settings.warm or "warm" not in settings.model_fields_set:
+        return ()
+    if config.command is not None:
+        return (f"warm of step {step}: not used, a command step has a sandbox of its own.",)
+    if dynamic:
+        return (f"warm of step {step}: not used, in a dynamic pipeline nobody knows which steps come after it.",)
+    return ()
+
+
 def check_steps(
     steps: Mapping[str, StepConfiguration], component: ModalPrefectStepOperatorConfig, component_name: str
 ) -> None:
@@ -50,12 +65,16 @@ def check_steps(
 class OperatedRun(Run):
     """A run of which one step run is carried out here, its step run made by whoever called the step operator.
 
-    ``command`` is that of a command step; None where the step is a Python function.
+    ``command`` is that of a command step; None where the step is a Python function. ``shared`` is the plan of the steps
+    with which it may take turns in a sandbox, itself among them; None where it has one of its own. ``is_tried_again``
+    says whether there is another attempt at the step, in another step run, if this one fails.
     """
 
     step_run_id: UUID
     operator: str
     command: tuple[str, ...] | None = None
+    shared: Plan | None = None
+    is_tried_again: bool = False
 
     @property
     def step(self) -> StepPlan:
@@ -64,12 +83,8 @@ class OperatedRun(Run):
 
     def tags(self, step: str | None) -> dict[str, str]:
         """The tags of its sandbox."""
-        ours = {
-            names.TAG_STEP_OPERATOR: names.modal_tag(self.operator),
-            names.TAG_STEP_RUN_ID: str(self.step_run_id),
-        }
-        # Another orchestrator has no flow run.
-        return {name: value for name, value in {**super().tags(step), **ours}.items() if value}
+        ours = {names.TAG_STEP_RUN_ID: str(self.step_run_id)}
+        return {**_tags(super().tags(step), self.operator), **ours}
 
     def step_request(
         self, step: StepPlan, host_command: tuple[str, ...], task_run_id: UUID, attempt: int, sandbox: int
@@ -86,6 +101,31 @@ class OperatedRun(Run):
         )
 
 
+@dataclass(frozen=True)
+class SharedRun(Run):
+    """A run whose steps on one step operator take turns in sandboxes: what those have, and no step alone."""
+
+    operator: str
+    own: frozenset[str] = frozenset()
+    """The variables of single steps: ZenML's local orchestrator has them in its own environment while it calls."""
+
+    whose_steps: ClassVar[Literal["flow", "operator"]] = "operator"
+
+    def host_request(self, spec: SandboxSpec, host_command: tuple[str, ...], name: str) -> SandboxRequest:
+        """Such a sandbox, which has none of these variables."""
+        return replace(super().host_request(spec, host_command, name), not_inherited=self.own)
+
+    def tags(self, step: str | None) -> dict[str, str]:
+        """The tags of such a sandbox, in which many step runs may be."""
+        return _tags(super().tags(step), self.operator)
+
+
+def _tags(tags: Mapping[str, str], operator: str) -> dict[str, str]:
+    # Another orchestrator has no flow run.
+    ours = {names.TAG_STEP_OPERATOR: names.modal_tag(operator)}
+    return {name: value for name, value in {**tags, **ours}.items() if value}
+
+
 def plan_of(
     step: str,
     config: StepConfiguration,
@@ -96,3 +136,46 @@ def plan_of(
     """The plan of one step that is carried out by itself. Its own retries are the orchestrator's."""
     plan = replace(step_plan(step, config, snapshot, wishes, image), step_operator=config.step_operator or False)
     return replace(plan_around([plan], snapshot), orphan_timeout=wishes.settings.orphan_timeout)
+
+
+def shared_plan(
+    snapshot: PipelineSnapshotResponse,
+    component: ModalPrefectStepOperatorConfig,
+    component_name: str,
+    image: Callable[[str], str | None],
+) -> Plan | None:
+    """The plan of those steps of a static pipeline that may share sandboxes; None if no two of them may.
+
+    The ``upstream`` of each are all others of them that have ended when it begins. ``image`` tells that of a step.
+    Raises ``InvalidSettings``.
+    """
+    found: list[StepPlan] = []
+    idle_timeout = 0
+    for name, step in snapshot.step_configurations.items():
+        config = step.config
+        if config.command is not None or not config.uses_step_operator(component_name):
+            continue
+        wished = wishes_of(name, config, component, component_name)
+        if wished.settings.warm:
+            # As if ZenML might have each of them in its cache: none of their sandboxes is started before it is called.
+            found.append(replace(step_plan(name, config, snapshot, wished, image(name)), caching=True))
+            idle_timeout = max(idle_timeout, wished.settings.warm_idle_timeout)
+    shared = sharing(plan_around(found, snapshot))
+    if not shared:
+        return None
+    before = _all_upstream(snapshot)
+    steps = [
+        replace(step, upstream=tuple(name for name in shared if name in before[step.name]))
+        for step in found
+        if step.name in shared
+    ]
+    return replace(plan_around(steps, snapshot), warm=True, warm_idle_timeout=idle_timeout)
+
+
+def _all_upstream(snapshot: PipelineSnapshotResponse) -> dict[str, set[str]]:
+    """Of each step all those that it comes after, however far above. ZenML has the steps in such an order."""
+    found: dict[str, set[str]] = {}
+    for name, step in snapshot.step_configurations.items():
+        above = set(step.spec.upstream_steps)
+        found[name] = above.union(*(found.get(other, set()) for other in above))
+    return found

@@ -17,7 +17,7 @@ from zenml.enums import StackComponentType
 from zenml.models import PipelineRunResponse, StackResponse, StepRunResponse
 from zenml.stack import StackComponent
 
-from bridge import lease, names, orphans
+from bridge import lease, names, orphans, step_runs
 from bridge.components import ours, place_of, title
 from bridge.errors import BridgeError, RunNotPossible
 from bridge.flow import on_own_loop
@@ -74,17 +74,24 @@ class _Sweeper:
 
     async def _one(self, sandbox: Sandbox, own: Mapping[str, str], report: Report, end: bool) -> None:
         run_id, step_run_id = read_uuid(own.get(names.TAG_RUN_ID)), read_uuid(own.get(names.TAG_STEP_RUN_ID))
-        if run_id is None or step_run_id is None:
+        takes_turns = names.is_host_name(sandbox.name)
+        if run_id is None or (step_run_id is None and not takes_turns):
             report.problems.append(f"sandbox {sandbox.id} names no step run in its tags: left alone")
             return
-        judgement = await asyncio.to_thread(self._judge, step_run_id)
         run = await asyncio.to_thread(_run, run_id)
         name = run.name if run is not None else f"{run_id} (deleted in ZenML)"
         step = own.get(names.TAG_STEP, "")
+        if takes_turns and run is not None and (inside := await asyncio.to_thread(_inside, run, sandbox.id)):
+            step_run_id, step = inside.id, inside.name
+        if step_run_id is not None:
+            judgement = await asyncio.to_thread(self._judge, step_run_id)
+        else:
+            judgement = _judge_idle(run)
         report.found.append(Found(run_id, name, run, None, judgement, ((sandbox, step),)))
         if end and judgement.owner is Owner.NOBODY:
-            with noted(report, f"step {step} of run {name}: "):
-                await asyncio.to_thread(_end, step_run_id, judgement)
+            with noted(report, f"step {step} of run {name}: " if step else f"run {name}: "):
+                if step_run_id is not None:
+                    await asyncio.to_thread(_end, step_run_id, judgement)
                 await sandbox.terminate()
                 report.ended.add(run_id)
 
@@ -110,6 +117,22 @@ def _run(run_id: UUID) -> PipelineRunResponse | None:
         return Client().zen_store.get_run(run_id)
     except KeyError:
         return None
+
+
+def _inside(run: PipelineRunResponse, sandbox_id: str) -> StepRunResponse | None:
+    """The step run that is in a sandbox in which steps take turns; None if none is."""
+    running = [step_run for step_run in step_runs.list_of(run, hydrate=True) if not step_run.status.is_finished]
+    there = [step_run for step_run in running if step_run.run_metadata.get(names.METADATA_SANDBOX_ID) == sandbox_id]
+    return max(there, key=lambda step_run: step_run.created, default=None)
+
+
+def _judge_idle(run: PipelineRunResponse | None) -> Judgement:
+    """Decide whether a sandbox that no step is in may be left to itself."""
+    if run is None:
+        return Judgement(Owner.NOBODY, "its run was deleted in ZenML")
+    if run.status.is_finished:
+        return Judgement(Owner.NOBODY, f"no step is in it, and its run is {run.status.value}")
+    return Judgement(Owner.UNCLEAR, "no step is in it: another one may come, and where none does it ends by itself")
 
 
 def _end(step_run_id: UUID, judgement: Judgement) -> None:

@@ -2,31 +2,36 @@
 
 ZenML calls a step operator from the main thread of a step's process, or from several threads of a dynamic pipeline's:
 submit, ask, cancel and clean up are separate calls. The loop lives as long as there is something to carry out, or to
-answer.
+answer, or a warm sandbox is kept (:mod:`bridge.turns`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures.thread  # noqa: F401  its exit hook has to be called after ours, so it comes first
 import contextvars
 import logging
+import os
 import sys
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 from uuid import UUID
 
-from bridge import step_runs
+from bridge import names, step_runs
+from bridge.errors import RunnerUnavailable
 from bridge.last_words import LastWords
 from bridge.operated import OperatedRun
 from bridge.outcome import Outcome, Verdict
 from bridge.renewal import StepRenewal
-from bridge.runners.base import OutputLine, Runner, Sandbox
+from bridge.runners.base import CallsHosts, OutputLine, Runner, Sandbox
 from bridge.step import Attempts
 from bridge.truth import Truth, ZenMLThread
+from bridge.turns import Turns
 from bridge.warm import WarmSteps
+from bridge.warm_again import newest_in
 
 T = TypeVar("T")
 OnSandbox = Callable[[str, str | None], None]
@@ -111,6 +116,8 @@ class Operating:
         self._lock = threading.Lock()
         self._open: _Open | None = None
         self._steps: dict[UUID, _Step] = {}
+        self._turns = Turns(self._close_unless_needed)
+        self._process: int | None = None
         self._tasks: set[asyncio.Future[None]] = set()
 
     def begin(self, run: OperatedRun, on_sandbox: OnSandbox) -> None:
@@ -119,7 +126,9 @@ class Operating:
         Where a sandbox of this step run runs already, it is taken up. ``on_sandbox`` is told the id and page of each
         sandbox, on a thread of its own. Raises ``RunnerError`` where the runner can't be had.
         """
-        self._call(lambda opened: self._begin(run, on_sandbox, opened.runner), contextvars.copy_context())
+        if run.shared is not None and not self._ends_with_this_process():
+            run = replace(run, shared=None)
+        self._call(lambda opened: self._begin(run, on_sandbox, opened), contextvars.copy_context())
 
     def knows(self, step_run_id: UUID) -> bool:
         """Whether the step run was begun here."""
@@ -168,7 +177,23 @@ class Operating:
 
         self._call(lambda _: end())
 
-    async def _begin(self, run: OperatedRun, on_sandbox: OnSandbox, runner: Runner) -> None:
+    def _ends_with_this_process(self) -> bool:
+        """See to it that what is kept is ended with this process; False where that has begun."""
+        if self._process != os.getpid():
+            try:
+                # Not atexit: nothing can start a thread any more when that is called.
+                threading._register_atexit(self._end_idle)  # type: ignore[attr-defined]
+            except RuntimeError:
+                return False
+            self._process = os.getpid()
+        return True
+
+    def _end_idle(self) -> None:
+        """End the sandboxes that no step is in, and keep none from now on."""
+        if self._open is not None and self._process == os.getpid():  # a fork of it has no loop
+            self._call(lambda _: self._turns.end())
+
+    async def _begin(self, run: OperatedRun, on_sandbox: OnSandbox, opened: _Open) -> None:
         if run.step_run_id in self._steps:
             return
         made = asyncio.Event()
@@ -183,7 +208,10 @@ class Operating:
 
         async def carry_out() -> Outcome:
             try:
-                return await _carry_out(step, runner, thread)
+                async with self._turns.warm_for(run, opened.runner, thread) as warm:
+                    outcome = await _carry_out(step, opened.runner, thread, warm)
+                    self._turns.ended(run, outcome)
+                    return outcome
             finally:
                 await _told(told)
                 thread.close()
@@ -244,10 +272,16 @@ class Operating:
         return _Open(thread, *ready.result())
 
     def _ended(self, opened: _Open, call: Future[Any]) -> None:
-        """On the loop, at the end of a call: close it where there is nothing to carry out and nobody else asks."""
+        """On the loop, at the end of a call."""
         with self._lock:
             opened.calls.discard(call)
-            if not self._steps and not opened.calls:
+        self._close_unless_needed()
+
+    def _close_unless_needed(self) -> None:
+        """On the loop: close it where there is nothing to carry out, no sandbox is kept, and nobody asks."""
+        with self._lock:
+            opened = self._open
+            if opened is not None and not (self._steps or opened.calls or self._turns.any_kept):
                 self._open = None
                 opened.close.set()
 
@@ -261,10 +295,9 @@ async def _told(told: set[asyncio.Future[None]]) -> None:
             _logger.warning("ZenML couldn't be told where the step runs: %s: %s", type(error).__name__, error)
 
 
-async def _carry_out(step: _Step, runner: Runner, thread: ZenMLThread) -> Outcome:
+async def _carry_out(step: _Step, runner: Runner, thread: ZenMLThread, warm: WarmSteps) -> Outcome:
     run, plan = step.run, step.run.step
-    alive = StepRenewal(run.run.project_id, run.step_run_id, run.plan.orphan_timeout)
-    async with alive, WarmSteps(run, runner, None) as warm:
+    async with StepRenewal(run.run.project_id, run.step_run_id, run.plan.orphan_timeout):
         # This very step run: a dynamic pipeline's next attempt may be there before this one's end is judged.
         truth = Truth(thread, lambda steps: dict.fromkeys(steps, step_runs.record_of(run.step_run_id)))
         attempts = Attempts(run, runner, thread, truth, warm)
@@ -284,8 +317,42 @@ def _explain(outcome: Outcome, echo: Echo) -> None:
             _logger.error("The last lines of its output:\n%s", "\n".join(last))
 
 
-async def end_running(runner: Runner, app: str, name: str, modal_environment: str | None) -> None:
-    """End the sandbox of that name, if it runs. Raises ``RunnerUnavailable``."""
-    sandbox: Sandbox | None = await runner.find(app, name, modal_environment)
+@dataclass(frozen=True)
+class Place:
+    """Where a step run is carried out, as a process knows it that didn't begin it.
+
+    ``name`` is that of a sandbox of its own, which is also its attempt's key; ``told`` the id of the sandbox that ZenML
+    was told, None where that is none.
+    """
+
+    app: str
+    name: str
+    modal_environment: str | None
+    told: str | None = None
+
+
+async def sandbox_at(runner: Runner, place: Place) -> Sandbox | None:
+    """Return the sandbox that runs there: its own, or a warm one in which no step came after it.
+
+    Raises ``RunnerUnavailable``.
+    """
+    own: Sandbox | None = await runner.find(place.app, place.name, place.modal_environment)
+    if own is not None or place.told is None or not isinstance(runner, CallsHosts) or not runner.can_call:
+        return own
+    shared: Sandbox | None = await runner.by_id(place.told)
+    if shared is None or not names.is_host_name(shared.name) or await shared.poll() is not None:
+        return None
+    try:
+        newest = await newest_in(runner, shared)
+    except RunnerUnavailable:
+        if await shared.poll() is not None:
+            return None  # it has just ended
+        raise
+    return shared if newest == place.name else None
+
+
+async def end_at(runner: Runner, place: Place) -> None:
+    """End the sandbox that runs there, if one does. Raises ``RunnerUnavailable``."""
+    sandbox = await sandbox_at(runner, place)
     if sandbox is not None:
         await sandbox.terminate()

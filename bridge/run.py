@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal
 from uuid import UUID
 
 from zenml.client import Client
@@ -45,6 +45,9 @@ class Run:
     flow_run_id: str
     environment: Mapping[str, str]
     secret_environment: Mapping[str, str] = field(repr=False)
+
+    whose_steps: ClassVar[Literal["flow", "operator"]] = "flow"
+    """What the step hosts of its warm sandboxes are told: who says which steps they run."""
 
     @property
     def id(self) -> str:

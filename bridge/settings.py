@@ -229,6 +229,18 @@ class ModalPrefectOrchestratorSettings(SandboxSettings):
 class ModalPrefectStepOperatorSettings(SandboxSettings):
     """Settings of the step operator, for a component, a pipeline or a step."""
 
+    warm: bool = Field(
+        default=True,
+        description="Whether the steps of a run that say so and have equal image and resources take turns in one "
+        "sandbox, where one process calls the step operator for all of them, as ZenML's local orchestrator does. Turn "
+        "it off to give a step a fresh machine. Not for command steps and those of dynamic pipelines.",
+    )
+    warm_idle_timeout: int = Field(
+        default=60,
+        ge=0,
+        description="Seconds that an idle warm sandbox is kept while another of these steps may still come; of the "
+        "steps of a run the longest counts. Default 60; 0 ends it at once.",
+    )
     orphan_timeout: int = Field(
         default=1800,
         ge=1,

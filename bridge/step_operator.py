@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, cast
 
 from zenml.client import Client
@@ -35,11 +35,12 @@ if TYPE_CHECKING:
     from zenml.config.base_settings import BaseSettings
     from zenml.config.step_configurations import StepConfiguration
     from zenml.config.step_run_info import StepRunInfo
-    from zenml.models import PipelineSnapshotBase, StepRunResponse
+    from zenml.models import PipelineSnapshotBase, PipelineSnapshotResponse, StepRunResponse
 
     from bridge.image_builds import ImageBuilds
     from bridge.operated import OperatedRun
-    from bridge.operating import Operating
+    from bridge.operating import Operating, Place
+    from bridge.plan import Plan
     from bridge.runners.base import Runner
 
 logger = get_logger(__name__)
@@ -60,6 +61,8 @@ class ModalPrefectStepOperator(BaseStepOperator):
 
     _operating: Operating | None = None
     _images: ImageBuilds | None = None
+    _shared_plan: tuple[PipelineSnapshotResponse, Plan | None] | None = None
+    """Of the snapshot that was asked for last: with many steps it takes a while to make."""
 
     @cached_property
     def _next_signs(self) -> dict[UUID, float]:
@@ -148,7 +151,7 @@ class ModalPrefectStepOperator(BaseStepOperator):
             raise
 
     def _operated(self, info: StepRunInfo, entrypoint_command: list[str], environment: dict[str, str]) -> OperatedRun:
-        from bridge.operated import OperatedRun, plan_of, wishes_of
+        from bridge.operated import OperatedRun, plan_of, warm_not_used, wishes_of
         from bridge.resources import pools_not_used
 
         name, config, snapshot = info.pipeline_step_name, info.config, info.snapshot
@@ -156,8 +159,10 @@ class ModalPrefectStepOperator(BaseStepOperator):
             raise RunNotPossible(f"The stack of snapshot {snapshot.id} was deleted: run the pipeline again.")
         wishes = wishes_of(name, config, self.config, self.name)
         pools = () if snapshot.is_dynamic else pools_not_used(dict(config.resource_settings), f"step {name}")
-        self._say_once(info.run_id, (*pools, *ignored.of_component(self.config), *wishes.warnings))
+        cold = warm_not_used(name, config, wishes.settings, dynamic=snapshot.is_dynamic)
+        self._say_once(info.run_id, (*pools, *ignored.of_component(self.config), *wishes.warnings, *cold))
         image = self._image(info) if self.config.runner == "modal" else None
+        retry = config.retry
         return OperatedRun(
             snapshot=snapshot,
             run=Client().get_pipeline_run(info.run_id),
@@ -175,7 +180,27 @@ class ModalPrefectStepOperator(BaseStepOperator):
             operator=self.name,
             # ZenML's own entrypoint needs root for its folder, and wouldn't find this package: ours takes its place.
             command=tuple(entrypoint_command) if config.command is not None else None,
+            shared=self._shared(name, snapshot),
+            is_tried_again=retry is not None and info.step_run.version <= retry.max_retries,
         )
+
+    def _shared(self, step: str, snapshot: PipelineSnapshotResponse) -> Plan | None:
+        """The plan of the steps that may take turns with this one; None where this process calls for it alone."""
+        from bridge.operated import shared_plan
+
+        if snapshot.is_dynamic or names.ENV_RUN_ID in os.environ:  # of our orchestrator, where it is a step's process
+            return None
+        if self._shared_plan is None or self._shared_plan[0] is not snapshot:
+            image = partial(self._built_for, snapshot)
+            self._shared_plan = snapshot, shared_plan(snapshot, self.config, self.name, image)
+        plan = self._shared_plan[1]
+        return plan if plan is not None and step in plan.upstream else None
+
+    def _built_for(self, snapshot: PipelineSnapshotResponse, step: str) -> str | None:
+        """The image of a step of a static pipeline; None where there is none."""
+        if self.config.runner == "process" or snapshot.build is None:
+            return None
+        return snapshot.build.get_image(component_key=names.STEP_OPERATOR_IMAGE_KEY, step=step)
 
     def _say_once(self, run_id: UUID, warnings: Iterable[str]) -> None:
         """Warn of what no other step of the run has warned of, in this process."""
@@ -264,17 +289,18 @@ class ModalPrefectStepOperator(BaseStepOperator):
     def cancel(self, step_run: StepRunResponse) -> None:
         """End the sandbox of a step run, which becomes stopped. Raises ``RunnerUnavailable``."""
         from bridge import step_runs
-        from bridge.operating import end_running
+        from bridge.operating import end_at
 
-        # First: a step that answers SIGTERM with an error of its own would be a failed one.
-        step_runs.record_stopped(step_run.id)
         operating = self._operating
+        # Told first: a step that answers SIGTERM with an error of its own would be a failed one.
         if operating is not None and operating.knows(step_run.id):
+            step_runs.record_stopped(step_run.id)
             operating.cancel(step_run.id)
             return
-        app, name, settings = self._place(step_run)
-        environment = settings.modal_environment
-        self._anybody().ask(lambda runner: end_running(runner, app, name, environment))
+        # Asked even before: of one that has ended another one may be in its warm sandbox by now.
+        place, _ = self._place(step_run)
+        step_runs.record_stopped(step_run.id)
+        self._anybody().ask(lambda runner: end_at(runner, place))
 
     def cleanup_step_submission(self, step_run: StepRunResponse) -> None:
         """End what is left of a step run: its sandbox, where nobody waits for it any more."""
@@ -289,15 +315,24 @@ class ModalPrefectStepOperator(BaseStepOperator):
     def _anybody(self) -> Operating:
         return self._operations(Client().active_stack)
 
-    def _place(self, step_run: StepRunResponse) -> tuple[str, str, ModalPrefectStepOperatorSettings]:
-        """The app and name of a step run's sandbox, and the step's settings."""
+    def _place(self, step_run: StepRunResponse) -> tuple[Place, ModalPrefectStepOperatorSettings]:
+        """Where a step run is carried out, and the step's settings."""
         from bridge.operated import wishes_of
+        from bridge.operating import Place
 
         run = Client().get_pipeline_run(step_run.pipeline_run_id)
         config = step_run.config
         settings = wishes_of(step_run.name, config, self.config, self.name).settings
         pipeline = run.pipeline.name if run.pipeline else ""
-        return names.app_name(pipeline), names.operated_name(str(step_run.id)), settings
+        now = Client().get_run_step(step_run.id)
+        told = None if now.status.is_finished else now.run_metadata.get(names.METADATA_SANDBOX_ID)
+        place = Place(
+            names.app_name(pipeline),
+            names.operated_name(str(step_run.id)),
+            settings.modal_environment,
+            told if isinstance(told, str) else None,
+        )
+        return place, settings
 
     def _wait_too(self, step_run: StepRunResponse, orphan_timeout: int) -> None:
         """Say that somebody waits for a step run whose caller is gone: its sandbox would end itself for want of one."""
@@ -317,10 +352,10 @@ class ModalPrefectStepOperator(BaseStepOperator):
     def _status_elsewhere(self, step_run: StepRunResponse) -> ExecutionStatus:
         """The status of a step run that another process began."""
         from bridge import asks, step_runs
+        from bridge.operating import sandbox_at
 
-        app, name, settings = self._place(step_run)
-        environment = settings.modal_environment
-        if self._anybody().ask(lambda runner: runner.find(app, name, environment)) is not None:
+        place, settings = self._place(step_run)
+        if self._anybody().ask(lambda runner: sandbox_at(runner, place)) is not None:
             self._wait_too(step_run, settings.orphan_timeout)
             return ExecutionStatus.RUNNING
         # Read after that: a sandbox that ended between the two has reported by now.

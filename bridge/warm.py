@@ -209,6 +209,11 @@ class WarmSteps:
         self._pool.close()
         self._end_superfluous()
 
+    async def until_empty(self) -> None:
+        """Wait until no step is in a sandbox, none is kept for one, and none is being ended."""
+        while self._inside or self._pool.idle or self._ending:
+            await self._freed.wait()
+
     def _end_superfluous(self) -> None:
         for host in self._pool.superfluous():
             self._end(host)
@@ -233,7 +238,7 @@ class WarmSteps:
         command = self._runner.host_command(
             "serve",
             *("--snapshot-id", self._run.plan.snapshot_id, "--run-id", self._run.id),
-            *("--socket", socket, "--idle-timeout", str(idle)),
+            *("--socket", socket, "--idle-timeout", str(idle), "--for", self._run.whose_steps),
         )
         spec = replace(kind_of(spec), capacity_timeout=spec.capacity_timeout)
         host = WarmHost(self._runner.start(self._run.host_request(spec, command, name)), socket)
@@ -251,7 +256,8 @@ class WarmSteps:
 
     def _lost(self, host: WarmHost) -> None:
         self._stop_counting(host)
-        self._pool.remove(host)
+        if self._pool.remove(host):
+            self._wake()
 
     async def _learn(self, recall: Callable[[], Awaitable[Mapping[str, float]]]) -> None:
         try:

@@ -1,4 +1,4 @@
-"""Warm sandboxes that an earlier process of this flow run left behind: which attempts are, or were, in them."""
+"""Warm sandboxes that another process made: which attempts are, or were, in them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 
 from bridge import names
-from bridge.errors import RunnerError
+from bridge.errors import RunnerError, RunnerUnavailable
 from bridge.host import wire
 from bridge.runners.base import CallsHosts, HostCall, Sandbox
 
@@ -24,6 +24,18 @@ async def attempts_in(calls: CallsHosts, hosts: Sequence[Sandbox]) -> dict[str, 
     """
     known = await asyncio.gather(*(_known(calls, host) for host in hosts))
     return {key: host for host, keys in zip(hosts, known, strict=True) for key in keys}
+
+
+async def newest_in(calls: CallsHosts, host: Sandbox) -> str | None:
+    """Return the key of the attempt that came last into this sandbox, which runs; None if none did.
+
+    Raises ``RunnerUnavailable``.
+    """
+    try:
+        keys = await asyncio.wait_for(_ask(calls, host), PATIENCE_SECONDS)
+    except asyncio.TimeoutError:
+        raise RunnerUnavailable(f"The step host of sandbox {host.id} doesn't answer") from None
+    return keys[-1] if keys else None
 
 
 async def _known(calls: CallsHosts, host: Sandbox) -> list[str]:

@@ -13,8 +13,9 @@
     Runs the function of a dynamic pipeline and its inline steps (:mod:`bridge.host.dynamic`).
 ``pipeline --snapshot-id S --run-id R [--max-parallelism N] [--cpu C --memory MIB --gpus G]``
     Runs the whole static pipeline in this sandbox (:mod:`bridge.host.pipeline`, which lists the exit codes).
-``serve --snapshot-id S --run-id R --socket NAME [--idle-timeout SECONDS]``
-    Runs steps of that run, one at a time, as it is asked to (:mod:`bridge.host.serve`).
+``serve --snapshot-id S --run-id R --socket NAME [--idle-timeout SECONDS] [--for flow|operator]``
+    Runs steps of that run, one at a time, as it is asked to (:mod:`bridge.host.serve`): for an operator as
+    ``operated`` does, else as ``step`` does.
 
 Only the standard library is imported until the command is known.
 """
@@ -41,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     operated.add_argument("--snapshot-id", required=True)
     operated.add_argument("--step", required=True)
     operated.add_argument("--step-run-id", required=True)
+    operated.add_argument("--lifeline", type=int, help=argparse.SUPPRESS)
     pipeline = commands.add_parser("pipeline", help="run a whole pipeline", allow_abbrev=False)
     pipeline.add_argument("--snapshot-id", required=True)
     pipeline.add_argument("--run-id", required=True)
@@ -57,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--run-id", required=True)
     serve.add_argument("--socket", required=True, help="name of the socket's file")
     serve.add_argument("--idle-timeout", type=float, default=600.0, help="seconds without a step after which it ends")
+    serve.add_argument("--for", dest="caller", choices=["flow", "operator"], default="flow", help="whose steps")
     return parser
 
 
@@ -92,9 +95,11 @@ def main(argv: Sequence[str]) -> int:
         arguments = entrypoint.arguments_for(options.snapshot_id, options.step, options.step_run_id)
         return entrypoint.run_attempt(arguments)
     if options.command == "operated":
-        from bridge.host import entrypoint, orphan
+        from bridge.host import entrypoint, lifeline, orphan
         from bridge.host.operated import OperatedEntrypoint
 
+        if options.lifeline is not None:
+            lifeline.hold(options.lifeline)
         gc.enable()
         orphan.watch_step(options.step)  # where a flow began it: of a dynamic pipeline
         orphan.watch_step_run(UUID(options.step_run_id))  # where a step operator did
@@ -108,7 +113,10 @@ def main(argv: Sequence[str]) -> int:
     if options.command == "serve":
         from bridge.host import serve
 
-        return serve.main(serve.Options(options.snapshot_id, options.run_id, options.socket, options.idle_timeout))
+        operated = options.caller == "operator"
+        return serve.main(
+            serve.Options(options.snapshot_id, options.run_id, options.socket, options.idle_timeout, operated)
+        )
     from bridge.host import pipeline
 
     return pipeline.main(

@@ -9,24 +9,27 @@ import os
 import sys
 import threading
 from typing import NoReturn
+from uuid import UUID
 
 from zenml.stack import Stack
 from zenml.utils.env_utils import get_runtime_environment, get_runtime_secret_environment
 
 from bridge import names
+from bridge.host import orphan
 from bridge.host.attempt import Attempt
-from bridge.host.entrypoint import StepEntrypoint, arguments_for, run_attempt
+from bridge.host.entrypoint import SandboxEntrypoint, StepEntrypoint, arguments_for, run_attempt
+from bridge.host.operated import OperatedEntrypoint
 from bridge.host.preload import Loaded
 
 _logger = logging.getLogger(__name__)
 
 
-def run(attempt: Attempt, loaded: Loaded) -> NoReturn:
-    """Run an attempt in this process, a fresh fork, and end it."""
+def run(attempt: Attempt, loaded: Loaded, *, operated: bool = False) -> NoReturn:
+    """Run an attempt in this process, a fresh fork, and end it; ``operated`` where it is a step operator's."""
     gc.enable()
     code = 1
     try:
-        code = _run(attempt, loaded)
+        code = _run(attempt, loaded, OperatedEntrypoint if operated else StepEntrypoint)
     except BaseException:
         _logger.exception("The step's process broke.")
     finally:
@@ -48,20 +51,23 @@ def _end(code: int) -> NoReturn:
         os._exit(code)
 
 
-def _run(attempt: Attempt, loaded: Loaded) -> int:
+def _run(attempt: Attempt, loaded: Loaded, entrypoint: type[SandboxEntrypoint]) -> int:
     _say_lines_at_once()
     _reseed()
     # What ps and a step's own tracebacks of argv would show otherwise is the host's command line.
-    sys.argv = ["bridge.host", "step", *arguments_for(attempt.snapshot_id, attempt.step, attempt.step_run_id)]
+    command = "operated" if entrypoint is OperatedEntrypoint else "step"
+    arguments = arguments_for(attempt.snapshot_id, attempt.step, attempt.step_run_id)
+    sys.argv = ["bridge.host", command, *arguments]
     os.environ.update(attempt.environment)
     if loaded.stack is not None:
         # ZenML sets these around the call of the step's function; a module that reads them when it is
         # imported finds them here, as it does in a sandbox of its own.
         os.environ.update(_step_environment(attempt.step, loaded, loaded.stack))
-    arguments = arguments_for(attempt.snapshot_id, attempt.step, attempt.step_run_id)
-    if names.ENV_WORK_DIR in os.environ or StepEntrypoint(arguments, loaded.snapshot).should_download_code:
+    if names.ENV_WORK_DIR in os.environ or entrypoint(arguments, loaded.snapshot).should_download_code:
         os.environ[names.ENV_WORK_DIR] = attempt.work_dir
-    return run_attempt(arguments, loaded.snapshot)
+    if attempt.step_run_id is not None:
+        orphan.watch_step_run(UUID(attempt.step_run_id))  # where its caller gave it a lease
+    return run_attempt(arguments, loaded.snapshot, entrypoint)
 
 
 def _step_environment(step: str, loaded: Loaded, stack: Stack) -> dict[str, str]:

@@ -58,6 +58,7 @@ def main(options: Options) -> int:
     logging.getLogger("bridge").setLevel(logging.INFO)
     try:
         loaded = preload.load(options.snapshot_id, options.run_id)
+        plan = preload.plan_of(loaded)
         link = _split(loaded)
     except Exception as error:
         _logger.exception("The pipeline can't start.")
@@ -68,7 +69,7 @@ def main(options: Options) -> int:
         os._exit(0)  # the zygote at its end: what is left to flush and close is the scheduler's
     gc.enable()
     try:
-        return asyncio.run(_schedule(options, loaded, link))
+        return asyncio.run(_schedule(options, loaded, plan, link))
     except Exception as error:
         _logger.exception("The host broke.")
         return _code_of(error)
@@ -92,10 +93,10 @@ def _split(loaded: preload.Loaded) -> forking.Link | Forked | SpawnHost | None:
         return SpawnHost()
 
 
-async def _schedule(options: Options, loaded: preload.Loaded, link: forking.Link | SpawnHost) -> int:
+async def _schedule(options: Options, loaded: preload.Loaded, plan: Plan, link: forking.Link | SpawnHost) -> int:
     host: StepHost = link if isinstance(link, SpawnHost) else forking.ForkHost(link)
     store = Store(loaded)
-    scheduler = Scheduler(loaded.plan, host, store, admission(options, loaded.plan), _work_dir())
+    scheduler = Scheduler(plan, host, store, admission(options, plan), _work_dir())
     loop = asyncio.get_running_loop()
     terminations: set[asyncio.Task[None]] = set()
 

@@ -30,14 +30,13 @@ from bridge.plan import Plan
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A snapshot, its run, its plan, and its stack: None where it can't be loaded, and ``why_no_stack`` says why.
+    """A snapshot, its run, and its stack: None where it can't be loaded, and ``why_no_stack`` says why.
 
     That is so where a component can't be imported before the user's code is.
     """
 
     snapshot: PipelineSnapshotResponse
     run: PipelineRunResponse
-    plan: Plan
     stack: Stack | None
     why_no_stack: str = ""
 
@@ -51,15 +50,14 @@ def load(snapshot_id: str, run_id: str) -> Loaded:
     run = client.zen_store.get_run(UUID(run_id))
     if snapshot.stack is None:
         raise RuntimeError(f"The stack of snapshot {snapshot_id} was deleted")
-    plan = _orchestrator(snapshot.stack).plan(snapshot)
     try:
         stack = _stack(snapshot.stack, run, snapshot)
     except Exception as error:
         # Whatever it is: a step in a process of its own meets it again, and then it is that step's failure.
         said = str(error).partition("\n")[0].rstrip(".")
         why = f"the stack {snapshot.stack.name} can't be loaded before the user's code ({type(error).__name__}: {said})"
-        return Loaded(snapshot, run, plan, None, why)
-    return Loaded(snapshot, run, plan, stack)
+        return Loaded(snapshot, run, None, why)
+    return Loaded(snapshot, run, stack)
 
 
 def _stack(model: StackResponse, run: PipelineRunResponse, snapshot: PipelineSnapshotResponse) -> Stack:
@@ -76,13 +74,16 @@ def _stack(model: StackResponse, run: PipelineRunResponse, snapshot: PipelineSna
     return stack
 
 
-def _orchestrator(stack: StackResponse) -> ModalPrefectOrchestrator:
-    # Alone, since the stack's other components may need the user's code.
+def plan_of(loaded: Loaded) -> Plan:
+    """The plan of the run, for whoever runs all of it. Raises ``RuntimeError`` where another orchestrator does."""
+    stack = loaded.snapshot.stack
+    assert stack is not None
+    # The orchestrator alone, since the stack's other components may need the user's code.
     model = stack.components[StackComponentType.ORCHESTRATOR][0]
     orchestrator = StackComponent.from_model(model)
     if not isinstance(orchestrator, ModalPrefectOrchestrator):
         raise RuntimeError(f"The stack {stack.name} has an orchestrator of flavour {model.flavor_name}")
-    return orchestrator
+    return orchestrator.plan(loaded.snapshot)
 
 
 def disconnect() -> None:

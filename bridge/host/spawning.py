@@ -9,6 +9,7 @@ import signal
 import sys
 from asyncio.subprocess import Process
 from pathlib import Path
+from typing import Literal
 
 import bridge
 from bridge import names
@@ -43,13 +44,17 @@ class SpawnHost:
     """Starts a new interpreter for each attempt; a :class:`bridge.host.attempt.StepHost`.
 
     The attempts die with this process, by :mod:`bridge.host.lifeline`.
+
+    Args:
+        command: Which of :mod:`bridge.host`'s commands runs one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, command: Literal["step", "operated"] = "step") -> None:
+        self._command = command
         self._lifeline, self._held = os.pipe()
 
     async def start(self, attempt: Attempt, streams: Streams) -> _Spawned:
-        """Start ``python -m bridge.host step`` for an attempt."""
+        """Start ``python -m bridge.host`` with the command for an attempt."""
         os.makedirs(attempt.work_dir, exist_ok=True)
         arguments = [f"--snapshot-id={attempt.snapshot_id}", f"--step={attempt.step}"]
         if attempt.step_run_id is not None:
@@ -58,7 +63,7 @@ class SpawnHost:
             sys.executable,
             "-m",
             "bridge.host",
-            "step",
+            self._command,
             *arguments,
             f"--lifeline={self._lifeline}",
             pass_fds=(self._lifeline, *streams.reading),

@@ -7,7 +7,7 @@ tests and rehearsals).
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -32,7 +32,8 @@ class SandboxRequest:
     """One sandbox to be made.
 
     ``name`` is its idempotency key: asking twice for one name gives the same sandbox. ``secret_environment``
-    never appears in a repr, a log, argv or a tag; a runner hands it over by the safest way it has.
+    never appears in a repr, a log, argv or a tag; a runner hands it over by the safest way it has. ``not_inherited``
+    are variables of this process that it must not get, where it would get those.
     """
 
     name: str
@@ -42,6 +43,7 @@ class SandboxRequest:
     environment: Mapping[str, str] = field(default_factory=dict)
     secret_environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     tags: Mapping[str, str] = field(default_factory=dict)
+    not_inherited: Collection[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

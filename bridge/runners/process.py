@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import weakref
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -315,7 +315,7 @@ class ProcessRunner:
                 # Isolated and without site: neither the user's packages nor PYTHONPATH have a say in it.
                 [sys.executable, "-I", "-S", supervisor.__file__, str(folder.path), str(control)],
                 cwd=folder.path,
-                env=self._environment(folder, request.environment, request.secret_environment),
+                env=self._environment(folder, request.environment, request.secret_environment, request.not_inherited),
                 stdin=subprocess.DEVNULL,
                 stdout=errors,
                 stderr=errors,
@@ -323,13 +323,20 @@ class ProcessRunner:
                 start_new_session=True,
             )
 
-    def _environment(self, folder: LocalFolder, plain: Mapping[str, str], secret: Mapping[str, str]) -> dict[str, str]:
+    def _environment(
+        self,
+        folder: LocalFolder,
+        plain: Mapping[str, str],
+        secret: Mapping[str, str],
+        not_inherited: Collection[str] = (),
+    ) -> dict[str, str]:
         own = {
             "PYTHONUNBUFFERED": "1",
             "ZENML_CONFIG_PATH": str(folder.work / ".zenml"),
             names.ENV_WORK_DIR: str(folder.work),
         }
-        base = environment.inherited(os.environ, everything=self._inherit)
+        ours = {name: value for name, value in os.environ.items() if name not in not_inherited}
+        base = environment.inherited(ours, everything=self._inherit)
         asked = {**own, **plain, **secret}
         result = {**base, **asked, names.ENV_MODAL_SANDBOX_ID: folder.id}
         return environment.with_package(result, Path(bridge.__file__).parent.parent)

@@ -335,3 +335,37 @@ def test_the_client_asks_with_its_own_environment(zen: Zen, tmp_path: Path) -> N
     assert frames[0].kind == wire.ACCEPTED
     assert decode(frames[-1].body) == OK
     assert job.trace("one")[0]["environment"]["USER_VARIABLE"] == "of the exec"
+
+
+def begun_for(job: Job, step: str) -> str:
+    """The step run that whoever calls a step operator has made."""
+    arguments = {"run": job.run, "step": step}
+    return job.zen.ask("call", module="step_run_calls", function="start", arguments=arguments)
+
+
+@pytest.mark.parametrize("forks", [True, pytest.param(False, marks=pytest.mark.slow)])
+async def test_a_step_operator_s_steps_take_turns(zen: Zen, tmp_path: Path, forks: bool) -> None:
+    """Each has its step run, which whoever called the operator has made, and runs as ZenML has those run."""
+    job, steps = zen.submit("fan_out", tmp_path, width=2, seconds=0.1), ("wide_0", "wide_1")
+    with serving(job, "--for", "operator", **({} if forks else {"PYTHONPATH": with_a_thread(job, tmp_path)})) as host:
+        for step in steps:
+            end, output = await host.run(wire.Call(f"key of {step}", step, begun_for(job, step)))
+            assert end == OK, output
+            assert "goes on in a new process" not in output
+    assert job.statuses()[1] == {step: ["completed"] for step in steps}
+    assert len({trace["pid"] for step in steps for trace in job.trace(step)}) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("forks", [True, False])
+async def test_a_step_whose_caller_is_gone_ends_alone(zen: Zen, tmp_path: Path, forks: bool) -> None:
+    """Its lease came with the call: it is none of its host's, nor of the next step's."""
+    job = zen.submit("hanging", tmp_path)
+    lease = {names.ENV_CALLER_TIMEOUT: "3"}
+    with serving(job, "--for", "operator", **({} if forks else {"PYTHONPATH": with_a_thread(job, tmp_path)})) as host:
+        end, output = await host.run(wire.Call("gone", "hung", begun_for(job, "hung")), **lease)
+        assert (end.end, end.exit_code != 0) == (End.EXITED, True), output
+        assert (await host.run(wire.Call("next", "one", begun_for(job, "one"))))[0] == OK
+    steps = {step["name"]: step for step in job.read()["steps"]}
+    assert {name: step["status"] for name, step in steps.items()} == {"hung": "failed", "one": "completed"}
+    assert "Whoever called the step operator for this step is gone" in steps["hung"]["exception"]

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -62,11 +63,13 @@ class Operators:
     def __init__(self, lab: Lab, modal: LoopbackModal) -> None:
         from zenml.client import Client
         from zenml.enums import StackComponentType
+        from zenml.exceptions import EntityExistsError
 
         lab.stack("modal")  # registers what a stack needs besides
         self._lab = lab
         self._modal = modal
-        Client().create_flavor("beside.BesideFlavor", StackComponentType.STEP_OPERATOR)
+        with suppress(EntityExistsError):  # another module of this session has made it
+            Client().create_flavor("beside.BesideFlavor", StackComponentType.STEP_OPERATOR)
 
     def operator(self, runner: str, **configuration: Any) -> str:
         from zenml.client import Client

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from zenml.config.step_configurations import StepConfiguration
 
 from bridge.errors import InvalidSettings, NotTranslatable
-from bridge.operated import plan_of, wishes_of
+from bridge.operated import plan_of, shared_plan, warm_not_used, wishes_of
 from bridge.outcome import End, Reported, SandboxEnd, StepRecord, Verdict, judge
-from bridge.plan import Gpu, Resources
+from bridge.plan import Gpu, Plan, Resources
 from bridge.settings import ModalPrefectStepOperatorConfig, ModalPrefectStepOperatorSettings
+from bridge.warm import kind_of
 from tests.unit.snapshots import StepInput, snapshot
 
 
@@ -88,3 +90,68 @@ RUNNING = StepRecord(Reported.RUNNING, "id", 1)
 )
 def test_a_command_that_tells_nobody_how_it_ended(end: SandboxEnd, stop: bool, verdict: Verdict) -> None:
     assert judge(end, RUNNING, stop_requested=stop, reports=False).verdict is verdict
+
+
+ON_OPERATOR = StepInput(step_operator="mine")
+
+
+def shared(steps: Mapping[str, StepInput], component: Mapping[str, Any] | None = None, **options: Any) -> Plan | None:
+    of_component = ModalPrefectStepOperatorConfig(**(component or {}))
+    return shared_plan(snapshot(steps, **options), of_component, "mine", lambda step: "registry/ml:1")
+
+
+def with_settings(**settings: Any) -> StepInput:
+    return replace(ON_OPERATOR, other_settings={"step_operator": settings})
+
+
+def test_steps_that_share_are_those_of_one_kind_on_this_operator() -> None:
+    steps = {
+        "here": StepInput(),
+        "one": ON_OPERATOR,
+        "other": StepInput(step_operator="other"),
+        "big": replace(ON_OPERATOR, resources={"memory": "2GiB"}),
+        "cold": with_settings(warm=False),
+        "command": replace(ON_OPERATOR, command=("true",)),
+        "writes": with_settings(volumes={"/out": "out"}),
+        "writes too": with_settings(volumes={"/out": "out"}),
+        "two": with_settings(timeout=60),
+    }
+    plan = shared(steps)
+    assert plan is not None
+    assert [step.name for step in plan.steps] == ["one", "two"]
+    assert plan.warm
+    assert len({kind_of(step.sandbox) for step in plan.steps}) == 1
+    assert all(step.caching for step in plan.steps), "no sandbox is started before a step is called"
+    assert shared({"one": ON_OPERATOR, "here": StepInput()}) is None, "nobody to share with"
+    assert shared(steps, {"warm": False}) is None
+
+
+def test_an_idle_sandbox_is_kept_for_as_long_as_the_most_patient_step_says() -> None:
+    plan = shared({"one": ON_OPERATOR, "two": with_settings(warm_idle_timeout=7)}, {"warm_idle_timeout": 5})
+    assert plan is not None
+    assert plan.warm_idle_timeout == 7
+
+
+def test_what_comes_before_a_step_that_shares_is_known_however_far_above() -> None:
+    steps = {
+        "one": ON_OPERATOR,
+        "here": StepInput(upstream=["one"]),
+        "two": replace(ON_OPERATOR, upstream=["here"]),
+        "three": replace(ON_OPERATOR, upstream=["two"]),
+        "beside": ON_OPERATOR,
+    }
+    plan = shared(steps)
+    assert plan is not None
+    assert plan.upstream == {"one": (), "two": ("one",), "three": ("one", "two"), "beside": ()}
+
+
+def test_who_asked_for_a_warm_sandbox_that_there_is_not_is_told() -> None:
+    asked = {"step_operator": ModalPrefectStepOperatorSettings(warm=True)}
+    function, command = config(asked), config(asked).model_copy(update={"command": ["true"]})
+    settings = wishes(asked).settings
+    assert warm_not_used("train", function, settings, dynamic=False) == ()
+    (said,) = warm_not_used("train", command, settings, dynamic=False)
+    assert said == "warm of step train: not used, a command step has a sandbox of its own."
+    (said,) = warm_not_used("train", function, settings, dynamic=True)
+    assert "warm of step train: not used, in a dynamic pipeline" in said
+    assert warm_not_used("train", command, wishes({}).settings, dynamic=True) == (), "nobody asked"

@@ -72,7 +72,8 @@ def test_settings_are_the_contracts() -> None:
 
 def test_step_operator_has_the_settings_of_one_sandbox() -> None:
     only_runs_have = RUN_LEVEL | {"concurrency_limit"}
-    only_runs_have -= {"orphan_timeout"}  # that of a step is its own: another orchestrator has no flow
+    # Those of a step are its own: another orchestrator has no flow.
+    only_runs_have -= {"orphan_timeout", "warm", "warm_idle_timeout"}
     assert set(ModalPrefectStepOperatorSettings.model_fields) == set(DEFAULTS) - only_runs_have
     only_flows_have = {"prefect_api_url", "prefect_api_key", "work_pool"}
     own = set(ModalPrefectStepOperatorConfig.model_fields) - set(ModalPrefectStepOperatorSettings.model_fields)

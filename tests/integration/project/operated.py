@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 
-from shapes import add, await_file, hang_first, one, struck_first, trace
+from shapes import add, await_file, fail, fail_first, hang_first, one, struck_first, trace
 from zenml import get_step_context, pipeline, step
+from zenml.config.resource_settings import ResourceSettings
 from zenml.config.retry_config import StepRetryConfig
 from zenml.steps import CommandStep
 
@@ -76,3 +77,49 @@ def dynamic(folder: str) -> int:
     futures = [operated_train.submit(folder, rows, extra) for extra in (0, 10)]
     total = sum(future.load() for future in futures)
     return add(folder, total, 1)
+
+
+@pipeline
+def chained(folder: str, length: int = 3) -> None:
+    """Steps on the operator one after the other."""
+    rows: int = 41
+    for number in range(length):
+        rows = train.with_options(step_operator=True)(folder, rows, id=f"train_{number}")
+
+
+@pipeline
+def kinds(folder: str) -> None:
+    """A chain of which the second step asks for more memory, and the first alone has a variable."""
+    on_operator = train.with_options(step_operator=True)
+    more = on_operator.with_options(settings={"resources": ResourceSettings(memory="2GiB")})
+    rows = on_operator.with_options(environment={"USER_VARIABLE": "of the step"})(folder, 1, id="first")
+    on_operator(folder, more(folder, rows, id="big"), id="last")
+
+
+@pipeline
+def ends_in_turns(folder: str) -> None:
+    """Steps on the operator one after the other, each of which ends in another way before it succeeds."""
+    again = StepRetryConfig(max_retries=1, delay=0, backoff=1)
+    before = train.with_options(step_operator=True)(folder, 1, id="before")
+    raises = fail_first.with_options(step_operator=True, retry=again)(folder, "raise", id="raises", after=before)
+    killed = fail_first.with_options(step_operator=True, retry=again)(folder, "kill", id="killed", after=raises)
+    struck = struck_first.with_options(step_operator=True, retry=again)
+    limited = struck.with_options(settings={"step_operator": {"timeout": 15}})
+    timeout = limited(folder, "timeout", id="timeout", after=killed)
+    oom = struck(folder, "oom", id="oom", after=timeout)
+    train.with_options(step_operator=True)(folder, oom, id="after")
+
+
+@pipeline
+def hangs_in_turns(folder: str) -> None:
+    """Three steps on the operator, of which the second one waits for a file."""
+    before = train.with_options(step_operator=True)(folder, 1, id="before")
+    hangs = hang_first.with_options(step_operator=True)(folder, id="hangs", after=before)
+    train.with_options(step_operator=True)(folder, hangs, id="later")
+
+
+@pipeline
+def broken_off(folder: str) -> None:
+    """A step on the operator, one here that fails, and one on the operator that never begins."""
+    before = train.with_options(step_operator=True)(folder, 1, id="before")
+    train.with_options(step_operator=True)(folder, fail(folder, before), id="later")
