@@ -9,7 +9,7 @@ module, row by row.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 TOKEN_REFUSED = 77
@@ -35,11 +35,16 @@ class End(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class SandboxEnd:
-    """The end of a sandbox. ``exit_code`` is the process's (negative or 128+n for a signal), if known."""
+    """The end of a sandbox. ``exit_code`` is the process's (negative or 128+n for a signal), if known.
+
+    ``record`` is what ZenML answered the step's process when that told it of the step's end, where that was passed on.
+    It is no part of how the sandbox ended.
+    """
 
     end: End
     exit_code: int | None = None
     detail: str = ""
+    record: StepRecord | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         code = f" with exit code {self.exit_code}" if self.end is End.EXITED else ""
@@ -72,6 +77,17 @@ class StepRecord:
     step_run_id: str | None = None
     version: int = 0
     exception: str | None = None
+
+
+def answered(end: SandboxEnd, before: StepRecord) -> StepRecord | None:
+    """ZenML's record of an attempt that succeeded, where its process has passed on ZenML's answer; None: ask ZenML.
+
+    ``before`` is the record of the attempt before this one. Only a success is taken from it: it is final.
+    """
+    record = end.record
+    if record is None or end.end is not End.EXITED or end.exit_code != 0 or record.reported not in SUCCESSFUL:
+        return None
+    return record if record.step_run_id is not None and record.version > before.version else None
 
 
 class Cost(str, Enum):

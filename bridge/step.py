@@ -27,6 +27,7 @@ from bridge.outcome import (
     SandboxEnd,
     StepRecord,
     Verdict,
+    answered,
     judge,
     refused,
     stopped_after,
@@ -97,8 +98,8 @@ class _Place:
     exists: bool = False
 
 
-async def _itself(sandbox: Sandbox) -> Sandbox:
-    return sandbox
+async def _is(it: T) -> T:
+    return it
 
 
 class Attempts:
@@ -190,7 +191,10 @@ class Attempts:
                 return end if continued is None else replace(end, record=await self._truth.read(step.name))
             if end.end is End.EXITED and end.exit_code == 0:
                 over()
-            record, _ = await asyncio.gather(self._truth.read(step.name), log.delivered())
+            known = answered(end, before)
+            record, _ = await asyncio.gather(
+                self._truth.read(step.name) if known is None else _is(known), log.delivered()
+            )
             if record.version <= before.version:
                 record = StepRecord()  # an earlier attempt's: this one never reached ZenML
             return judge(end, record, stop_requested=kill.is_set(), last_output=log.last_words, reports=step.reports)
@@ -289,7 +293,7 @@ class Attempts:
         with _sandbox_span() as noted:
             request = self._run.pipeline_request(command, task_run_id, number)
             left = begun.where if begun is not None else None
-            start = self._runner.start(_traced(request)) if left is None else _itself(left)
+            start = self._runner.start(_traced(request)) if left is None else _is(left)
             place = _Place(plan.pipeline, request.name, plan.sandbox.timeout, exists=left is not None)
             end = await self._sandbox(place, start, kill, log, logger)
             _note_end(noted, end)

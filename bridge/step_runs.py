@@ -70,7 +70,7 @@ def latest(run: PipelineRunResponse, steps: Sequence[str]) -> dict[str, StepReco
     exceptions = _exceptions(run, failed)
     return {
         name: StepRecord(
-            reported=_REPORTED.get(step_run.status, Reported.RUNNING),
+            reported=reported(step_run),
             step_run_id=str(step_run.id),
             version=step_run.version,
             exception=exceptions.get(step_run.id),
@@ -84,11 +84,16 @@ def record_of(step_run_id: UUID) -> StepRecord:
     step_run = Client().zen_store.get_run_step(step_run_id, hydrate=True)
     said = step_run.exception_info if _may_have_exception(step_run.status) else None
     return StepRecord(
-        reported=_REPORTED.get(step_run.status, Reported.RUNNING),
+        reported=reported(step_run),
         step_run_id=str(step_run.id),
         version=step_run.version,
         exception=message_of(said) if said is not None else None,
     )
+
+
+def reported(step_run: StepRunResponse) -> Reported:
+    """What a step run says of its step."""
+    return _REPORTED.get(step_run.status, Reported.RUNNING)
 
 
 def _batches(steps: Sequence[str]) -> Iterator[list[str]]:
@@ -333,7 +338,7 @@ def close_retries(run: PipelineRunResponse, step: str) -> None:
         if created is None:
             record_stopped(UUID(record.step_run_id or ""))
             return
-        record = StepRecord(_REPORTED.get(created.status, Reported.RUNNING), str(created.id), created.version)
+        record = StepRecord(reported(created), str(created.id), created.version)
 
 
 _OVER = (ExecutionStatus.STOPPING, ExecutionStatus.STOPPED, ExecutionStatus.FAILED)
@@ -444,4 +449,4 @@ class CacheLookup:
             _logger.info("ZenML takes no cached step run of %s any more: %s", step, error)
             return None
         self._factory.record_step_run(published)
-        return _REPORTED[published.status]
+        return reported(published)

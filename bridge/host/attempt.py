@@ -13,7 +13,8 @@ class Attempt:
 
     ``step_run_id`` names a RUNNING step run, whose process is dead, that is to go on. ``environment`` is added
     to what the host has; it may hold secrets, so it is never shown. ``work_dir`` is a folder of the attempt's
-    own, made by whoever runs it.
+    own, made by whoever runs it. ``passed_on`` is the folder of :class:`bridge.host.passed_on.PassedOn`; a process
+    that isn't a fork of the host's makes no use of it.
     """
 
     snapshot_id: str
@@ -21,6 +22,12 @@ class Attempt:
     work_dir: str
     step_run_id: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    passed_on: str | None = None
+
+    @property
+    def end_file(self) -> str:
+        """Where its process passes on what ZenML answered to its end."""
+        return f"{self.work_dir}.end"
 
 
 @dataclass(frozen=True, slots=True)

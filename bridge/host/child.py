@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import threading
+from functools import partial
 from typing import NoReturn
 from uuid import UUID
 
@@ -20,6 +21,7 @@ from bridge.host.attempt import Attempt
 from bridge.host.entrypoint import SandboxEntrypoint, StepEntrypoint, arguments_for, run_attempt
 from bridge.host.operated import OperatedEntrypoint
 from bridge.host.preload import Loaded
+from bridge.host.run_of_step import Fork
 
 _logger = logging.getLogger(__name__)
 
@@ -67,7 +69,9 @@ def _run(attempt: Attempt, loaded: Loaded, entrypoint: type[SandboxEntrypoint]) 
         os.environ[names.ENV_WORK_DIR] = attempt.work_dir
     if attempt.step_run_id is not None:
         orphan.watch_step_run(UUID(attempt.step_run_id))  # where its caller gave it a lease
-    return run_attempt(arguments, loaded.snapshot, entrypoint)
+    if entrypoint is OperatedEntrypoint:
+        return run_attempt(arguments, loaded.snapshot, entrypoint)
+    return run_attempt(arguments, loaded.snapshot, partial(StepEntrypoint, fork=Fork(loaded.run, attempt)))
 
 
 def _step_environment(step: str, loaded: Loaded, stack: Stack) -> dict[str, str]:

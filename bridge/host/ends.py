@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 
+from bridge.host.passed_on import as_json, record_of
 from bridge.outcome import End, SandboxEnd
 
 
 def encode(end: SandboxEnd) -> bytes:
     """Return an end as bytes."""
-    return json.dumps({"end": end.end.value, "exit_code": end.exit_code, "detail": end.detail}).encode()
+    record = {"record": as_json(end.record)} if end.record is not None else {}
+    return json.dumps({"end": end.end.value, "exit_code": end.exit_code, "detail": end.detail, **record}).encode()
 
 
 def decode(body: bytes) -> SandboxEnd:
     """Read what :func:`encode` wrote."""
     read = json.loads(body)
-    return SandboxEnd(End(read["end"]), read["exit_code"], read["detail"])
+    record = record_of(read["record"]) if "record" in read else None
+    return SandboxEnd(End(read["end"]), read["exit_code"], read["detail"], record)

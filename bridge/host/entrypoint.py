@@ -24,7 +24,7 @@ from zenml.utils import code_utils, source_utils
 
 from bridge import names, upstream_zenml
 from bridge.host import patience, refusal
-from bridge.host.run_of_step import begun_run, snapshot_is_loaded
+from bridge.host.run_of_step import Fork, begun_run, snapshot_is_loaded
 from bridge.host.tracing import span_of_step
 from bridge.outcome import TOKEN_REFUSED
 
@@ -94,7 +94,17 @@ class SandboxEntrypoint(OwnCode, StepEntrypointConfiguration):
 
 
 class StepEntrypoint(SandboxEntrypoint):
-    """Runs a step, or, with ``--step_run_id``, goes on with a step run whose process is dead."""
+    """Runs a step, or, with ``--step_run_id``, goes on with a step run whose process is dead.
+
+    ``fork`` is what a process that a step host has forked knows.
+    """
+
+    def __init__(
+        self, arguments: list[str], snapshot: PipelineSnapshotResponse | None = None, fork: Fork | None = None
+    ) -> None:
+        """Take the arguments of ZenML's."""
+        super().__init__(arguments, snapshot)
+        self._fork = fork
 
     @classmethod
     def get_entrypoint_options(cls) -> dict[str, bool]:
@@ -104,7 +114,7 @@ class StepEntrypoint(SandboxEntrypoint):
     def _run_step(self, step: Step, snapshot: PipelineSnapshotResponse) -> None:
         step_run_id = self.entrypoint_args.get(_STEP_RUN_ID)
         if step_run_id is None:
-            with begun_run():
+            with begun_run(step, self._fork):
                 super()._run_step(step=step, snapshot=snapshot)
         else:
             continue_step_run(step, snapshot, UUID(step_run_id))
@@ -181,7 +191,7 @@ def arguments_for(snapshot_id: str, step: str, step_run_id: str | None) -> list[
 def run_attempt(
     arguments: Sequence[str],
     snapshot: PipelineSnapshotResponse | None = None,
-    entrypoint: type[SandboxEntrypoint] = StepEntrypoint,
+    entrypoint: Callable[[list[str], PipelineSnapshotResponse | None], SandboxEntrypoint] = StepEntrypoint,
 ) -> int:
     """Run one attempt on this process's main thread and return the exit code: 0, or 1 where the step raised, or
     ``TOKEN_REFUSED`` where ZenML's server doesn't take the sandbox's token any more.

@@ -17,6 +17,7 @@ from bridge.host.admission import SharedSandbox
 from bridge.host.attempt import Attempt, StepHost, StepProcess
 from bridge.host.forking import NoFork
 from bridge.host.output import StepOutput
+from bridge.host.passed_on import told_end
 from bridge.host.spawning import SpawnHost
 from bridge.host.store import Store
 from bridge.outcome import (
@@ -28,6 +29,7 @@ from bridge.outcome import (
     SandboxEnd,
     StepRecord,
     Verdict,
+    answered,
     judge,
 )
 from bridge.plan import FailureMode, Plan
@@ -193,16 +195,18 @@ class Scheduler:
             work_dir=os.path.join(self._work_dir, f"attempt-{self._attempts}"),
             step_run_id=continued,
             environment={} if gpus is None else {"CUDA_VISIBLE_DEVICES": _visible(gpus)},
+            passed_on=self._work_dir,
         )
         os.makedirs(attempt.work_dir, exist_ok=True)
         try:
             code = await self._process(attempt, permit)
         finally:
             shutil.rmtree(attempt.work_dir, ignore_errors=True)
-        record = await self._store.record(step)
+        end = SandboxEnd(End.EXITED, code, record=told_end(attempt.end_file))
+        record = answered(end, before) or await self._store.record(step)
         if continued is None and record.version <= before.version:
             record = StepRecord()  # an earlier attempt's: this one never reached ZenML
-        outcome = judge(SandboxEnd(End.EXITED, code), record, stop_requested=permit.kill.is_set())
+        outcome = judge(end, record, stop_requested=permit.kill.is_set())
         if outcome.verdict is not Verdict.SUCCEEDED:
             _logger.warning("Step %s %s: %s", step, outcome.verdict.value, outcome.diagnosis)
         return outcome

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from bridge.host import wire
 from bridge.host.attempt import Attempt, StepHost, StepProcess
 from bridge.host.ends import encode
 from bridge.host.journal import Journal
+from bridge.host.passed_on import told_end
 from bridge.host.pipes import Pipe, streams
 from bridge.outcome import End, SandboxEnd
 from bridge.runners.supervisor import oom_kills
@@ -27,36 +29,34 @@ DRAIN_SECONDS = 2.0
 class _Turn:
     """One attempt, from its start to its end, and what is kept of it."""
 
-    def __init__(self, call: wire.Call, folder: Path) -> None:
+    def __init__(self, call: wire.Call, folder: Path, attempt: Attempt) -> None:
         self.call = call
         self.journal = Journal(folder / "journal")
-        self.work_dir = folder / "work"
+        self._attempt = attempt
         self.process: StepProcess | None = None
         self.cut_off: int | None = None
         """The exit code that its end counts as, whatever its process's own is."""
         self._pipes: list[Pipe] = []
 
-    async def run(self, host: StepHost, snapshot_id: str, environment: dict[str, str]) -> None:
+    async def run(self, host: StepHost) -> None:
         """Run it to its end. Raises nothing: whatever happens is its end."""
         kills = oom_kills()
         try:
-            self.process = await self._start(host, snapshot_id, environment)
+            self.process = await self._start(host)
             end = await self._to_its_end(self.process, kills)
         except Exception as error:
             end = SandboxEnd(End.NEVER_STARTED, detail=f"the step host couldn't start it: {error}")
         for pipe in self._pipes:
             await pipe.drain(DRAIN_SECONDS)
-        shutil.rmtree(self.work_dir, ignore_errors=True)
+        shutil.rmtree(self._attempt.work_dir, ignore_errors=True)
         if self.journal.lost:
-            end = SandboxEnd(end.end, end.exit_code, f"{self.journal.lost} bytes of its output are lost: no room")
+            end = replace(end, detail=f"{self.journal.lost} bytes of its output are lost: no room")
         self.journal.end(encode(end))
 
-    async def _start(self, host: StepHost, snapshot_id: str, environment: dict[str, str]) -> StepProcess:
+    async def _start(self, host: StepHost) -> StepProcess:
         self._pipes = [Pipe(partial(self.journal.write, kind)) for kind in (wire.STDOUT, wire.STDERR)]
-        call = self.call
-        attempt = Attempt(snapshot_id, call.step, str(self.work_dir), call.step_run_id, environment)
         try:
-            return await host.start(attempt, streams(*self._pipes))
+            return await host.start(self._attempt, streams(*self._pipes))
         finally:
             for pipe in self._pipes:
                 os.close(pipe.writer)
@@ -74,7 +74,7 @@ class _Turn:
             return SandboxEnd(End.EXITED, self.cut_off)
         if code == -signal.SIGKILL and oom_kills() > kills:
             return SandboxEnd(End.OUT_OF_MEMORY, code, "the kernel killed it for want of memory")
-        return SandboxEnd(End.EXITED, code if code >= 0 else 128 - code)
+        return SandboxEnd(End.EXITED, code if code >= 0 else 128 - code, record=told_end(self._attempt.end_file))
 
 
 class Turns:
@@ -144,8 +144,11 @@ class Turns:
         # What earlier steps wrote was read, or its reader will find it gone: one journal's room is the limit.
         for turn in self._turns.values():
             turn.journal.shrink()
-        turn = self._turns[call.key] = _Turn(call, self._folder / str(len(self._turns)))
-        self._running = asyncio.ensure_future(turn.run(self._host, self._snapshot_id, environment))
+        folder = self._folder / str(len(self._turns))
+        work_dir, passed_on = str(folder / "work"), str(self._folder)
+        attempt = Attempt(self._snapshot_id, call.step, work_dir, call.step_run_id, environment, passed_on)
+        turn = self._turns[call.key] = _Turn(call, folder, attempt)
+        self._running = asyncio.ensure_future(turn.run(self._host))
         self._running.add_done_callback(lambda _: self._rest())
         return turn
 

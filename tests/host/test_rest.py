@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
+from bridge import names
 from tests.host.conftest import Zen
 
 
@@ -34,6 +36,32 @@ def test_a_step_asks_for_nothing_that_its_host_has(served_zen: Zen, tmp_path: Pa
     assert asked.count(("POST", "steps")) == 3
     # Nor is it looked at once more what each of ZenML's integrations requires.
     assert set(Counter(re.findall(r"Integration `?(\w+)`? (?:is|could not be) activated", output)).values()) == {1}
+
+
+@pytest.mark.slow  # two runs on a server
+def test_what_a_step_more_asks_zenml_s_server(served_zen: Zen, tmp_path: Path) -> None:
+    asked: list[Counter[tuple[str, str]]] = []
+    for length in (3, 6):
+        folder = tmp_path / str(length)
+        folder.mkdir()
+        job = served_zen.submit("chain", folder, length=length)
+        where = {names.ENV_MODAL_SANDBOX_ID: "sb-1", names.ENV_TASK_RUN_ID: str(uuid4())}
+        code, output = job.pipeline(ZENML_LOGGING_VERBOSITY="DEBUG", **where)
+        assert code == 0, output
+        found = re.findall(r"\] (GET|POST|PUT) /api/v1/([a-z_-]+)(\S*) started", output)
+        # The host looks every few seconds whether the run is being stopped, however many steps there are.
+        asked.append(Counter((how, what) for how, what, _ in found if (how, what) != ("GET", "runs")))
+        runs = [(how, what) for how, what, _ in found if (how, what) == ("GET", "runs")]
+        assert len(runs) < length + 3, runs
+    assert asked[1] - asked[0] == Counter(
+        {
+            ("POST", "logs"): 3 * 2,
+            ("POST", "steps"): 3,
+            ("POST", "run-metadata"): 3,
+            ("POST", "artifact_versions"): 3,
+            ("PUT", "steps"): 3 * 2,  # its end, and a heartbeat
+        }
+    )
 
 
 @pytest.mark.slow

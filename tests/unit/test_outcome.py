@@ -15,6 +15,7 @@ from bridge.outcome import (
     SandboxEnd,
     StepRecord,
     Verdict,
+    answered,
     judge,
     refused,
 )
@@ -152,3 +153,32 @@ def test_a_refused_sandbox_is_not_tried_again() -> None:
 def test_an_end_prints() -> None:
     assert str(SandboxEnd(End.EXITED, 3)) == "exited with exit code 3"
     assert str(SandboxEnd(End.TIMED_OUT, 124, "after 5 s")) == "timed out: after 5 s"
+
+
+@pytest.mark.parametrize("reported", SUCCESSFUL)
+def test_a_success_that_zenml_has_answered_need_not_be_asked_for(reported: Reported) -> None:
+    record = StepRecord(reported, "id", 2)
+    assert answered(SandboxEnd(End.EXITED, 0, record=record), StepRecord(Reported.RETRYING, "one before", 1)) is record
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        SandboxEnd(End.EXITED, 0),
+        *(
+            SandboxEnd(End.EXITED, 0, record=StepRecord(other, "id", 2))
+            for other in Reported
+            if other not in SUCCESSFUL
+        ),
+        SandboxEnd(End.EXITED, 0, record=StepRecord(Reported.SUCCEEDED, "id", 1)),
+        SandboxEnd(End.EXITED, 0, record=StepRecord(Reported.SUCCEEDED, None, 2)),
+        SandboxEnd(End.EXITED, 1, record=StepRecord(Reported.SUCCEEDED, "id", 2)),
+        *(
+            SandboxEnd(other, 0, record=StepRecord(Reported.SUCCEEDED, "id", 2))
+            for other in End
+            if other is not End.EXITED
+        ),
+    ],
+)
+def test_of_every_other_end_zenml_is_asked(end: SandboxEnd) -> None:
+    assert answered(end, StepRecord(Reported.RETRYING, "one before", 1)) is None
