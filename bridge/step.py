@@ -192,9 +192,8 @@ class Attempts:
             if end.end is End.EXITED and end.exit_code == 0:
                 over()
             known = answered(end, before)
-            record, _ = await asyncio.gather(
-                self._truth.read(step.name) if known is None else _is(known), log.delivered()
-            )
+            asked = self._truth.read(step.name) if known is None else self._truth.answered(known)
+            record, _ = await asyncio.gather(asked, log.delivered())
             if record.version <= before.version:
                 record = StepRecord()  # an earlier attempt's: this one never reached ZenML
             return judge(end, record, stop_requested=kill.is_set(), last_output=log.last_words, reports=step.reports)

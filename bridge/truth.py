@@ -109,6 +109,15 @@ class Truth:
             self._reader = asyncio.ensure_future(self._read_all())
         return await asyncio.shield(future)
 
+    async def answered(self, record: StepRecord) -> StepRecord:
+        """Return a record that needs no question, once everything is answered that is being asked now.
+
+        It mustn't overtake the failure of another step that came before it, or a step would begin that has no place.
+        """
+        if self._reader is not None and not self._reader.done():
+            await asyncio.wait({self._reader})
+        return record
+
     async def _read_all(self) -> None:
         while self._asked:
             asked, self._asked = self._asked, {}

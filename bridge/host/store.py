@@ -39,6 +39,7 @@ class Store:
         self._loaded = loaded
         self._closed = threading.Event()
         self._pool = DaemonThreads(_THREADS, "zenml")
+        self._asking: set[asyncio.Future[dict[str, StepRecord]]] = set()
         self._cache = step_runs.CacheLookup(loaded.snapshot, loaded.run, loaded.stack) if loaded.stack else None
 
     async def _ask(self, function: Callable[[], T]) -> T:
@@ -51,7 +52,19 @@ class Store:
 
     async def record(self, step: str) -> StepRecord:
         """The newest record of one step."""
-        return (await self.records([step]))[step]
+        asking = asyncio.ensure_future(self.records([step]))
+        self._asking.add(asking)
+        asking.add_done_callback(self._asking.discard)
+        return (await asking)[step]
+
+    async def answered(self, record: StepRecord) -> StepRecord:
+        """Return a record that needs no question, once everything is answered that is being asked of steps now.
+
+        It mustn't overtake the failure of another step that came before it, or a step would begin that has no place.
+        """
+        if self._asking:
+            await asyncio.wait(set(self._asking))
+        return record
 
     async def failed(self, step: str, record: StepRecord, diagnosis: Diagnosis) -> None:
         """Tell of a failure that ZenML doesn't know."""
