@@ -155,7 +155,7 @@ def test_an_end_prints() -> None:
     assert str(SandboxEnd(End.TIMED_OUT, 124, "after 5 s")) == "timed out: after 5 s"
 
 
-@pytest.mark.parametrize("reported", SUCCESSFUL)
+@pytest.mark.parametrize("reported", sorted(SUCCESSFUL))
 def test_a_success_that_zenml_has_answered_need_not_be_asked_for(reported: Reported) -> None:
     record = StepRecord(reported, "id", 2)
     assert answered(SandboxEnd(End.EXITED, 0, record=record), StepRecord(Reported.RETRYING, "one before", 1)) is record
