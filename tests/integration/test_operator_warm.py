@@ -79,7 +79,8 @@ def test_without_warm_each_step_has_a_sandbox_of_its_own(
 ) -> None:
     """So it is for a step that says so alone, though the others have one together."""
     alone = {"steps": {"train_1": {"settings": {"step_operator": {"warm": False}}}}}
-    ran = here.run(operated.chained, operators.stack([operators.operator(place)]), options=alone)
+    operator = operators.operator(place, warm_idle_timeout=600)
+    ran = here.run(operated.chained, operators.stack([operator]), options=alone)
     assert ran.error is None
     first, second, third = (ran.traces(f"train_{number}")[0]["sandbox"] for number in range(3))
     assert first == third != second
@@ -94,7 +95,7 @@ def test_without_warm_each_step_has_a_sandbox_of_its_own(
 def test_kinds_and_variables_stay_apart(
     here: Lab, modal: LoopbackModal, operators: Operators, operated, place: str
 ) -> None:
-    ran = here.run(operated.kinds, operators.stack([operators.operator(place)]))
+    ran = here.run(operated.kinds, operators.stack([operators.operator(place, warm_idle_timeout=600)]))
     assert ran.error is None
     first, big, last = (ran.traces(step)[0] for step in ("first", "big", "last"))
     assert first["sandbox"] == last["sandbox"] != big["sandbox"]
