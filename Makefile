@@ -105,7 +105,7 @@ test-floor: setup-tests .venv-floor/.done  ## most of them on the oldest Python,
 test-all: setup-tests .venv-cloud/.done test-floor  ## also the full graph sizes, and the floors
 	$(BIN)/python -m pytest -m "not modal_account" --cov --cov-report=term:skip-covered
 
-test-beyond: .venv/.dev  ## the newest ZenML, Prefect and Modal, beyond our pins: lists what breaks
+test-beyond: setup-tests  ## the newest ZenML, Prefect and Modal, beyond our pins: lists what breaks
 	$(BIN)/python -m scripts.beyond
 
 test-modal: setup-tests  ## the contract and a diamond on a real Modal account, CPU only; costs cents

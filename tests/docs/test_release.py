@@ -6,10 +6,13 @@ import re
 import subprocess
 import tarfile
 import zipfile
+from importlib.metadata import metadata, requires
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
+from bridge import names
 from scripts import beyond, release
 
 
@@ -30,6 +33,22 @@ def test_two_builds_are_the_same_and_hold_what_they_should(tmp_path: Path, capsy
     assert {"LICENSE", "CHANGELOG.md", "mkdocs.yml", "docs/tutorial.md", "scripts/release.py", "bridge/cli.py"} <= names
     assert ".pre-commit-config.yaml" in names, "CONTRIBUTING.md tells to install it"
     assert not {name for name in names if name.startswith((".venv", "build/", ".demo"))}
+
+
+NEEDED = [
+    needed.name
+    for needed in map(Requirement, requires(names.DISTRIBUTION) or ())
+    if needed.marker is None or needed.marker.evaluate({"extra": ""})
+]
+
+
+@pytest.mark.parametrize("name", NEEDED)
+def test_what_an_installation_brings_may_be_used_as_freely_as_we_may(name: str) -> None:
+    told = metadata(name)
+    classifiers = [one for one in told.get_all("Classifier") or [] if one.startswith("License ::")]
+    licence = " ".join([told.get("License-Expression") or "", *classifiers, (told.get("License") or "")[:80]])
+    assert re.search(r"Apache|MIT|BSD", licence), licence
+    assert "GPL" not in licence
 
 
 def repository(folder: Path, changelog: str, version: str = "1.2.3") -> Path:
