@@ -18,7 +18,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import Retry
 from zenml.client import Client
-from zenml.constants import STEPS
+from zenml.constants import HEARTBEAT, STEPS
 from zenml.enums import ExecutionStatus
 from zenml.zen_stores.base_zen_store import BaseZenStore
 from zenml.zen_stores.rest_zen_store import RestZenStore
@@ -28,6 +28,9 @@ T = TypeVar("T")
 OPEN_SECONDS = 120.0
 """How long what a step needs before it begins is asked for again: a server that can't be reached from here at all
 looks the same, and somebody waits to be told."""
+FIRST_HEARTBEAT_SECONDS = 1.0
+"""How long a step's process goes on before its first heartbeat, which ZenML's worker makes at once: a step that has
+ended by then needs none, and the server has one request less of it. The others come every 15 s, as ever."""
 _REFUSALS = 40
 _LONGEST_PAUSE_SECONDS = 10.0
 """Together more than six minutes of refused connections in one request."""
@@ -57,11 +60,12 @@ def open_store() -> BaseZenStore:
     return store
 
 
-def use_fresh_keys(store: BaseZenStore, **retries: int | None) -> None:
+def use_fresh_keys(store: BaseZenStore, first_heartbeat: float = 0.0, **retries: int | None) -> None:
     """Let the requests of this process be made anew where a killed server has left them open (:class:`FreshKeys`).
 
     ZenML's client alone would ask such a one for eight minutes, in which nothing is known, and a flow that is being
-    cancelled doesn't hear of it. ``retries`` are further numbers of urllib3's ``Retry``.
+    cancelled doesn't hear of it. ``first_heartbeat`` is how many seconds that waits. ``retries`` are further numbers
+    of urllib3's ``Retry``.
     """
     if not isinstance(store, RestZenStore):
         return
@@ -69,13 +73,13 @@ def use_fresh_keys(store: BaseZenStore, **retries: int | None) -> None:
         if isinstance(adapter, HTTPAdapter):
             patience: Retry = adapter.max_retries.new(status=_BUSY, **retries)
             patience.backoff_max = _LONGEST_PAUSE_SECONDS
-            store.session.mount(prefix, FreshKeys(patience, store.config.connection_pool_size))
+            store.session.mount(prefix, FreshKeys(patience, store.config.connection_pool_size, first_heartbeat))
 
 
 def ride_out_outages() -> None:
     """Open ZenML's store and let every request of this process wait for a server that is away."""
     # Its total would count before all others do.
-    use_fresh_keys(open_store(), total=None, connect=_REFUSALS)
+    use_fresh_keys(open_store(), FIRST_HEARTBEAT_SECONDS, total=None, connect=_REFUSALS)
 
 
 class FreshKeys(HTTPAdapter):
@@ -85,13 +89,19 @@ class FreshKeys(HTTPAdapter):
     asks again with that key is told 429 for ever (zenml/zen_server/request_management.py). What the request was to
     make may have been made all the same: then that is the answer, since ZenML would refuse a second one, or count it as
     another attempt of the step. Raises what requests raises, after several keys.
+
+    ``first_heartbeat`` is how many seconds the first heartbeat of a step waits, on the thread of ZenML's that makes it.
     """
 
-    def __init__(self, retries: Retry, connections: int) -> None:
+    def __init__(self, retries: Retry, connections: int, first_heartbeat: float = 0.0) -> None:
         super().__init__(max_retries=retries, pool_maxsize=connections)
+        self._first_heartbeat = first_heartbeat
 
     def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:
         """Send it. Raises what requests raises."""
+        if self._first_heartbeat and str(request.url).endswith(HEARTBEAT):
+            wait, self._first_heartbeat = self._first_heartbeat, 0.0
+            time.sleep(wait)  # a daemon of ZenML's sleeps here, which nobody waits for
         for _ in range(_KEYS - 1):
             try:
                 return super().send(request, *args, **options)

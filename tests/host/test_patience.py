@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -157,3 +161,41 @@ async def test_the_scheduler_asks_anew_where_the_server_was_too_busy(asked: Aske
         assert await store._ask(ask) == 200
     finally:
         store.close()
+
+
+def test_only_the_first_heartbeat_waits() -> None:
+    """A step that has ended by then needs none; what it asks for meanwhile doesn't wait for that."""
+    heard: list[str] = []
+
+    class Server(BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            heard.append(self.path)
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None:
+            """Nothing on stderr."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server, requests.Session() as session:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        session.mount("http://", FreshKeys(Retry(0), 2, first_heartbeat=1.0))
+        url = f"http://127.0.0.1:{server.server_port}"
+        begun = time.monotonic()
+        first = threading.Thread(target=session.put, args=(f"{url}/api/v1/steps/1/heartbeat",))
+        first.start()
+        session.put(f"{url}/api/v1/steps/1")
+        assert heard == ["/api/v1/steps/1"]
+        first.join()
+        assert time.monotonic() - begun >= 1.0
+        session.put(f"{url}/api/v1/steps/1/heartbeat")
+        server.shutdown()
+    assert heard == ["/api/v1/steps/1", *["/api/v1/steps/1/heartbeat"] * 2]
+
+
+@pytest.mark.slow  # a step of seconds, on a server
+def test_a_step_that_takes_longer_than_a_second_has_heartbeats(served_zen: Zen, tmp_path: Path) -> None:
+    job = served_zen.submit("fan_out", tmp_path, width=1, seconds=4.0)
+    code, output = job.pipeline(ZENML_LOGGING_VERBOSITY="DEBUG")
+    assert code == 0, output
+    assert re.search(r"200 PUT /api/v1/steps/[0-9a-f-]+/heartbeat", output), output

@@ -49,6 +49,8 @@ def test_what_a_step_more_asks_zenml_s_server(served_zen: Zen, tmp_path: Path) -
         code, output = job.pipeline(ZENML_LOGGING_VERBOSITY="DEBUG", **where)
         assert code == 0, output
         found = re.findall(r"\] (GET|POST|PUT) /api/v1/([a-z_-]+)(\S*) started", output)
+        # A step that has ended within a second has no heartbeat; here one may take longer.
+        found = [each for each in found if not each[2].endswith("/heartbeat")]
         # The host looks every few seconds whether the run is being stopped, however many steps there are.
         asked.append(Counter((how, what) for how, what, _ in found if (how, what) != ("GET", "runs")))
         runs = [(how, what) for how, what, _ in found if (how, what) == ("GET", "runs")]
@@ -59,7 +61,7 @@ def test_what_a_step_more_asks_zenml_s_server(served_zen: Zen, tmp_path: Path) -
             ("POST", "steps"): 3,
             ("POST", "run-metadata"): 3,
             ("POST", "artifact_versions"): 3,
-            ("PUT", "steps"): 3 * 2,  # its end, and a heartbeat
+            ("PUT", "steps"): 3,
         }
     )
 
