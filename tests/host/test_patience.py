@@ -156,7 +156,7 @@ async def test_the_scheduler_asks_anew_where_the_server_was_too_busy(asked: Aske
         body = {"name": "asked-anew", "color": "blue"}
         return asked.session.post(url, headers={"Idempotency-Key": keys.pop()}, json=body).status_code
 
-    store = Store(Loaded(snapshot=None, run=None, plan=None, stack=None))  # it has no question of its own here
+    store = Store(Loaded(snapshot=None, run=None, stack=None))  # it has no question of its own here
     try:
         assert await store._ask(ask) == 200
     finally:
