@@ -18,7 +18,7 @@ def machine() -> dict[str, Any]:
         "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "machine": platform.machine(),
-        "cpu": _cpu(),
+        "cpu": processor(),
         "cores": os.cpu_count(),
         "memory_gb": round(psutil.virtual_memory().total / 2**30),
         "versions": {name: version(name) for name in ("zenml", "prefect", "modal")},
@@ -26,7 +26,7 @@ def machine() -> dict[str, Any]:
     }
 
 
-def _cpu() -> str:
+def processor() -> str:
     """The processor's name, where the system tells it."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []

@@ -45,6 +45,7 @@ from tests.bench.compare.scenarios import (
 )
 from tests.bench.compare.startup import PARTS, breakdown
 from tests.bench.compare.yard import NATIVE_PYTHON, yard
+from tests.bench.machine import processor
 
 OURS, THEIRS = Cell("chain 20", WARM.name, 2.0), Cell("chain 20", NATIVE.name, 2.0)
 MACHINE = {
@@ -93,14 +94,16 @@ def test_local_rows_are_compared_with_zenmls_local_orchestrator() -> None:
 
 
 def test_a_run_that_was_cut_off_goes_on_where_it_was(tmp_path: Path) -> None:
-    record = Record(tmp_path / "some.jsonl", "now")
+    record = Record(tmp_path / "some.jsonl", "now", "some")
     wanted = [OURS, THEIRS]
     assert missing(record, wanted, 2) == [OURS, THEIRS, OURS, THEIRS]
     record.add(OURS, figures(1), MACHINE)
     assert missing(record, wanted, 2) == [THEIRS, OURS, THEIRS]
     record.add(THEIRS, figures(1), MACHINE)
     # What ZenML's own took has nothing to do with a change in the bridge.
-    assert missing(Record(record.path, "later"), wanted, 2) == [OURS, OURS, THEIRS]
+    assert missing(Record(record.path, "later", "some"), wanted, 2) == [OURS, OURS, THEIRS]
+    # What another processor took is no measure of either.
+    assert missing(Record(record.path, "now", "another"), wanted, 1) == wanted
     record.forget()
     assert missing(record, wanted, 1) == wanted
 
@@ -108,7 +111,7 @@ def test_a_run_that_was_cut_off_goes_on_where_it_was(tmp_path: Path) -> None:
 def test_what_matters_comes_first(tmp_path: Path) -> None:
     wanted = chosen(arguments([]))
     assert wanted == cells()
-    nothing = Record(tmp_path / "none.jsonl", "")
+    nothing = Record(tmp_path / "none.jsonl", "", "some")
     order = missing(nothing, wanted, 3)
     # A first run of the training pipeline is measured with its second one.
     along = {Cell("training", way.name, 2.0) for way in ON_MODAL}
@@ -125,7 +128,7 @@ def test_what_matters_comes_first(tmp_path: Path) -> None:
 
 def test_a_first_run_is_measured_alone_where_the_second_one_isn_t_wanted_or_is_known(tmp_path: Path) -> None:
     first, second = (Cell(name, WARM.name, 2.0) for name in ("training", "training, second run"))
-    record = Record(tmp_path / "some.jsonl", "now")
+    record = Record(tmp_path / "some.jsonl", "now", "some")
     assert missing(record, [first], 1) == [first]
     record.add(second, figures(1), MACHINE)
     assert missing(record, [first, second], 2) == [first, second]
@@ -148,11 +151,11 @@ def test_the_estimate_is_made_of_earlier_measurements() -> None:
 
 def test_a_fresh_clone_goes_on_from_what_is_published_without_what_counts_no_more(tmp_path: Path) -> None:
     published = tmp_path / "published.jsonl"
-    before = Record(tmp_path / "before.jsonl", "before")
+    before = Record(tmp_path / "before.jsonl", "before", "some")
     for cell in (THEIRS, OURS, THEIRS):
         before.add(cell, figures(1), MACHINE)
     before.publish(published)
-    after = Record(tmp_path / "new" / "after.jsonl", "after")
+    after = Record(tmp_path / "new" / "after.jsonl", "after", "some")
     after.begin_with(published)
     assert {cell: len(rows) for cell, rows in after.read().items()} == {THEIRS: 2}
     assert {cell: len(rows) for cell, rows in after.read_all().items()} == {OURS: 1, THEIRS: 2}
@@ -170,9 +173,9 @@ def test_json_a_plot_and_the_page_s_text_are_left_in_the_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copy(MEASUREMENTS, tmp_path / "compare.jsonl")
-    record = Record(tmp_path / "compare.jsonl", state_of_bridge())
+    record = Record(tmp_path / "compare.jsonl", state_of_bridge(), processor())
     cell = Cell("diamond", NATIVE.name, 2.0)
-    record.add(cell, figures(12.5), MACHINE)
+    record.add(cell, figures(12.5), {**MACHINE, "cpu": processor()})
     before = PAGE.read_text()
     measured_already = ["--only", cell.scenario, "--way", cell.way, "--cold-start", "2", "--repeats", "1"]
     main(["--folder", str(tmp_path), *measured_already])
@@ -186,7 +189,7 @@ def test_json_a_plot_and_the_page_s_text_are_left_in_the_folder(
 
 
 def test_a_page_without_ours_is_not_published(tmp_path: Path) -> None:
-    record = Record(tmp_path / "some.jsonl", "now")
+    record = Record(tmp_path / "some.jsonl", "now", "some")
     record.add(THEIRS, figures(1), MACHINE)
     before = PAGE.read_text()
     with pytest.raises(SystemExit, match=r"chain 20 +per_step warm"):
@@ -197,7 +200,7 @@ def test_a_page_without_ours_is_not_published(tmp_path: Path) -> None:
 @pytest.mark.parametrize("document", [PAGE, README, WARM_PAGE], ids=lambda path: path.name)
 def test_what_is_published_is_what_was_measured(document: Path) -> None:
     """No figure of the comparison is written by hand: the next measurement would make it wrong."""
-    measurements = Record(MEASUREMENTS, "").read_all()
+    measurements = Record(MEASUREMENTS, "", "").read_all()
     found = report.medians(measurements)
     said = {PAGE: report.page(measurements), README: report.sentence(found), WARM_PAGE: report.chain(found)}[document]
     text = document.read_text()

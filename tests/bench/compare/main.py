@@ -34,7 +34,7 @@ from tests.bench.compare.scenarios import (
     urgency,
 )
 from tests.bench.compare.yard import yard
-from tests.bench.machine import machine
+from tests.bench.machine import machine, processor
 
 FOLDER = servers.ROOT / ".test" / "bench"
 DOCS = servers.ROOT / "docs"
@@ -73,8 +73,8 @@ def arguments(given: Sequence[str]) -> argparse.Namespace:
 
 def _all_of_it() -> float:
     """Hours."""
-    nothing = Record(Path("/nowhere"), "")
-    return estimate.minutes(missing(nothing, cells(), 3), Record(MEASUREMENTS, "").read_all()) / 60
+    nothing = Record(Path("/nowhere"), "", "")
+    return estimate.minutes(missing(nothing, cells(), 3), Record(MEASUREMENTS, "", "").read_all()) / 60
 
 
 def chosen(options: argparse.Namespace) -> list[Cell]:
@@ -156,7 +156,7 @@ def main(given: Sequence[str]) -> None:
     options = arguments(given)
     folder: Path = options.folder
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("Stopped; what is measured is kept."))  # servers are ended too
-    record = Record(folder / "compare.jsonl", state_of_bridge())
+    record = Record(folder / "compare.jsonl", state_of_bridge(), processor())
     if options.fresh:
         record.forget()
     else:

@@ -25,10 +25,12 @@ class Record:
         path: The file.
         bridge: What tells this state of the package from others: figures of ours count for it alone. What ZenML's
             own orchestrators took has nothing to do with it.
+        processor: The processor's name: nothing counts that another one took, since a ratio of the two says nothing.
     """
 
     path: Path
     bridge: str
+    processor: str
 
     def begin_with(self, published: Path) -> None:
         """Where nothing is measured yet, go on from what was published: a fresh clone has it."""
@@ -45,7 +47,11 @@ class Record:
 
     def read(self) -> dict[Cell, list[dict[str, Any]]]:
         """The measurements of each cell that count, oldest first; each with its ``figures`` and its ``machine``."""
-        return self._read(lambda cell, line: not way(cell.way).ours or line["bridge"] == self.bridge)
+        return self._read(self._counts)
+
+    def _counts(self, cell: Cell, line: Figures) -> bool:
+        is_here = line["machine"]["cpu"] == self.processor
+        return is_here and (not way(cell.way).ours or line["bridge"] == self.bridge)
 
     def read_all(self) -> dict[Cell, list[dict[str, Any]]]:
         """Those that count and those that don't: enough to know how long one will take."""
