@@ -238,13 +238,24 @@ def strike(modal: LoopbackModal, folder: Path, end: str) -> None:
 
 
 @pytest.mark.slow
-def test_what_an_end_costs(here: Lab, modal: LoopbackModal, operators: Operators, operated, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("warm", "sandboxes"), [(True, {"": 2}), (False, {"exception": 2, "exit": 1, "evict": 2})], ids=["warm", "cold"]
+)
+def test_what_an_end_costs(
+    here: Lab,
+    modal: LoopbackModal,
+    operators: Operators,
+    operated,
+    tmp_path: Path,
+    warm: bool,
+    sandboxes: dict[str, int],
+) -> None:
     """On the local orchestrator, which goes on after a failure and retries by itself."""
     striker = threading.Thread(target=strike, args=(modal, tmp_path, "evict"))
     striker.start()
     ran = here.run(
         operated.struck,
-        operators.stack([operators.operator("modal")]),
+        operators.stack([operators.operator("modal", warm=warm)]),
         into=tmp_path,
         ends={"exception": 1, "exit": 0, "evict": 0, "refused": 0},
     )
@@ -253,7 +264,7 @@ def test_what_an_end_costs(here: Lab, modal: LoopbackModal, operators: Operators
     assert ran.status == "failed"
     versions = {name: step.version for name, step in ran.run.steps.items()}
     assert versions == {"exception": 2, "exit": 1, "evict": 1, "refused": 1}
-    assert {step: len(found) for step, found in boxes_of(modal, ran).items()} == {"exception": 2, "exit": 1, "evict": 2}
+    assert {step: len(found) for step, found in boxes_of(modal, ran).items()} == sandboxes
     said = {name: step.exception_info for name, step in ran.run.steps.items() if step.exception_info is not None}
     assert set(said) == {"exit", "refused"}
     names_all(said["exit"].message, "exited with 0, but ZenML has no successful step run", "os._exit")
