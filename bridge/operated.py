@@ -14,13 +14,13 @@ from zenml.config.step_configurations import StepConfiguration
 from zenml.models import PipelineSnapshotResponse
 
 from bridge import names
+from bridge.kinds import sharing
 from bridge.layers import declared, keys_of, made, merged, settings_under
 from bridge.plan import Plan, SandboxSpec, StepPlan
 from bridge.run import Run
 from bridge.runners.base import SandboxRequest
 from bridge.settings import ModalPrefectStepOperatorConfig, ModalPrefectStepOperatorSettings
 from bridge.single_step import Wishes, plan_around, step_plan, wishes
-from bridge.warm import sharing
 
 
 def wishes_of(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Iterator
 
+from bridge.kinds import sharing
 from bridge.plan import Mode, Plan, SandboxSpec, StepPlan
 from bridge.prices import NoPrices, Prices, an_hour
 from bridge.settings import ModalPrefectOrchestratorSettings
-from bridge.warm import sharing
 
 _HERE = "this machine's Python"
 _USUAL_RETRIES: int = ModalPrefectOrchestratorSettings.model_fields["infrastructure_retries"].default

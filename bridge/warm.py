@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
 
@@ -18,11 +17,12 @@ from bridge import names
 from bridge.errors import RunnerError
 from bridge.foresight import Foresight
 from bridge.host.wire import Call
-from bridge.plan import Plan, SandboxSpec, StepPlan
+from bridge.kinds import LIFETIME_SECONDS, kind_of, patience, sharing
+from bridge.plan import SandboxSpec, StepPlan
 from bridge.pool import Pool
 from bridge.run import Run
 from bridge.runners.base import CallsHosts, HostCall, Runner, Sandbox, SandboxRequest
-from bridge.warm_step import LIFETIME_SECONDS, WarmHost, WarmStep
+from bridge.warm_step import WarmHost, WarmStep
 
 _logger = logging.getLogger(__name__)
 
@@ -30,35 +30,6 @@ MARGIN_SECONDS = 60
 """How much longer than its flow an idle host waits before it ends by itself: then there is no flow any more."""
 LEAD_SECONDS = 30.0
 """How long before it is needed, by the last run's durations, a sandbox with a GPU is started: about what it takes."""
-
-
-def kind_of(spec: SandboxSpec) -> SandboxSpec:
-    """What steps that may share a sandbox have in common: all of the spec but how long they may take or wait."""
-    return replace(spec, timeout=LIFETIME_SECONDS, capacity_timeout=SandboxSpec().capacity_timeout)
-
-
-def sharing(plan: Plan) -> dict[str, SandboxSpec]:
-    """The steps that others may share a sandbox with, and the kind they have in common.
-
-    A step whose spec no other step has gets a sandbox of its own; so does one that may write to a volume, since what
-    it wrote would reach nobody before that sandbox ends.
-    """
-    kinds = {step.name: kind_of(step.sandbox) for step in plan.steps}
-    number = Counter(kinds.values())
-    return {name: kind for name, kind in kinds.items() if number[kind] > 1 and _only_reads(kind)}
-
-
-def patience(plan: Plan) -> dict[SandboxSpec, int]:
-    """How many seconds a sandbox of each kind, started early, may wait for its machine: as the most patient step."""
-    found: dict[SandboxSpec, int] = {}
-    for step in plan.steps:
-        kind = kind_of(step.sandbox)
-        found[kind] = max(found.get(kind, 0), step.sandbox.capacity_timeout)
-    return found
-
-
-def _only_reads(kind: SandboxSpec) -> bool:
-    return all(mount.read_only for mount in kind.volumes)
 
 
 class WarmSteps:

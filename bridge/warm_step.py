@@ -16,12 +16,11 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, w
 from bridge.errors import RunnerError, RunnerUnavailable
 from bridge.host import wire
 from bridge.host.ends import decode
+from bridge.kinds import LIFETIME_SECONDS
 from bridge.outcome import End, SandboxEnd
 from bridge.runners.base import CallsHosts, HostCall, OutputLine, Sandbox
 from bridge.runners.lines import LineAssembler
 
-LIFETIME_SECONDS = 86400
-"""How long a warm sandbox may live: Modal's limit. As a step's timeout it means as long as the sandbox lives."""
 OUTAGE_SECONDS = 600.0
 """How long a host in a running sandbox may be out of reach before its step counts as lost."""
 DRAIN_SECONDS = 5.0

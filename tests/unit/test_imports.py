@@ -14,7 +14,7 @@ import pytest
 REPOSITORY = Path(__file__).parents[2]
 BRIDGE = REPOSITORY / "bridge"
 MODULES = sorted(path.relative_to(BRIDGE).as_posix() for path in BRIDGE.rglob("*.py"))
-PURE = ["plan.py", "outcome.py", "names.py", "errors.py", "ready.py", "__init__.py"]
+PURE = ["plan.py", "outcome.py", "names.py", "errors.py", "ready.py", "kinds.py", "__init__.py"]
 NO_PREFECT = [
     *("plan.py", "translate.py", "layers.py", "resources.py", "checks.py", "flavors.py", "settings.py"),
     *("outcome.py", "names.py", "errors.py", "ready.py", "step_runs.py"),
@@ -244,3 +244,10 @@ def test_a_step_operator_is_called_without_prefect(loaded_beside_zenml: dict[str
     loaded = loaded_beside_zenml[CALLS]
     assert "modal" in loaded
     assert "prefect" not in loaded
+
+
+def test_a_step_operator_comes_as_far_as_saying_that_the_sdk_is_missing() -> None:
+    """In an image without it; an error of Python's own would say less."""
+    without = "import sys; sys.modules.update(dict.fromkeys(('modal', 'tenacity', 'prefect')))"
+    needed = "import bridge.operated, bridge.resources, bridge.run, bridge.step_operator, bridge.step_runs"
+    subprocess.run([sys.executable, "-c", f"{without}; {needed}"], check=True, cwd=REPOSITORY)
