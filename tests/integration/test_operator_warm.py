@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from bridge.names import METADATA_CALLER_ALIVE
 from tests import servers
 from tests.integration.lab import STACK_CODE, Lab, Ran, eventually
 from tests.integration.refusals import names_all
@@ -22,6 +21,7 @@ from tests.integration.test_step_operator import (
     CALLER_IMAGE,
     Held,
     Operators,
+    as_if_its_caller_had_died,
     boxes_of,
     here,
     logged,
@@ -161,10 +161,6 @@ def test_somebody_else_asks_and_cancels(
 def test_one_whose_caller_is_gone_is_swept(
     here: Lab, modal: LoopbackModal, operators: Operators, operated, tmp_path: Path
 ) -> None:
-    from zenml.client import Client
-    from zenml.enums import MetadataResourceTypes
-    from zenml.models import RunMetadataResource
-
     from bridge.sweep import stacks, sweep
 
     operator = operators.operator("modal")
@@ -174,8 +170,7 @@ def test_one_whose_caller_is_gone_is_swept(
     _, step_run = of_step(operator, box.tags["zenml_run_id"])
     (stack,) = stacks(name)
     assert sweep(stack, end=True).lines() == [f"stack {name}: 1 step runs with a caller, 1 sandboxes in them"]
-    resource = RunMetadataResource(id=step_run.id, type=MetadataResourceTypes.STEP_RUN)
-    Client().create_run_metadata({METADATA_CALLER_ALIVE: "2020-01-01T00:00:00.000+00:00"}, [resource])
+    as_if_its_caller_had_died(step_run)
     report = sweep(stack, end=False)
     names_all("\n".join(report.lines()), "nobody's: whoever called the step operator", f"{box.id} of step hangs")
     assert not sweep(stack, end=True).problems

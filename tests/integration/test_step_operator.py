@@ -398,15 +398,22 @@ def test_whoever_asks_after_a_step_waits_for_it(
     assert eventually(lambda: modal.sandbox(box.id).status, lambda status: status != "running", 60) != "running"
 
 
-def test_what_no_caller_waits_for_is_swept(
-    here: Lab, modal: LoopbackModal, operators: Operators, operated, tmp_path: Path
-) -> None:
-    """In a stack whose orchestrator is ZenML's local one."""
+def as_if_its_caller_had_died(step_run: Any) -> None:
+    """The caller, which lives, says so every 450 s: it has said so years ago for the last time."""
     from zenml.client import Client
     from zenml.enums import MetadataResourceTypes
     from zenml.models import RunMetadataResource
 
     from bridge.names import METADATA_CALLER_ALIVE
+
+    resource = RunMetadataResource(id=step_run.id, type=MetadataResourceTypes.STEP_RUN)
+    Client().create_run_metadata({METADATA_CALLER_ALIVE: "2020-01-01T00:00:00.000+00:00"}, [resource])
+
+
+def test_what_no_caller_waits_for_is_swept(
+    here: Lab, modal: LoopbackModal, operators: Operators, operated, tmp_path: Path
+) -> None:
+    """In a stack whose orchestrator is ZenML's local one."""
     from bridge.sweep import stacks, sweep
 
     operator = operators.operator("modal")
@@ -416,10 +423,7 @@ def test_what_no_caller_waits_for_is_swept(
     _, step_run = of_step(operator, box.tags["zenml_run_id"])
     (stack,) = stacks(name)
     assert sweep(stack, end=True).lines() == [f"stack {name}: 1 step runs with a caller, 1 sandboxes in them"]
-
-    # The caller, which lives, says so every 450 s: as if it had died yesterday.
-    resource = RunMetadataResource(id=step_run.id, type=MetadataResourceTypes.STEP_RUN)
-    Client().create_run_metadata({METADATA_CALLER_ALIVE: "2020-01-01T00:00:00.000+00:00"}, [resource])
+    as_if_its_caller_had_died(step_run)
     report = sweep(stack, end=False)
     names_all("\n".join(report.lines()), "nobody's: whoever called the step operator", f"{box.id} of step hangs")
     assert held.box(modal).status == "running"
