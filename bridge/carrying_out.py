@@ -29,7 +29,7 @@ from bridge.events import StepEvents
 from bridge.eviction import is_eviction
 from bridge.flow import on_own_loop
 from bridge.foresight import earlier_durations
-from bridge.host.patience import use_fresh_keys
+from bridge.host.fresh_keys import use_fresh_keys
 from bridge.left_open import close_task_runs
 from bridge.limits import check_limits
 from bridge.logs import LogShipper

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import ClassVar
 from uuid import UUID
 
 from zenml.config.step_configurations import StepConfiguration
 from zenml.models import PipelineSnapshotResponse
 
 from bridge import names
+from bridge.host.attempt import StepCommand
 from bridge.kinds import sharing
 from bridge.layers import declared, keys_of, made, merged, settings_under
 from bridge.plan import Plan, SandboxSpec, StepPlan
@@ -109,7 +110,7 @@ class SharedRun(Run):
     own: frozenset[str] = frozenset()
     """The variables of single steps: ZenML's local orchestrator has them in its own environment while it calls."""
 
-    whose_steps: ClassVar[Literal["flow", "operator"]] = "operator"
+    step_command: ClassVar[StepCommand] = "operated"
 
     def host_request(self, spec: SandboxSpec, host_command: tuple[str, ...], name: str) -> SandboxRequest:
         """Such a sandbox, which has none of these variables."""

@@ -2,7 +2,7 @@
 
 ZenML calls a step operator from the main thread of a step's process, or from several threads of a dynamic pipeline's:
 submit, ask, cancel and clean up are separate calls. The loop lives as long as there is something to carry out, or to
-answer, or a warm sandbox is kept (:mod:`bridge.turns`).
+answer, or a warm sandbox is kept (:mod:`bridge.warm_runs`).
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from bridge.renewal import StepRenewal
 from bridge.runners.base import CallsHosts, OutputLine, Runner, Sandbox
 from bridge.step import Attempts
 from bridge.truth import Truth, ZenMLThread
-from bridge.turns import Turns
 from bridge.warm import WarmSteps
 from bridge.warm_again import newest_in
+from bridge.warm_runs import WarmRuns
 
 T = TypeVar("T")
 OnSandbox = Callable[[str, str | None], None]
@@ -116,7 +116,7 @@ class Operating:
         self._lock = threading.Lock()
         self._open: _Open | None = None
         self._steps: dict[UUID, _Step] = {}
-        self._turns = Turns(self._close_unless_needed)
+        self._warm_runs = WarmRuns(self._close_unless_needed)
         self._process: int | None = None
         self._tasks: set[asyncio.Future[None]] = set()
 
@@ -191,7 +191,7 @@ class Operating:
     def _end_idle(self) -> None:
         """End the sandboxes that no step is in, and keep none from now on."""
         if self._open is not None and self._process == os.getpid():  # a fork of it has no loop
-            self._call(lambda _: self._turns.end())
+            self._call(lambda _: self._warm_runs.end())
 
     async def _begin(self, run: OperatedRun, on_sandbox: OnSandbox, opened: _Open) -> None:
         if run.step_run_id in self._steps:
@@ -208,9 +208,9 @@ class Operating:
 
         async def carry_out() -> Outcome:
             try:
-                async with self._turns.warm_for(run, opened.runner, thread) as warm:
+                async with self._warm_runs.warm_for(run, opened.runner, thread) as warm:
                     outcome = await _carry_out(step, opened.runner, thread, warm)
-                    self._turns.ended(run, outcome)
+                    self._warm_runs.ended(run, outcome)
                     return outcome
             finally:
                 await _told(told)
@@ -281,7 +281,7 @@ class Operating:
         """On the loop: close it where there is nothing to carry out, no sandbox is kept, and nobody asks."""
         with self._lock:
             opened = self._open
-            if opened is not None and not (self._steps or opened.calls or self._turns.any_kept):
+            if opened is not None and not (self._steps or opened.calls or self._warm_runs.any_kept):
                 self._open = None
                 opened.close.set()
 

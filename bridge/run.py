@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 from uuid import UUID
 
 from zenml.client import Client
@@ -17,6 +17,7 @@ from zenml.utils.env_utils import get_runtime_environment
 
 from bridge import names, runners
 from bridge.errors import RunIsOver, RunNotPossible, how_to_replay
+from bridge.host.attempt import StepCommand
 from bridge.plan import Plan, SandboxSpec, StepPlan
 from bridge.registry_login import registry_of
 from bridge.run_status import end_run
@@ -46,8 +47,8 @@ class Run:
     environment: Mapping[str, str]
     secret_environment: Mapping[str, str] = field(repr=False)
 
-    whose_steps: ClassVar[Literal["flow", "operator"]] = "flow"
-    """What the step hosts of its warm sandboxes are told: who says which steps they run."""
+    step_command: ClassVar[StepCommand] = "step"
+    """What the step hosts of its warm sandboxes run each of its steps as."""
 
     @property
     def id(self) -> str:

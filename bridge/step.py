@@ -192,7 +192,7 @@ class Attempts:
             if end.end is End.EXITED and end.exit_code == 0:
                 over()
             known = answered(end, before)
-            asked = self._truth.read(step.name) if known is None else self._truth.answered(known)
+            asked = self._truth.read(step.name) if known is None else self._truth.in_order(known)
             record, _ = await asyncio.gather(asked, log.delivered())
             if record.version <= before.version:
                 record = StepRecord()  # an earlier attempt's: this one never reached ZenML

@@ -23,6 +23,7 @@ from tenacity import (
 from zenml.exceptions import CredentialsNotValid
 
 from bridge.daemon_threads import DaemonThreads
+from bridge.open_questions import OpenQuestions
 from bridge.outcome import StepRecord
 from bridge.zenml_away import couldnt_ask
 
@@ -99,6 +100,7 @@ class Truth:
         self._latest = latest
         self._asked: dict[str, asyncio.Future[StepRecord]] = {}
         self._reader: asyncio.Task[None] | None = None
+        self._questions = OpenQuestions()
 
     async def read(self, step: str) -> StepRecord:
         """Return ZenML's newest record of ``step``, read after this call began."""
@@ -107,15 +109,11 @@ class Truth:
             future = self._asked[step] = asyncio.get_running_loop().create_future()
         if self._reader is None or self._reader.done():
             self._reader = asyncio.ensure_future(self._read_all())
-        return await asyncio.shield(future)
+        return await self._questions.asked(future)
 
-    async def answered(self, record: StepRecord) -> StepRecord:
-        """Return a record that needs no question, once everything is answered that is being asked now.
-
-        It mustn't overtake the failure of another step that came before it, or a step would begin that has no place.
-        """
-        if self._reader is not None and not self._reader.done():
-            await asyncio.wait({self._reader})
+    async def in_order(self, record: StepRecord) -> StepRecord:
+        """Return a record that needs no question, once everything is answered that is being asked now."""
+        await self._questions.all_answered()
         return record
 
     async def _read_all(self) -> None:

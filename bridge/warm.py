@@ -209,7 +209,7 @@ class WarmSteps:
         command = self._runner.host_command(
             "serve",
             *("--snapshot-id", self._run.plan.snapshot_id, "--run-id", self._run.id),
-            *("--socket", socket, "--idle-timeout", str(idle), "--for", self._run.whose_steps),
+            *("--socket", socket, "--idle-timeout", str(idle), "--each", self._run.step_command),
         )
         spec = replace(kind_of(spec), capacity_timeout=spec.capacity_timeout)
         host = WarmHost(self._runner.start(self._run.host_request(spec, command, name)), socket)

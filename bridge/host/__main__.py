@@ -13,9 +13,8 @@
     Runs the function of a dynamic pipeline and its inline steps (:mod:`bridge.host.dynamic`).
 ``pipeline --snapshot-id S --run-id R [--max-parallelism N] [--cpu C --memory MIB --gpus G]``
     Runs the whole static pipeline in this sandbox (:mod:`bridge.host.pipeline`, which lists the exit codes).
-``serve --snapshot-id S --run-id R --socket NAME [--idle-timeout SECONDS] [--for flow|operator]``
-    Runs steps of that run, one at a time, as it is asked to (:mod:`bridge.host.serve`): for an operator as
-    ``operated`` does, else as ``step`` does.
+``serve --snapshot-id S --run-id R --socket NAME [--idle-timeout SECONDS] [--each step|operated]``
+    Runs steps of that run, one at a time, as it is asked to (:mod:`bridge.host.serve`), each as that command does.
 
 Only the standard library is imported until the command is known.
 """
@@ -59,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--run-id", required=True)
     serve.add_argument("--socket", required=True, help="name of the socket's file")
     serve.add_argument("--idle-timeout", type=float, default=600.0, help="seconds without a step after which it ends")
-    serve.add_argument("--for", dest="caller", choices=["flow", "operator"], default="flow", help="whose steps")
+    serve.add_argument("--each", choices=["step", "operated"], default="step", help="as which command a step is run")
     return parser
 
 
@@ -113,9 +112,8 @@ def main(argv: Sequence[str]) -> int:
     if options.command == "serve":
         from bridge.host import serve
 
-        operated = options.caller == "operator"
         return serve.main(
-            serve.Options(options.snapshot_id, options.run_id, options.socket, options.idle_timeout, operated)
+            serve.Options(options.snapshot_id, options.run_id, options.socket, options.idle_timeout, options.each)
         )
     from bridge.host import pipeline
 

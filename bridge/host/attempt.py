@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
+
+StepCommand = Literal["step", "operated"]
+"""As which of the commands of :mod:`bridge.host` an attempt is run."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,8 @@ from zenml.utils.env_utils import get_runtime_environment, get_runtime_secret_en
 
 from bridge import names
 from bridge.host import orphan
-from bridge.host.attempt import Attempt
-from bridge.host.entrypoint import SandboxEntrypoint, StepEntrypoint, arguments_for, run_attempt
+from bridge.host.attempt import Attempt, StepCommand
+from bridge.host.entrypoint import StepEntrypoint, arguments_for, run_attempt
 from bridge.host.operated import OperatedEntrypoint
 from bridge.host.preload import Loaded
 from bridge.host.run_of_step import Fork
@@ -26,12 +26,12 @@ from bridge.host.run_of_step import Fork
 _logger = logging.getLogger(__name__)
 
 
-def run(attempt: Attempt, loaded: Loaded, *, operated: bool = False) -> NoReturn:
-    """Run an attempt in this process, a fresh fork, and end it; ``operated`` where it is a step operator's."""
+def run(attempt: Attempt, loaded: Loaded, command: StepCommand = "step") -> NoReturn:
+    """Run an attempt in this process, a fresh fork, as the command does, and end it."""
     gc.enable()
     code = 1
     try:
-        code = _run(attempt, loaded, OperatedEntrypoint if operated else StepEntrypoint)
+        code = _run(attempt, loaded, command)
     except BaseException:
         _logger.exception("The step's process broke.")
     finally:
@@ -53,13 +53,14 @@ def _end(code: int) -> NoReturn:
         os._exit(code)
 
 
-def _run(attempt: Attempt, loaded: Loaded, entrypoint: type[SandboxEntrypoint]) -> int:
+def _run(attempt: Attempt, loaded: Loaded, command: StepCommand) -> int:
     _say_lines_at_once()
     _reseed()
     # What ps and a step's own tracebacks of argv would show otherwise is the host's command line.
-    command = "operated" if entrypoint is OperatedEntrypoint else "step"
     arguments = arguments_for(attempt.snapshot_id, attempt.step, attempt.step_run_id)
     sys.argv = ["bridge.host", command, *arguments]
+    of_a_flow = partial(StepEntrypoint, fork=Fork(loaded.run, attempt))
+    entrypoint = OperatedEntrypoint if command == "operated" else of_a_flow
     os.environ.update(attempt.environment)
     if loaded.stack is not None:
         # ZenML sets these around the call of the step's function; a module that reads them when it is
@@ -69,9 +70,7 @@ def _run(attempt: Attempt, loaded: Loaded, entrypoint: type[SandboxEntrypoint]) 
         os.environ[names.ENV_WORK_DIR] = attempt.work_dir
     if attempt.step_run_id is not None:
         orphan.watch_step_run(UUID(attempt.step_run_id))  # where its caller gave it a lease
-    if entrypoint is OperatedEntrypoint:
-        return run_attempt(arguments, loaded.snapshot, entrypoint)
-    return run_attempt(arguments, loaded.snapshot, partial(StepEntrypoint, fork=Fork(loaded.run, attempt)))
+    return run_attempt(arguments, loaded.snapshot, entrypoint)
 
 
 def _step_environment(step: str, loaded: Loaded, stack: Stack) -> dict[str, str]:

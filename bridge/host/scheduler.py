@@ -204,7 +204,7 @@ class Scheduler:
             shutil.rmtree(attempt.work_dir, ignore_errors=True)
         end = SandboxEnd(End.EXITED, code, record=told_end(attempt.end_file))
         known = answered(end, before)
-        record = await (self._store.record(step) if known is None else self._store.answered(known))
+        record = await (self._store.record(step) if known is None else self._store.in_order(known))
         if continued is None and record.version <= before.version:
             record = StepRecord()  # an earlier attempt's: this one never reached ZenML
         outcome = judge(end, record, stop_requested=permit.kill.is_set())

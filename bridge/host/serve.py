@@ -25,7 +25,7 @@ from bridge.host import wire
 from bridge.outcome import TOKEN_REFUSED
 
 if TYPE_CHECKING:
-    from bridge.host.attempt import StepHost
+    from bridge.host.attempt import StepCommand, StepHost
     from bridge.host.forking import Link
 
 _logger = logging.getLogger(__name__)
@@ -33,14 +33,14 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The command line. ``socket`` is the name of the socket's file; ``idle_timeout`` is in seconds. ``operated`` says
-    that its steps are a step operator's, each of which comes with its step run."""
+    """The command line. ``socket`` is the name of the socket's file; ``idle_timeout`` is in seconds. ``each`` is
+    the command as which each step is run: ``operated`` for a step operator, whose steps come with their step runs."""
 
     snapshot_id: str
     run_id: str
     socket: str
     idle_timeout: float
-    operated: bool = False
+    each: StepCommand = "step"
 
 
 def main(options: Options) -> int:
@@ -88,7 +88,7 @@ def _split(options: Options, listener: socket.socket) -> Link | None:
         _logger.warning("Each step gets a process of its own: %s.", str(error) or type(error).__name__)
         return None
     if isinstance(link, Forked):
-        child.run(link.attempt, loaded, operated=options.operated)
+        child.run(link.attempt, loaded, options.each)
     if link is None:
         os._exit(0)  # the process that forks, at its end: what is left to flush and close is the host's
     return link
@@ -100,7 +100,7 @@ async def _serve(options: Options, listener: socket.socket, link: Link | None) -
     from bridge.host.spawning import SpawnHost
     from bridge.host.turns import Turns
 
-    host: StepHost = ForkHost(link) if link is not None else SpawnHost("operated" if options.operated else "step")
+    host: StepHost = ForkHost(link) if link is not None else SpawnHost(options.each)
     folder = tempfile.mkdtemp(prefix="steps-", dir=wire.socket_path(options.socket)[0])
     turns = Turns(options.snapshot_id, host, folder, options.idle_timeout)
     loop = asyncio.get_running_loop()

@@ -9,11 +9,10 @@ import signal
 import sys
 from asyncio.subprocess import Process
 from pathlib import Path
-from typing import Literal
 
 import bridge
 from bridge import names
-from bridge.host.attempt import Attempt, Streams
+from bridge.host.attempt import Attempt, StepCommand, Streams
 
 
 class _Spawned:
@@ -49,7 +48,7 @@ class SpawnHost:
         command: Which of :mod:`bridge.host`'s commands runs one.
     """
 
-    def __init__(self, command: Literal["step", "operated"] = "step") -> None:
+    def __init__(self, command: StepCommand = "step") -> None:
         self._command = command
         self._lifeline, self._held = os.pipe()
 

@@ -19,6 +19,7 @@ from zenml.enums import ExecutionStatus
 from bridge import step_runs
 from bridge.daemon_threads import DaemonThreads
 from bridge.host.preload import Loaded
+from bridge.open_questions import OpenQuestions
 from bridge.outcome import Diagnosis, Reported, StepRecord
 from bridge.zenml_away import couldnt_ask
 
@@ -39,7 +40,7 @@ class Store:
         self._loaded = loaded
         self._closed = threading.Event()
         self._pool = DaemonThreads(_THREADS, "zenml")
-        self._asking: set[asyncio.Future[dict[str, StepRecord]]] = set()
+        self._questions = OpenQuestions()
         self._cache = step_runs.CacheLookup(loaded.snapshot, loaded.run, loaded.stack) if loaded.stack else None
 
     async def _ask(self, function: Callable[[], T]) -> T:
@@ -52,18 +53,11 @@ class Store:
 
     async def record(self, step: str) -> StepRecord:
         """The newest record of one step."""
-        asking = asyncio.ensure_future(self.records([step]))
-        self._asking.add(asking)
-        asking.add_done_callback(self._asking.discard)
-        return (await asking)[step]
+        return (await self._questions.asked(asyncio.ensure_future(self.records([step]))))[step]
 
-    async def answered(self, record: StepRecord) -> StepRecord:
-        """Return a record that needs no question, once everything is answered that is being asked of steps now.
-
-        It mustn't overtake the failure of another step that came before it, or a step would begin that has no place.
-        """
-        if self._asking:
-            await asyncio.wait(set(self._asking))
+    async def in_order(self, record: StepRecord) -> StepRecord:
+        """Return a record that needs no question, once everything is answered that is being asked of steps now."""
+        await self._questions.all_answered()
         return record
 
     async def failed(self, step: str, record: StepRecord, diagnosis: Diagnosis) -> None:

@@ -20,7 +20,8 @@ from requests.adapters import HTTPAdapter
 from urllib3 import Retry
 from zenml.models import StepRunResponse
 
-from bridge.host.patience import FreshKeys
+from bridge.host.fresh_keys import FreshKeys
+from bridge.host.late_heartbeat import LateHeartbeat
 from bridge.host.preload import Loaded
 from bridge.host.store import Store
 from tests.databases import PLACES
@@ -179,7 +180,7 @@ def test_only_the_first_heartbeat_waits() -> None:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server, requests.Session() as session:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        session.mount("http://", FreshKeys(Retry(0), 2, first_heartbeat=1.0))
+        session.mount("http://", LateHeartbeat(Retry(0), 2))
         url = f"http://127.0.0.1:{server.server_port}"
         begun = time.monotonic()
         first = threading.Thread(target=session.put, args=(f"{url}/api/v1/steps/1/heartbeat",))

@@ -347,7 +347,7 @@ def begun_for(job: Job, step: str) -> str:
 async def test_a_step_operator_s_steps_take_turns(zen: Zen, tmp_path: Path, forks: bool) -> None:
     """Each has its step run, which whoever called the operator has made, and runs as ZenML has those run."""
     job, steps = zen.submit("fan_out", tmp_path, width=2, seconds=0.1), ("wide_0", "wide_1")
-    with serving(job, "--for", "operator", **({} if forks else {"PYTHONPATH": with_a_thread(job, tmp_path)})) as host:
+    with serving(job, "--each", "operated", **({} if forks else {"PYTHONPATH": with_a_thread(job, tmp_path)})) as host:
         for step in steps:
             end, output = await host.run(wire.Call(f"key of {step}", step, begun_for(job, step)))
             assert end == OK, output
@@ -362,7 +362,7 @@ async def test_a_step_whose_caller_is_gone_ends_alone(zen: Zen, tmp_path: Path, 
     """Its lease came with the call: it is none of its host's, nor of the next step's."""
     job = zen.submit("hanging", tmp_path)
     lease = {names.ENV_CALLER_TIMEOUT: "3"}
-    with serving(job, "--for", "operator", **({} if forks else {"PYTHONPATH": with_a_thread(job, tmp_path)})) as host:
+    with serving(job, "--each", "operated", **({} if forks else {"PYTHONPATH": with_a_thread(job, tmp_path)})) as host:
         end, output = await host.run(wire.Call("gone", "hung", begun_for(job, "hung")), **lease)
         assert (end.end, end.exit_code != 0) == (End.EXITED, True), output
         assert (await host.run(wire.Call("next", "one", begun_for(job, "one"))))[0] == OK

@@ -83,27 +83,33 @@ class Lab:
     def _register_flavors(self) -> None:
         from zenml.client import Client
         from zenml.enums import StackComponentType
+        from zenml.exceptions import EntityExistsError
         from zenml.utils import source_utils
 
         if self._flavors:
             return
-        self._flavors = True
         # Under pytest-xdist there is no main module that ZenML could take for the user's.
         source_utils.set_custom_source_root(str(PROJECT))
         client = Client()
-        client.create_flavor("bridge.flavors.ModalPrefectOrchestratorFlavor", StackComponentType.ORCHESTRATOR)
-        client.create_flavor("bridge.flavors.ModalPrefectStepOperatorFlavor", StackComponentType.STEP_OPERATOR)
-        client.create_flavor("shared_store.SharedStoreFlavor", StackComponentType.ARTIFACT_STORE)
-        (self.folder / "artifacts").mkdir(exist_ok=True)
-        add = client.create_stack_component
-        add(
-            "shared",
-            "shared-folder",
-            StackComponentType.ARTIFACT_STORE,
-            {"path": f"shared://{str(self.folder / 'artifacts').lstrip('/')}"},
-        )
-        add("registry", "default", StackComponentType.CONTAINER_REGISTRY, {"uri": "registry.example.com"})
-        add("builder", "local", StackComponentType.IMAGE_BUILDER, {})
+        orchestrator, operator = StackComponentType.ORCHESTRATOR, StackComponentType.STEP_OPERATOR
+        store, registry = StackComponentType.ARTIFACT_STORE, StackComponentType.CONTAINER_REGISTRY
+        artifacts = self.folder / "artifacts"
+        artifacts.mkdir(exist_ok=True)
+        for source, kind in (
+            ("bridge.flavors.ModalPrefectOrchestratorFlavor", orchestrator),
+            ("bridge.flavors.ModalPrefectStepOperatorFlavor", operator),
+            ("shared_store.SharedStoreFlavor", store),
+        ):
+            with suppress(EntityExistsError):  # of a try that was cut off
+                client.create_flavor(source, kind)
+        for name, flavor, kind, configuration in (
+            ("shared", "shared-folder", store, {"path": f"shared://{str(artifacts).lstrip('/')}"}),
+            ("registry", "default", registry, {"uri": "registry.example.com"}),
+            ("builder", "local", StackComponentType.IMAGE_BUILDER, {}),
+        ):
+            with suppress(EntityExistsError):
+                client.create_stack_component(name, flavor, kind, configuration)
+        self._flavors = True
 
     def _register(self, place: str, configuration: Mapping[str, Any]) -> str:
         from zenml.client import Client

@@ -27,7 +27,7 @@ def test_lines_are_there_while_the_step_runs(lab: Lab, shapes, place: str, tmp_p
     from zenml.client import Client
     from zenml.zen_stores.rest_zen_store import RestZenStore
 
-    from bridge.host.patience import FreshKeys
+    from bridge.host.fresh_keys import FreshKeys
 
     seen: list[list[str]] = []
 

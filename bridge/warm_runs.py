@@ -41,7 +41,7 @@ class _Kept:
     keeping: asyncio.Task[None] = field(init=False)
 
 
-class Turns:
+class WarmRuns:
     """The warm sandboxes of all runs whose steps one operator runs in this process.
 
     Args:
