@@ -26,7 +26,7 @@ def main() -> int:
     options = _options()
     # Servers and sandboxes are processes of their own: an end from outside has to end them too.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    folder = Path(options.folder or tempfile.mkdtemp(prefix="chaos-"))
+    folder = Path(options.folder or tempfile.mkdtemp(prefix="chaos-")).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     report = Report()
     with yard(folder) as shared:

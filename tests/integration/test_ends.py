@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.client.orchestration import get_client
 
 from bridge.outcome import Cost
 from tests.integration.ends import ENDS, STRUCK
@@ -123,6 +124,10 @@ def test_a_sandbox_that_never_starts(lab: Lab, shapes, mode: str) -> None:
     assert [step_run.status.value for step_run in attempts_in_zenml(ran)["one"]] == ["completed"]
     (task_run,) = ran.task_runs.values()
     assert task_run.run_count == (1 if mode == "per_step" else 2)
+    # In `pipeline` mode the pause before the second sandbox is Prefect's; tests/unit/test_again.py has the other one.
+    with get_client(sync_client=True) as client:
+        states = [state.name for state in client.read_task_run_states(task_run.id)]
+    assert ("AwaitingRetry" in states) == (mode == "pipeline"), states
 
 
 def test_infrastructure_retries_are_used_up(lab: Lab, shapes) -> None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import time
+from datetime import timezone
 from pathlib import Path
 
 import pytest
 
+from bridge.lease import age, grace, last_sign
 from tests.integration.flow_process import FlowProcess
 from tests.integration.lab import Lab, Ran, eventually
 from tests.integration.test_cli import call
 from tests.integration.under import living
 
 LEASE = 10
+SLACK = 5
+"""Seconds that a busy machine may take to end a sandbox and to tell ZenML."""
 
 
 @pytest.mark.parametrize(
@@ -47,6 +51,9 @@ def test_a_flow_that_never_comes_back(lab: Lab, tmp_path: Path, place: str, mode
     assert said in ran.run.exception_info.traceback
     for step in ran.run.steps.values():
         assert said in step.get_hydrated_version().exception_info.traceback
+        ended = age(last_sign(ran.run), step.end_time.replace(tzinfo=timezone.utc))
+        assert ended is not None
+        assert LEASE <= ended <= grace(LEASE) + SLACK, "not before its time, and a quarter later at the latest"
     # Prefect can't know; the sweep tells it.
     assert ran.flow_run.state.name == "Running"
     shown = call("sweep", "--stack", stack, "--yes", "--tolerance", "0")
