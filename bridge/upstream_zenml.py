@@ -25,7 +25,8 @@ PRIVATE_NAMES = (
     "zenml.entrypoints.step_entrypoint_configuration:StepEntrypointConfiguration._load_snapshot",
     # Runs the step once the code is there; overridden to go on with an existing step run.
     "zenml.entrypoints.step_entrypoint_configuration:StepEntrypointConfiguration._run_step",
-    # Loads the artifact store alone: other components may need code that is yet to be downloaded from it.
+    # Loads the artifact store alone: other components may need code that is yet to be downloaded from it. Overridden
+    # where the whole stack is loaded.
     "zenml.entrypoints.base_entrypoint_configuration:BaseEntrypointConfiguration._load_active_artifact_store",
 )
 

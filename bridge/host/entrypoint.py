@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from uuid import UUID
 
+from zenml.artifact_stores import BaseArtifactStore
 from zenml.client import Client
 from zenml.config.step_configurations import Step
 from zenml.entrypoints.base_entrypoint_configuration import BaseEntrypointConfiguration
@@ -91,6 +92,10 @@ class SandboxEntrypoint(OwnCode, StepEntrypointConfiguration):
             # What ZenML's does besides is to look once more at what each integration requires: 25 ms of a step's 110.
             self.prepare_code_environment()
             self._run_step(step=self.step, snapshot=self.snapshot)
+
+    def _load_active_artifact_store(self) -> BaseArtifactStore:
+        # A fork has the whole stack loaded; of its model ZenML would ask for the store's configuration once more.
+        return Client().active_stack.artifact_store if self._is_fork else super()._load_active_artifact_store()
 
 
 class StepEntrypoint(SandboxEntrypoint):

@@ -62,12 +62,15 @@ def load(snapshot_id: str, run_id: str) -> Loaded:
 
 def _stack(model: StackResponse, run: PipelineRunResponse, snapshot: PipelineSnapshotResponse) -> Stack:
     integration_registry.activate_integrations()
-    stack = Stack.from_model(model)
     client = Client()
     # Children inherit what the client remembers: each of the two would be a request of every step.
-    _ = client.active_project, client.active_stack_model.components[StackComponentType.ARTIFACT_STORE][0].configuration
-    # Children inherit SQLAlchemy's compiled statements, so the commonest is compiled here: a tenth of a second.
-    step_runs.latest(run, list(snapshot.step_configurations)[:1])
+    _, active = client.active_project, client.active_stack_model
+    # A snapshot has the head of its stack alone, and ZenML would ask for the rest of what the client has just read.
+    same = (active.id, active.updated) == (model.id, model.updated)
+    stack = Stack.from_model(active if same else model)
+    if not isinstance(client.zen_store, RestZenStore):
+        # Children inherit SQLAlchemy's compiled statements, so the commonest is compiled here: a tenth of a second.
+        step_runs.latest(run, list(snapshot.step_configurations)[:1])
     # So it is with what pydantic makes of a model when it is first needed.
     for asked_for in (LogsResponse, ArtifactVersionResponse, StepRunResponse):
         asked_for.model_rebuild()
@@ -78,11 +81,13 @@ def plan_of(loaded: Loaded) -> Plan:
     """The plan of the run, for whoever runs all of it. Raises ``RuntimeError`` where another orchestrator does."""
     stack = loaded.snapshot.stack
     assert stack is not None
-    # The orchestrator alone, since the stack's other components may need the user's code.
-    model = stack.components[StackComponentType.ORCHESTRATOR][0]
-    orchestrator = StackComponent.from_model(model)
+    if loaded.stack is not None:
+        orchestrator: StackComponent = loaded.stack.orchestrator
+    else:
+        # The orchestrator alone, since the stack's other components may need the user's code.
+        orchestrator = StackComponent.from_model(stack.components[StackComponentType.ORCHESTRATOR][0])
     if not isinstance(orchestrator, ModalPrefectOrchestrator):
-        raise RuntimeError(f"The stack {stack.name} has an orchestrator of flavour {model.flavor_name}")
+        raise RuntimeError(f"The stack {stack.name} has an orchestrator of flavour {orchestrator.flavor}")
     return orchestrator.plan(loaded.snapshot)
 
 

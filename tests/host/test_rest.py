@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from itertools import takewhile
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
 from bridge import names
-from tests.host.conftest import Zen
+from tests.host.conftest import TIMEOUT, Zen
 
 
 @pytest.mark.slow
@@ -64,6 +65,25 @@ def test_what_a_step_more_asks_zenml_s_server(served_zen: Zen, tmp_path: Path) -
             ("PUT", "steps"): 3,
         }
     )
+
+
+@pytest.mark.slow  # a server
+def test_what_a_step_host_asks_before_its_first_step(served_zen: Zen, tmp_path: Path) -> None:
+    job = served_zen.submit("chain", tmp_path)
+    arguments = ("--snapshot-id", job.snapshot, "--run-id", job.run, "--socket", "host.sock")
+    process = job.start("serve", *arguments, ZENML_LOGGING_VERBOSITY="DEBUG")
+    assert process.stdout
+    before = "".join(takewhile(lambda line: "The step host is ready." not in line, process.stdout))
+    process.terminate()
+    print(before, process.communicate(timeout=TIMEOUT)[0])
+    assert Counter(re.findall(r"\] GET /api/v1/([a-z_]+)\S* started", before)) == {
+        "info": 2,  # the second when it logs in: with a token, as in a sandbox, there is one
+        "projects": 3,  # one that isn't logged in yet, one by ZenML's configuration, one by its client
+        "stacks": 2,  # by the same two
+        "components": 1,
+        "pipeline_snapshots": 1,
+        "runs": 1,
+    }
 
 
 @pytest.mark.slow

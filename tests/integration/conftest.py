@@ -39,7 +39,7 @@ def modal_server() -> Iterator[LoopbackModal]:
     with LoopbackModal(
         # The last one is ZenML's own, from which it builds where a user names no other.
         {IMAGE: image, IMAGE + "-other": image, DEFAULT_DOCKER_PARENT_IMAGE: image},
-        secrets={"hf": {"HF_TOKEN": "hf-secret"}},
+        secrets={"hf": {"HF_TOKEN": "hf-secret"}, "verbose": {"ZENML_LOGGING_VERBOSITY": "DEBUG"}},
         volumes=("models", "read"),
     ) as modal:
         yield modal

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,18 @@ def test_a_chain_takes_one_sandbox(lab: Lab, shapes, place: str) -> None:
     if place == "modal":
         (box,) = lab.sandboxes(ran)
         assert box.status not in ("pending", "running")
+
+
+@pytest.mark.slow  # tests/host/test_rest.py has what else a step asks
+def test_a_step_that_downloads_its_code_asks_for_no_component_of_its_stack(lab: Lab, shapes) -> None:
+    """Its host has loaded them all."""
+    ran = lab.run(shapes.chain, lab.stack("modal"), settings={**PER_STEP, "secrets": ["verbose"]}, length=2)
+    assert ran.status == "completed"
+    assert ran.run.snapshot.code_path is not None
+    for step in ("one", "add_1"):
+        asked = re.findall(r"\] (\w+ /api/v1/[a-z_]+)\S* started", "\n".join(lab.logs(ran.task_runs[step], 50)))
+        assert "POST /api/v1/steps" in asked
+        assert not [each for each in asked if each.startswith("GET") and not each.endswith("/runs")]
 
 
 @pytest.mark.slow  # tests/unit/test_pool.py has who enters which
