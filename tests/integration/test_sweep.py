@@ -141,12 +141,17 @@ def reason(run: Any) -> str:
 
 @pytest.mark.slow  # test_status.py has the states of such runs
 def test_a_flow_that_was_cancelled_or_deleted_before_it_began(lab: Lab, idle: str) -> None:
-    """One waits for a worker, one was cancelled meanwhile, one was deleted, one crashed in the worker's hands."""
+    """One waits for a worker, one was cancelled meanwhile, one was deleted, one crashed in the worker's hands, and one
+    was being stopped in ZenML when it was cancelled."""
     from prefect.states import Crashed
+    from zenml.enums import ExecutionStatus
+    from zenml.orchestrators.publish_utils import publish_pipeline_run_status_update
 
-    waiting, cancelled, deleted, crashed = (submitted(lab, idle) for _ in range(4))
+    waiting, cancelled, deleted, crashed, stopping = (submitted(lab, idle) for _ in range(5))
+    publish_pipeline_run_status_update(stopping.id, ExecutionStatus.STOPPING, status_reason="by a person")
     with get_client(sync_client=True) as client:
-        client.set_flow_run_state(UUID(cancelled.orchestrator_run_id), Cancelling())
+        for run in (cancelled, stopping):
+            client.set_flow_run_state(UUID(run.orchestrator_run_id), Cancelling())
         client.delete_flow_run(UUID(deleted.orchestrator_run_id))
         client.set_flow_run_state(UUID(crashed.orchestrator_run_id), Crashed(message="no such image"), force=True)
     shown = sweep(idle, "--yes")
@@ -155,7 +160,10 @@ def test_a_flow_that_was_cancelled_or_deleted_before_it_began(lab: Lab, idle: st
     assert "crashed before it began" in line_of(shown, crashed.id)
     assert line_of(shown, waiting.id) == ""
     assert [status(run) for run in (waiting, cancelled, crashed)] == ["provisioning", "stopped", "failed"]
-    assert reason(cancelled) == "The flow of this run is gone. Its flow run was cancelled before it began."
+    assert status(stopping) == "stopped"
+    assert {reason(run) for run in (cancelled, stopping)} == {
+        "The flow of this run is gone. Its flow run was cancelled before it began."
+    }
     assert status(deleted) == "provisioning"
 
 
