@@ -38,7 +38,6 @@ from bridge.outage import patiently, until_it_answers
 from bridge.own_words import warn_in_run_logs
 from bridge.per_step import PerStep
 from bridge.plan import Mode, Plan
-from bridge.quiet import only_warn_of_requests
 from bridge.ready import Fate
 from bridge.renewal import Renewal
 from bridge.resume import Earlier, end_sandboxes, look_back
@@ -65,7 +64,7 @@ def run_pipeline(flow_run: FlowRun, snapshot_id: UUID, run_id: UUID | None) -> S
 
     Raises what is a defect, after it was told to ZenML and Prefect.
     """
-    only_warn_of_requests()
+    terminal.show_once()
     warn_in_run_logs()
     try:
         snapshot_id = snapshot_for(flow_run, snapshot_id)

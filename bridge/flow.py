@@ -23,6 +23,7 @@ from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 
 from bridge import names
+from bridge.quiet import only_warn_of_requests
 
 T = TypeVar("T")
 
@@ -43,6 +44,8 @@ def zenml_pipeline(snapshot_id: UUID, run_id: UUID | None = None) -> State[None]
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
         raise RuntimeError("`zenml_pipeline` is a Prefect flow: call it, not its function.")
+    # Before ZenML comes: while it is imported Prefect's logs are sent, each by a request.
+    only_warn_of_requests()
     from bridge.carrying_out import run_pipeline
 
     return run_pipeline(context.flow_run, snapshot_id, run_id)

@@ -24,10 +24,12 @@ def sweep_stacks(stack: str | None = None, end: bool = True, tolerance: float | 
         end: Whether to end what is found. Without it, the log lists it.
         tolerance: By how many seconds the clocks of two machines may differ. Leave it empty for a minute.
     """
+    only_warn_of_requests()
     from bridge.ownership import Owner
     from bridge.sweep import TOLERANCE_SECONDS, stacks, sweep
+    from bridge.terminal import show_once
 
-    only_warn_of_requests()
+    show_once()
     logger = get_run_logger()
     try:
         chosen = stacks(stack, everything=stack is None)

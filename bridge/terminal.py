@@ -19,7 +19,7 @@ from typing import TextIO, cast
 
 from rich.console import Console
 from rich.text import Text
-from zenml.logger import ZenMLLoggingHandler
+from zenml.logger import ZenMLConsoleHandler, ZenMLLoggingHandler
 
 from bridge.live import LiveView, Steps
 from bridge.quiet import only_warn_of_requests
@@ -109,6 +109,25 @@ def interrupted(who: str, orphan_timeout: int) -> None:
 def _terminal() -> Console | None:
     console = Console(file=cast(TextIO, _Unheard(sys.stderr)), highlight=False)
     return console if console.is_terminal and not console.is_dumb_terminal else None
+
+
+def show_once() -> None:
+    """In the process of a flow that nobody waits for, keep ZenML from printing what Prefect prints. Idempotent.
+
+    There each of them has a console handler at the root, and all lines would be shown twice.
+    """
+    if _shown.get():
+        return
+    for handler in logging.root.handlers:
+        if isinstance(handler, ZenMLConsoleHandler):
+            handler.addFilter(_prefect_is_silent)
+
+
+def _prefect_is_silent(record: logging.LogRecord) -> bool:
+    # Here, where there is a flow: the step operator comes without Prefect.
+    from prefect.logging.handlers import PrefectConsoleHandler
+
+    return not any(isinstance(handler, PrefectConsoleHandler) for handler in logging.root.handlers)
 
 
 @contextlib.contextmanager

@@ -30,6 +30,10 @@ def is_run(page: str, block: Block) -> bool:
     return page == "docs/tutorial.md"
 
 
+def is_followed(page: str, block: Block) -> bool:
+    return page == "docs/how-to/laptop.md"
+
+
 def is_deployed(page: str, block: Block) -> bool:
     return page == "docs/how-to/deployments.md" and block.note.endswith(": begin")
 
@@ -47,7 +51,7 @@ def is_python(page: str, block: Block) -> bool:
 
 
 def is_typed(page: str, block: Block) -> bool:
-    return block.language == "console" and not (is_run(page, block) or is_deployed(page, block))
+    return block.language == "console" and not any(runs(page, block) for runs in (is_run, is_followed, is_deployed))
 
 
 def is_a_file_of_ours(page: str, block: Block) -> bool:
@@ -61,6 +65,7 @@ def is_drawn(page: str, block: Block) -> bool:
 
 CHECKERS: dict[Callable[[str, Block], bool], str] = {
     is_run: "tests/integration/test_deploy.py::test_the_tutorial",
+    is_followed: "tests/integration/test_deploy.py::test_the_whole_way_on_a_laptop",
     is_deployed: "tests/deployments/test_services.py::test_watched_cancelled_and_run_again",
     is_an_example: "tests/docs/test_readme.py::test_the_examples_of_the_readme_are_the_tested_ones",
     is_written_from_the_code: "tests/docs/test_site.py::test_the_reference_is_what_the_code_says",

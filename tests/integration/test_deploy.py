@@ -10,8 +10,10 @@ import time
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
+import httpx
 import pytest
 
 from bridge import names
@@ -21,7 +23,10 @@ from tests.integration.lab import PROJECT, STACK_CODE, Lab, Ran, eventually
 from tests.integration.test_sweep import status, submitted
 from tests.integration.test_sweep_meanwhile import put_into, state_of
 from tests.integration.test_sweep_operators import left_on_modal
+from tests.integration.under import living
 from tests.integration.workers import Worker, make_pool
+
+HOW_TO = servers.ROOT / "docs" / "how-to" / "deployments.md"
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +146,138 @@ def test_the_readme_says_what_the_tutorial_says() -> None:
     assert set(commands) <= tutorial
 
 
+class Laptop:
+    """Somebody's machine: commands are typed as they stand on the pages, with a port of the tests' own."""
+
+    def __init__(self, installed: Path, folder: Path) -> None:
+        self.folder, self.port = folder, servers.free_port()
+        self.known = {"clone": str(servers.ROOT)}
+        self.terminals: list[subprocess.Popen[bytes]] = []
+        self.environment = {
+            **servers.clean_environment(),
+            **servers.zenml_client_environment(folder / "zenml", None),
+            "HOME": str(folder),
+            "TMPDIR": str(folder),
+            "PATH": f"{installed}:{os.environ['PATH']}",
+            "PREFECT_HOME": str(folder / "prefect"),
+            "PREFECT_SERVER_API_PORT": str(self.port),
+            "DO_NOT_TRACK": "1",
+            "COLUMNS": "300",
+        }
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "terminals.log").read_text()
+
+    def type(self, command: str) -> str:
+        """Run a command to its end and return what it says; one that stays, in a terminal of its own."""
+        for name, value in self.known.items():
+            command = command.replace(f"<{name}>", value)
+        command = command.replace(":4200", f":{self.port}")
+        assert not re.search(r"<\w", command), f"{command}: not known"
+        run = {"shell": True, "env": self.environment, "cwd": self.folder}
+        if command.endswith("server start") or " worker " in command:
+            with (self.folder / "terminals.log").open("ab") as log:
+                self.terminals.append(subprocess.Popen(f"exec {command}", stdout=log, stderr=log, **run))  # type: ignore[call-overload]
+            if command.endswith("server start"):
+                assert eventually(lambda: self.ask("/health") is True, bool, 120), self.log[-3000:]
+            return ""
+        ran = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300, **run)  # type: ignore[call-overload]
+        said = ran.stdout + ran.stderr
+        assert ran.returncode == 0, f"{command}\n{said}\n{self.log[-3000:]}"
+        if found := re.search(r"UUID: ([0-9a-f-]{36})", said):
+            self.known["flow run id"] = found[1]
+        if snapshots := re.findall(r"([0-9a-f-]{36})[^\n]*tonight", said):
+            self.known["snapshot id"] = snapshots[0]
+        return said
+
+    def ask(self, path: str) -> Any:
+        """What Prefect's server answers; None where there is none yet."""
+        try:
+            return httpx.get(f"http://127.0.0.1:{self.port}/api{path}", timeout=30).json()
+        except httpx.TransportError:
+            return None
+
+    def ends(self) -> tuple[str, str]:
+        """The state of the last flow run, and the status of its ZenML run."""
+        listed = self.type("zenml pipeline runs list --orchestrator_run_id <flow run id> --output json")
+        (status,) = re.findall(r'"status": "(\w+)"', listed)
+        return self.ask(f"/flow_runs/{self.known['flow run id']}")["state"]["name"], status
+
+    def logs(self) -> str:
+        """What Prefect has of its output."""
+        return self.type("prefect flow-run logs <flow run id>")
+
+    def close(self) -> None:
+        for terminal in reversed(self.terminals):
+            terminal.terminate()
+            terminal.wait(60)
+
+
+def followed() -> list[str]:
+    """What is typed on a laptop, from the stack to a run through a worker."""
+    docs = servers.ROOT / "docs"
+    tutorial = [command for block in blocks(docs / "tutorial.md") for command in block.commands]
+    stack = [command for command in tutorial if command.startswith("zenml")]
+    return [*stack, *(command for block in blocks(docs / "how-to" / "laptop.md") for command in block.commands)]
+
+
+HELD = """    import os
+    from pathlib import Path
+    from time import sleep
+
+    Path("{folder}/begun").write_text(str(os.getpid()))
+    while not Path("{folder}/released").exists():
+        sleep(0.05)
+"""
+"""What the step does first: it says which process it is, and goes on when the test lets it."""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_whole_way_on_a_laptop(installed: Path, tmp_path: Path) -> None:
+    """Deployed, run, watched, cancelled and run again, by what stands in the how-tos; the tutorial's pipeline, held.
+
+    The worker's terminal shows no line twice, and none for a request.
+    """
+    (prices,) = [block for block in blocks(servers.ROOT / "docs" / "tutorial.md") if block.title == "prices.py"]
+    begin = "def report(mean: float, spread: float) -> None:\n"
+    assert begin in prices.text
+    (tmp_path / "prices.py").write_text(prices.text.replace(begin, begin + HELD.format(folder=tmp_path)))
+    parts = {block.note.removesuffix(": begin"): block.commands for block in blocks(HOW_TO)}
+    laptop = Laptop(installed, tmp_path)
+    try:
+        for command in followed():
+            laptop.type(command)
+        first = laptop.known["flow run id"]
+        begun = tmp_path / "begun"
+        process = eventually(lambda: begun.exists() and begun.read_text(), bool, 240)
+        assert process, laptop.log[-5000:]
+        for command in [*parts["run"][1:], *parts["cancel"]]:
+            laptop.type(command)
+        assert eventually(laptop.ends, lambda ends: ends == ("Cancelled", "stopped"), 60) == ("Cancelled", "stopped")
+        assert not living(int(process))
+        (tmp_path / "released").touch()
+        for command in parts["again"]:
+            laptop.type(command)
+        assert (laptop.ends(), laptop.known["flow run id"] != first) == (("Completed", "completed"), True)
+        assert laptop.log.count("Taken from ZenML's cache") == 3, laptop.log[-5000:]
+        logs = eventually(laptop.logs, lambda logs: "340 on average" in logs, 30)
+        assert "340 on average, 310 from the cheapest to the dearest" in logs
+        assert "HTTP Request" not in laptop.log
+        assert '"task_run_id"' not in laptop.log, "ZenML shows it as well"
+    finally:
+        laptop.close()
+
+
+def test_the_readme_deploys_as_the_how_to_does() -> None:
+    section = (servers.ROOT / "README.md").read_text().split("## Deploying")[1].split("```")[1]
+    commands = [line[2:].partition("  #")[0].strip() for line in section.splitlines() if line.startswith("$ ")]
+    assert len(commands) == 4
+    typed = {part.replace("<snapshot id>", "<id>") for command in followed() for part in command.split(" && ")}
+    assert set(commands) <= typed
+
+
 @pytest.fixture(scope="module")
 def worker(
     lab: Lab, installed: Path, tmp_path_factory: pytest.TempPathFactory
@@ -212,7 +349,10 @@ def test_a_worker_runs_a_snapshot(
     assert ran.flow_run.name == ran.run.name
     assert f"zenml_run_id:{ran.run.id}" in ran.flow_run.tags
     assert worker[0].poll() is None
-    assert "HTTP Request" not in worker[1].read_text()
+    log = worker[1].read_text()
+    assert "HTTP Request" not in log
+    assert '"flow_run_id"' not in log, "ZenML shows it as well"
+    assert log.count("Finished in state Completed") == 2, "of the flow and of the task that is its sandbox"
 
 
 # Slow: test_sweep.py shows quickly what the flow does, and that Prefect runs what is deployed.
