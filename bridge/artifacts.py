@@ -137,7 +137,8 @@ class Showing:
         if self._run.plan.mode is Mode.DYNAMIC:
             found = await self._thread.call(lambda: asks.overview(run))
         else:
-            found = await self._thread.call(lambda: step_runs.overview(run))
+            steps = self._board.open_steps  # ZenML's server takes a time for each that it tells of
+            found = await self._thread.call(lambda: step_runs.overview(run, steps))
         self._board.seen(found, utc_now())
 
     async def _ask_costs(self) -> None:

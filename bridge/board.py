@@ -286,6 +286,11 @@ class Board:
             self.ended(row.step, names.STATE_NOT_RUN if row.attempt == 0 else row.state, told)
 
     @property
+    def open_steps(self) -> list[str]:
+        """The steps that haven't ended: of the others :meth:`seen` wants to know nothing."""
+        return [row.step for row in self._rows.values() if not row.ended]
+
+    @property
     def progress(self) -> float:
         """Percent of the steps that have ended."""
         if not self._rows:

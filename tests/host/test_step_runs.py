@@ -23,6 +23,17 @@ def test_a_step_without_step_run_has_no_record(job: Job) -> None:
     assert call(job, "latest", run=job.run, steps=["fail_first", "after"]) == {}
 
 
+def test_an_overview_of_the_steps_that_are_asked_about_alone(job: Job) -> None:
+    for step in ("fail_first", "after"):
+        call(job, "start", run=job.run, step=step)
+    both = {"fail_first": "running", "after": "running"}
+    assert call(job, "overview", run=job.run, steps=None) == both
+    assert call(job, "overview", run=job.run, steps=["after", "nobody"]) == {"after": "running"}
+    assert call(job, "overview", run=job.run, steps=[]) == {}
+    more_than_fit = ["after", *(f"{number:0100}" for number in range(50))]
+    assert call(job, "overview", run=job.run, steps=more_than_fit) == both
+
+
 def test_a_failure_that_zenml_never_heard_of_counts_as_an_attempt(job: Job) -> None:
     for attempt, expected in enumerate(["retrying", "retrying", "failed"], start=1):
         call(job, "record_failure", run=job.run, step="fail_first", what=f"No machine {attempt}")

@@ -125,6 +125,7 @@ def test_filled_from_zenml() -> None:
     load, train = row(seen, "load"), row(seen, "train")
     assert (load["state"], load["running (s)"], load["sandbox"]) == ("completed", 9, "sb-1")
     assert (train["state"], train["running (s)"], train["attempt"]) == ("running", 51, 2)
+    assert seen.open_steps == [each["step"] for each in seen.table() if each["step"] != "load"]
     seen.seen([Seen("train", "failed", 2, end, now, True)], now)
     seen.explain("train", "ValueError: x")
     assert (row(seen, "train")["state"], row(seen, "train")["why"]) == ("failed", "ValueError: x")

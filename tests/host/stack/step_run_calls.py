@@ -25,6 +25,10 @@ def latest(run: str, steps: list[str]) -> dict:
     }
 
 
+def overview(run: str, steps: list[str] | None) -> dict:
+    return {seen.step: seen.status for seen in step_runs.overview(_known(run)[1], steps)}
+
+
 def record_failure(run: str, step: str, what: str) -> None:
     known = _known(run)
     record = step_runs.latest(known[1], [step]).get(step, step_runs.StepRecord())
