@@ -10,7 +10,7 @@ from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import AsyncClientContext, FlowRunContext
 from prefect.logging import get_run_logger
-from prefect.states import Cancelled, Completed, Crashed, Failed, Paused, Suspended
+from prefect.states import Cancelled, Completed, Failed, Paused, Suspended
 from prefect.utilities.urls import url_for
 from zenml.client import Client
 from zenml.constants import METADATA_ORCHESTRATOR_RUN_ID
@@ -27,7 +27,7 @@ from bridge.dynamic import DynamicPipeline
 from bridge.errors import BridgeError, PrefectUnavailable, RunIsOver
 from bridge.events import StepEvents
 from bridge.eviction import is_eviction
-from bridge.flow import on_own_loop
+from bridge.flow import left_as_it_is, on_own_loop
 from bridge.foresight import earlier_durations
 from bridge.host.fresh_keys import use_fresh_keys
 from bridge.left_open import close_task_runs
@@ -82,7 +82,7 @@ def run_pipeline(flow_run: FlowRun, snapshot_id: UUID, run_id: UUID | None) -> S
     except Exception as error:
         if flow_run.run_count > 1:
             # Maybe it is ZenML that can't be asked: then nothing says that the run is over.
-            return _left_as_it_is(str(flow_run.id), _defect(error), error)
+            return left_as_it_is(str(flow_run.id), _defect(error), error)
         give_up(snapshot_id, run_id, str(flow_run.id), _defect(error))
         raise
     introduce(run, flow_run)
@@ -159,18 +159,7 @@ def _not_taken_up(left: PipelineRunResponse | None, flow_run_id: str, why: str) 
         return Failed(message=why)
     if left.status is ExecutionStatus.STOPPED:
         return Cancelled(message=why)
-    return _left_as_it_is(flow_run_id, why)
-
-
-def _left_as_it_is(flow_run_id: str, why: str, defect: Exception | None = None) -> State[None]:
-    """The state of a flow run that this process couldn't take up, for which reason: it is as the one before left it.
-
-    Not Failed: ZenML would hear of that (:mod:`bridge.status`) and nothing could go on with the run any more.
-    """
-    how = f"The run hasn't ended: when that is mended, `modal-prefect resume {flow_run_id}` goes on with it."
-    message = f"{why.rstrip('.')}. {how}"
-    get_run_logger().error("%s", message, exc_info=defect)
-    return Crashed(message=message)
+    return left_as_it_is(flow_run_id, why)
 
 
 def _defect(error: Exception) -> str:
@@ -216,14 +205,14 @@ async def _carry_out(run: Run, runner: Runner, stop: Stop, life: int) -> State[N
     except BridgeError as error:
         message = str(error)
         if not taken_up.is_set():
-            return _left_as_it_is(run.flow_run_id, message)
+            return left_as_it_is(run.flow_run_id, message)
         await thread.call(lambda: end_run(run.run, failures={"": message}, stopped=stop.requested))
         return Failed(message=message)
     except Exception as error:
         # A defect, or an outage beyond patience: ZenML's run must not stay running for it.
         message = _defect(error)
         if not taken_up.is_set():
-            return _left_as_it_is(run.flow_run_id, message, error)
+            return left_as_it_is(run.flow_run_id, message, error)
         await thread.call(lambda: end_run(run.run, failures={"": message}, stopped=False))
         raise
     finally:

@@ -18,9 +18,10 @@ from threading import Event, Thread
 from typing import Any, TypeVar
 from uuid import UUID
 
-from prefect import flow
+from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
+from prefect.states import Crashed
 
 from bridge import names
 from bridge.quiet import only_warn_of_requests
@@ -46,9 +47,25 @@ def zenml_pipeline(snapshot_id: UUID, run_id: UUID | None = None) -> State[None]
         raise RuntimeError("`zenml_pipeline` is a Prefect flow: call it, not its function.")
     # Before ZenML comes: while it is imported Prefect's logs are sent, each by a request.
     only_warn_of_requests()
-    from bridge.carrying_out import run_pipeline
-
+    try:
+        from bridge.carrying_out import run_pipeline
+    except Exception as error:
+        if context.flow_run.run_count > 1:
+            why = f"This environment can't run flows: {type(error).__name__}: {error}"
+            return left_as_it_is(str(context.flow_run.id), why, error)
+        raise
     return run_pipeline(context.flow_run, snapshot_id, run_id)
+
+
+def left_as_it_is(flow_run_id: str, why: str, defect: Exception | None = None) -> State[None]:
+    """The state of a flow run that this process couldn't take up, for which reason: it is as the one before left it.
+
+    Not Failed: ZenML would hear of that (:mod:`bridge.status`) and nothing could go on with the run any more.
+    """
+    how = f"The run hasn't ended: when that is mended, `modal-prefect resume {flow_run_id}` goes on with it."
+    message = f"{why.rstrip('.')}. {how}"
+    get_run_logger().error("%s", message, exc_info=defect)
+    return Crashed(message=message)
 
 
 def on_own_loop(

@@ -13,7 +13,7 @@ from functools import partial
 from uuid import UUID
 
 from zenml.client import Client
-from zenml.enums import StackComponentType
+from zenml.enums import ExecutionMode, ExecutionStatus, StackComponentType
 from zenml.models import PipelineRunResponse, StackResponse, StepRunResponse
 from zenml.stack import StackComponent
 
@@ -23,7 +23,7 @@ from bridge.errors import BridgeError, RunNotPossible
 from bridge.flow import on_own_loop
 from bridge.listing import Listing
 from bridge.operated import wishes_of
-from bridge.ownership import Judgement, Owner, judge_caller
+from bridge.ownership import Judgement, Owner, judge_caller, judge_idle
 from bridge.runners.base import Sandbox
 from bridge.step_operator import ModalPrefectStepOperator
 from bridge.swept import Found, Report, named, noted, read_uuid
@@ -127,12 +127,12 @@ def _inside(run: PipelineRunResponse, sandbox_id: str) -> StepRunResponse | None
 
 
 def _judge_idle(run: PipelineRunResponse | None) -> Judgement:
-    """Decide whether a sandbox that no step is in may be left to itself."""
     if run is None:
         return Judgement(Owner.NOBODY, "its run was deleted in ZenML")
-    if run.status.is_finished:
-        return Judgement(Owner.NOBODY, f"no step is in it, and its run is {run.status.value}")
-    return Judgement(Owner.UNCLEAR, "no step is in it: another one may come, and where none does it ends by itself")
+    # ZenML calls a run failed as soon as one of its steps has, whatever its other steps do.
+    failed = run.status is ExecutionStatus.FAILED
+    goes_on = failed and run.config.execution_mode is ExecutionMode.CONTINUE_ON_FAILURE
+    return judge_idle(run.status.value, is_over=run.status.is_finished and not goes_on)
 
 
 def _end(step_run_id: UUID, judgement: Judgement) -> None:

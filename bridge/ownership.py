@@ -101,6 +101,16 @@ def judge_caller(sign: float | None, orphan_timeout: float, tolerance: float) ->
     return Judgement(Owner.NOBODY if sign > grace(orphan_timeout) + tolerance else Owner.FLOW, last)
 
 
+def judge_idle(run: str, *, is_over: bool) -> Judgement:
+    """Decide whether somebody may still need a sandbox in which steps of a run take turns, and none is.
+
+    ``run`` is ZenML's status of the run; ``is_over`` says that no step of it begins any more.
+    """
+    if is_over:
+        return Judgement(Owner.NOBODY, f"no step is in it, and its run is {run}")
+    return Judgement(Owner.UNCLEAR, "no step is in it: another one may come, and where none does it ends by itself")
+
+
 def _by_sign(facts: Facts, sign: float, patience: float, stopped: bool) -> Judgement:
     last = f"its flow gave its last sign of life {_span(sign)} ago"
     if sign <= patience:

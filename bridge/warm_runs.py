@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -41,6 +42,15 @@ class _Kept:
     keeping: asyncio.Task[None] = field(init=False)
 
 
+@dataclass
+class _Past:
+    """What is known of a run whatever is kept of it: its sandboxes may go, and later ones come."""
+
+    finished: dict[str, bool] = field(default_factory=dict)
+    """The steps that have ended, and whether those below them may run."""
+    begins_no_more: bool = False
+
+
 class WarmRuns:
     """The warm sandboxes of all runs whose steps one operator runs in this process.
 
@@ -51,6 +61,7 @@ class WarmRuns:
     def __init__(self, over: Callable[[], None]) -> None:
         self._over = over
         self._kept: dict[str, _Kept] = {}
+        self._past: dict[str, _Past] = defaultdict(_Past)
         self._ends = False
 
     @property
@@ -69,11 +80,11 @@ class WarmRuns:
         kept.steps += 1
         kept.free.clear()
         for above in kept.plan.step(run.step.name).upstream:
-            kept.warm.finish(above, done=True)  # nobody has said so of one that ZenML had in its cache
+            self._finish(run.id, above, done=True)  # nobody has said so of one that ZenML had in its cache
         try:
             yield kept.warm
         except asyncio.CancelledError:
-            kept.warm.begin_no_more()  # it was interrupted, and with it the whole run
+            self._begin_no_more(run.id)  # it was interrupted, and with it the whole run
             raise
         finally:
             kept.steps -= 1
@@ -82,18 +93,18 @@ class WarmRuns:
 
     def ended(self, run: OperatedRun, outcome: Outcome) -> None:
         """A step run has come to its end: what is kept for steps that won't come now goes."""
-        kept, step = self._kept.get(run.id), run.step.name
-        if kept is None or run.shared is None:
+        plan, step = run.shared, run.step.name
+        if plan is None:
             return
         if outcome.verdict is Verdict.FAILED and run.is_tried_again:
             return
         if outcome.verdict is Verdict.SUCCEEDED:
-            kept.warm.finish(step, done=True)
-        elif outcome.verdict is Verdict.FAILED and kept.plan.failure_mode is FailureMode.CONTINUE_ON_FAILURE:
-            for lost in (step, *(other.name for other in kept.plan.steps if step in other.upstream)):
-                kept.warm.finish(lost, done=False)
+            self._finish(run.id, step, done=True)
+        elif outcome.verdict is Verdict.FAILED and plan.failure_mode is FailureMode.CONTINUE_ON_FAILURE:
+            for lost in (step, *(other.name for other in plan.steps if step in other.upstream)):
+                self._finish(run.id, lost, done=False)
         else:
-            kept.warm.begin_no_more()
+            self._begin_no_more(run.id)
 
     async def end(self) -> None:
         """End the sandboxes that no step is in, for a bounded time, and keep none from now on."""
@@ -106,17 +117,34 @@ class WarmRuns:
     async def _of(self, run: OperatedRun, runner: Runner, thread: ZenMLThread) -> _Kept | None:
         """The sandboxes of a run; None where the step has one of its own."""
         plan = run.shared
-        if plan is None or run.id in self._kept:
-            return self._kept.get(run.id) if plan is not None else None
-        shared = await thread.call(lambda: _shared_run(run, plan))
-        if shared is None or run.id in self._kept:  # another step of the run may have been faster
-            return self._kept.get(run.id)
-        kept = self._kept[run.id] = _Kept(WarmSteps(shared, runner, None), plan)
+        if plan is None:
+            return None
+        if run.id not in self._kept:
+            shared = await thread.call(lambda: _shared_run(run, plan))
+            if shared is not None and run.id not in self._kept:  # another step of the run may have been faster
+                return self._new(shared, runner)
+        return self._kept.get(run.id)
+
+    def _new(self, run: SharedRun, runner: Runner) -> _Kept:
+        kept = self._kept[run.id] = _Kept(WarmSteps(run, runner, None), run.plan)
         # In no context: what is said there later is none of this step's.
         kept.keeping = contextvars.Context().run(asyncio.ensure_future, self._keep(run.id, kept))
-        if self._ends:
+        past = self._past[run.id]
+        for step, done in past.finished.items():
+            kept.warm.finish(step, done=done)
+        if self._ends or past.begins_no_more:
             kept.warm.begin_no_more()
         return kept
+
+    def _finish(self, run_id: str, step: str, *, done: bool) -> None:
+        self._past[run_id].finished.setdefault(step, done)
+        if run_id in self._kept:
+            self._kept[run_id].warm.finish(step, done=done)
+
+    def _begin_no_more(self, run_id: str) -> None:
+        self._past[run_id].begins_no_more = True
+        if run_id in self._kept:
+            self._kept[run_id].warm.begin_no_more()
 
     async def _keep(self, run_id: str, kept: _Kept) -> None:
         async with kept.warm:

@@ -32,13 +32,17 @@ class PassedOn:
         self._folder = Path(folder)
 
     def of(self, step: str | None) -> bytes | None:
-        """The step run of a step that succeeded, or the run, which is None's; None where nobody has passed it on."""
-        with suppress(FileNotFoundError):
+        """The step run of a step that succeeded, or the run, which is None's; None where it can't be read here."""
+        try:
             return self._path(step).read_bytes()
-        return None
+        except FileNotFoundError:
+            return None  # nobody has passed it on
+        except OSError as error:
+            _logger.info("What another step passed on can't be read, so ZenML is asked: %s", error)
+            return None
 
     def keep(self, step: str | None, told: Callable[[], str]) -> None:
-        """Pass it on, unless somebody has. Raises ``OSError``."""
+        """Pass it on, unless somebody has, or there is no room."""
         path = self._path(step)
         if not path.exists():
             _write(path, told())
@@ -49,7 +53,7 @@ class PassedOn:
 
 
 def tell_end(path: str, record: StepRecord) -> None:
-    """Pass on to the host what ZenML answered to the end of a step. Raises ``OSError``."""
+    """Pass on to the host what ZenML answered to the end of a step, unless there is no room."""
     _write(Path(path), json.dumps(as_json(record)))
 
 
@@ -82,7 +86,12 @@ def record_of(said: object) -> StepRecord:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a file that is there whole or not at all: whoever writes it may be killed."""
+    """Write a file that is there whole or not at all: whoever writes it may be killed, and a disk be full."""
     unfinished = path.with_name(f"{path.name}.{os.getpid()}")
-    unfinished.write_text(text)
-    os.replace(unfinished, path)
+    try:
+        unfinished.write_text(text)
+        os.replace(unfinished, path)
+    except OSError as error:
+        _logger.info("What ZenML has answered can't be passed on, so it will be asked again: %s", error)
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)

@@ -100,25 +100,26 @@ def begun_run(step: Step, fork: Fork | None) -> Iterator[None]:
     passed_on = PassedOn(fork.attempt.passed_on) if fork is not None and fork.attempt.passed_on is not None else None
     run = _known_run(fork, passed_on) or _current_run()
     with setup_execution_context(run) as context:
-        if not isinstance(context, ExecutionContext):  # a variable of ZenML's forbids it
-            yield
-            return
-        context.step_runs = {}  # ZenML's own keeps a hundred: a step with more inputs would fail
-        if passed_on is None:
-            yield
-            return
-        if run is not None:
+        if isinstance(context, ExecutionContext):  # else a variable of ZenML's forbids it
+            context.step_runs = {}  # ZenML's own keeps a hundred: a step with more inputs would fail
+            if passed_on is not None:
+                context.step_runs.update(_inputs(step, passed_on))
+        if passed_on is not None and run is not None:
             passed_on.keep(None, run.model_dump_json)
-        for name in _upstream(step):
-            step_run = _read(StepRunResponse, passed_on.of(name))
-            if step_run is not None:
-                context.step_runs[name] = step_run
         yield
-        for name, known in context.step_runs.items():
-            if known.status.is_successful:
-                passed_on.keep(name, known.model_dump_json)
-        if fork is not None and (ended := context.step_runs.get(step.spec.invocation_id)) is not None:
-            tell_end(fork.attempt.end_file, StepRecord(step_runs.reported(ended), str(ended.id), ended.version))
+        if isinstance(context, ExecutionContext) and fork is not None and passed_on is not None:
+            for name, known in context.step_runs.items():
+                if known.status.is_successful:
+                    passed_on.keep(name, known.model_dump_json)
+            if (ended := context.step_runs.get(step.spec.invocation_id)) is not None:
+                tell_end(fork.attempt.end_file, StepRecord(step_runs.reported(ended), str(ended.id), ended.version))
+
+
+def _inputs(step: Step, passed_on: PassedOn) -> dict[str, StepRunResponse]:
+    """The step runs that a step has its inputs from, as far as they were passed on."""
+    names_of = {each.step_name for several in step.spec.normalized_inputs.values() for each in several}
+    found = {name: _read(StepRunResponse, passed_on.of(name)) for name in names_of}
+    return {name: step_run for name, step_run in found.items() if step_run is not None}
 
 
 def _known_run(fork: Fork | None, passed_on: PassedOn | None) -> PipelineRunResponse | None:
@@ -133,10 +134,6 @@ def _current_run() -> PipelineRunResponse | None:
     run_id = os.environ.get(names.ENV_RUN_ID)
     run = Client().zen_store.get_run(UUID(run_id)) if run_id is not None else None
     return run if run is not None and run.status not in _NOT_BEGUN else None
-
-
-def _upstream(step: Step) -> set[str]:
-    return {each.step_name for several in step.spec.normalized_inputs.values() for each in several}
 
 
 def _read(model: type[M], told: bytes | None) -> M | None:

@@ -43,6 +43,20 @@ def test_what_cannot_be_read_counts_as_nothing(text: str, tmp_path: Path) -> Non
     assert told_end(str(path)) is None
 
 
+def test_where_there_is_no_room_nothing_is_passed_on_and_nobody_fails(tmp_path: Path) -> None:
+    """A step that has filled the disk must not cost the next one: ZenML is asked instead."""
+    full = PassedOn(str(tmp_path / "not" / "there"))
+    full.keep(None, lambda: "the run")
+    assert full.of(None) is None
+    tell_end(str(tmp_path / "not" / "there.end"), RECORD)
+    (tmp_path / "run").mkdir()
+    blocked = PassedOn(str(tmp_path))
+    assert blocked.of(None) is None
+    tell_end(str(tmp_path / "run"), RECORD)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"], "nor is anything left"
+    assert told_end(str(tmp_path / "run")) is None
+
+
 def test_the_first_that_passes_something_on_is_heard(tmp_path: Path) -> None:
     passed_on = PassedOn(str(tmp_path))
     assert passed_on.of(None) is None

@@ -453,7 +453,7 @@ def test_a_run_that_failed_without_its_flow_while_a_step_runs(lab: Lab, tmp_path
 
 
 @slow  # tests/integration/test_bad_input.py has a token and a limit that are missing at a first start
-@pytest.mark.parametrize("what", ["the token", "the limit"])
+@pytest.mark.parametrize("what", ["the token", "the limit", "a library"])
 def test_a_resume_that_can_not_begin_ends_nothing(
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
@@ -465,12 +465,17 @@ def test_a_resume_that_can_not_begin_ends_nothing(
         lives.until("only")
         lives.kill()
         with monkeypatch.context() as changed:
-            if what == "the limit":
+            if what == "a library":
+                client.set_flow_run_state(lives.under.flow_run_id, Crashed(), force=True)
+                retry_where_a_library_is_broken(lives.under.flow_run_id, tmp_path)
+                lives.number += 1
+            elif what == "the limit":
                 client.delete_global_concurrency_limit_by_name(limit)
             else:
                 changed.setenv("MODAL_TOKEN_SECRET", "as-of-somebody-else")
-            lives.go_on()
-            lives.end_of_process()
+            if what != "a library":
+                lives.go_on()
+                lives.end_of_process()
         state = flow_run_of(lives).state
         assert state.is_crashed(), lives.log[-6000:]
         assert f"`modal-prefect resume {lives.under.flow_run_id}` goes on with it" in state.message
@@ -487,8 +492,18 @@ def test_a_resume_that_can_not_begin_ends_nothing(
     assert ran.flow_run.run_count == lives.number == 3
     assert len(ran.traces("only")) == 1
     assert output(lab, ran, "only") == said("only", 1)
-    assert "Scheduled" not in states, "what goes on here is no worker's"
+    if what != "a library":  # Prefect's own retry schedules it
+        assert "Scheduled" not in states, "what goes on here is no worker's"
     assert not lab.running(ran)
+
+
+def retry_where_a_library_is_broken(flow_run_id: UUID, folder: Path) -> None:
+    """As after an upgrade that was cut off: the flow's own module can be imported, and what it needs can't."""
+    (folder / "tenacity.py").write_text("raise ImportError('broken by an upgrade')")
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    retry = ["flow-run", "retry", str(flow_run_id), "--entrypoint", FLOW_ENTRYPOINT]
+    prefect = str(Path(sys.executable).parent / "prefect")
+    subprocess.run([prefect, *retry], env=environment, cwd=PROJECT, check=False, capture_output=True, timeout=120)
 
 
 def task_runs_of(lives: Lives) -> dict[str, str]:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.ownership import OVER, Facts, FlowState, Owner, judge, judge_caller
+from bridge.ownership import OVER, Facts, FlowState, Judgement, Owner, judge, judge_caller, judge_idle
 
 TIMEOUT = 100.0
 TOLERANCE = 10.0
@@ -104,3 +104,10 @@ def test_no_run_is_taken_before_its_sandboxes_would_end_by_themselves(
 def test_a_step_operator_s_caller(sign: float | None, owner: Owner) -> None:
     """A quarter more than its `orphan_timeout`, in which a sandbox that can ends by itself; and the clocks."""
     assert judge_caller(sign, orphan_timeout=1000, tolerance=60).owner is owner
+
+
+def test_a_sandbox_that_no_step_is_in() -> None:
+    assert judge_idle("completed", is_over=True) == Judgement(
+        Owner.NOBODY, "no step is in it, and its run is completed"
+    )
+    assert judge_idle("failed", is_over=False).owner is Owner.UNCLEAR

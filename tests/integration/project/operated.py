@@ -123,3 +123,21 @@ def broken_off(folder: str) -> None:
     """A step on the operator, one here that fails, and one on the operator that never begins."""
     before = train.with_options(step_operator=True)(folder, 1, id="before")
     train.with_options(step_operator=True)(folder, fail(folder, before), id="later")
+
+
+@step(enable_cache=False)
+def wait_here(folder: str) -> None:
+    """Waits for a file, ``go``."""
+    trace(folder, "begin")
+    await_file(f"{folder}/go", 120)
+
+
+@pipeline
+def in_two_parts(folder: str) -> None:
+    """A step on the operator, one here that waits for a file, and two on the operator. None needs another: ZenML's
+    local orchestrator takes them by their names."""
+    on_operator = train.with_options(step_operator=True)
+    on_operator(folder, 1, id="a")
+    wait_here(folder, id="b")
+    on_operator(folder, 2, id="c")
+    on_operator(folder, 3, id="d")
