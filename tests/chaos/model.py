@@ -55,12 +55,17 @@ class _Costs:
 
 @dataclass(frozen=True)
 class _Closed:
-    """Since when no step begins any more, and whether those that ran were ended too."""
+    """Since when no step begins any more, and what else came of that."""
 
     time: float
-    kills: bool
+    kills: float | None
+    """Since when those that ran were ended too."""
     fails: bool = False
     """Whether what ran has failed by it."""
+
+    def killed(self, end: float | None) -> bool:
+        """Whether an attempt that came to its end by itself at that time, or never did, may have been ended."""
+        return self.kills is not None and (end is None or end >= self.kills - MOMENTS)
 
 
 class _Judge:
@@ -180,14 +185,18 @@ class _Judge:
     # ---- when it was over
 
     def _closing(self) -> _Closed | None:
-        found = [_Closed(strike.time, kills=True) for strike in self._stops()]
+        found = [_Closed(strike.time, kills=strike.time) for strike in self._stops()]
         failed = [time for step in self.case.steps if (time := self._failed_at(step)) is not None]
         if failed and self.case.failure_mode != "continue_on_failure":
-            found.append(_Closed(min(failed), kills=self.case.failure_mode == "fail_fast"))
-        found += [_Closed(time, kills=True, fails=True) for time in self._whole_pipeline_over()]
+            found.append(_Closed(min(failed), kills=min(failed) if self.case.failure_mode == "fail_fast" else None))
+        found += [_Closed(time, kills=time, fails=True) for time in self._whole_pipeline_over()]
         if self.seen.failed_without_flow is not None:
-            found.append(_Closed(self.seen.failed_without_flow, kills=True, fails=True))
-        return min(found, key=lambda closed: closed.time, default=None)
+            time = self.seen.failed_without_flow
+            found.append(_Closed(time, kills=time, fails=True))
+        if not found:
+            return None
+        kills = min((closed.kills for closed in found if closed.kills is not None), default=None)
+        return _Closed(min(closed.time for closed in found), kills, any(closed.fails for closed in found))
 
     def _failed_at(self, step: StepSpec) -> float | None:
         """When a step failed for good, as far as what it wrote down can tell."""
@@ -281,7 +290,7 @@ class _Judge:
             allowed = allowed | {"failed", "stopped"}  # given up while it waited for its retry
         if self.closed.fails:
             allowed = allowed | {"failed"}
-        return allowed | {"stopped"} if self.closed.kills else allowed
+        return allowed | {"stopped"} if self.closed.killed(last if costs.succeeded else None) else allowed
 
     def _attempts(self, step: StepSpec) -> Iterator[str]:
         attempts, costs = self.seen.attempts.get(step.name, ()), self.costs[step.name]
@@ -303,7 +312,7 @@ class _Judge:
             yield f"{step.name} ran again after it had succeeded"
         if costs.own[0] > step.retries + 1:
             yield f"{step.name} was tried {costs.own[0]} times with {step.retries} retries"
-        if costs.unexplained and not (self.closed is not None and self.closed.kills):
+        if costs.unexplained and not (self.closed is not None and self.closed.killed(None)):
             for attempt in costs.unexplained:
                 yield f"{step.name}: attempt {attempt.number} was ended by nobody who may"
         yield from self._counted(step, costs)

@@ -108,6 +108,32 @@ def test_what_is_right_too() -> None:
     assert violations(PIPELINE, IN_ONE) == []
 
 
+def stopped_later(time: float, how: str | None) -> Seen:
+    """A step failed, which lets the other one come to its end; meanwhile, or later, the run was cancelled."""
+    return replace(
+        CANCELLED,
+        run="failed",
+        attempts={"s0": [ran(1, 10, "fail")], "s1": [ran(1, 10, how)]},
+        strikes=[struck("cancel", time=time)],
+        sandboxes=[box(10)],
+        step_runs={"s0": ["failed"], "s1": ["stopped"]},
+        task_runs={"s0": TaskRun("Failed", 1), "s1": TaskRun("Cancelled", 1)},
+    )
+
+
+BESIDE = replace(
+    PLAIN,
+    steps=(StepSpec("s0", lines=0), StepSpec("s1", lines=0)),
+    failure_mode="stop_on_failure",
+    max_parallelism=2,
+)
+
+
+def test_what_a_failure_lets_come_to_its_end_a_stop_may_end() -> None:
+    assert violations(BESIDE, stopped_later(13, None)) == []
+    assert any("s1 is stopped, not completed" in wrong for wrong in violations(BESIDE, stopped_later(20, "end")))
+
+
 WRONG = {
     "hung": replace(GOOD, hung="the flow"),
     "is running at the end": replace(GOOD, step_runs={**GOOD.step_runs, "s1": ["running"]}),
