@@ -19,6 +19,8 @@ from tests.chaos.seen import Attempt, Seen, Strike
 
 MOMENTS = 6.0
 """Seconds between an attempt's last words and the moment at which ZenML surely knows of its end."""
+UNHEARD = 30.0
+"""The same after ZenML's server was taken away: it has to start, and its client pauses up to ten seconds at a time."""
 DYING = 2.0
 """Seconds after a strike in which what was about to begin in its sandbox may still begin."""
 LATE = 30.0
@@ -63,9 +65,9 @@ class _Closed:
     fails: bool = False
     """Whether what ran has failed by it."""
 
-    def killed(self, end: float | None) -> bool:
-        """Whether an attempt that came to its end by itself at that time, or never did, may have been ended."""
-        return self.kills is not None and (end is None or end >= self.kills - MOMENTS)
+    def killed(self, known: float | None) -> bool:
+        """Whether an attempt may have been ended whose own end ZenML surely knows since then; None for never."""
+        return self.kills is not None and (known is None or known >= self.kills)
 
 
 class _Judge:
@@ -106,7 +108,7 @@ class _Judge:
         attempts = self.seen.attempts.get(step.name, ())
         for attempt in attempts:
             strike = self._strike_on(attempt)
-            if attempt.ended is not None and (strike is None or strike.time > attempt.ended + MOMENTS):
+            if attempt.ended is not None and (strike is None or strike.time > self._known_since(attempt)):
                 strike = None
             own, lost = self._cost(attempt, strike)
             if attempt.how == "end":
@@ -167,7 +169,7 @@ class _Judge:
         found = []
         for strike in self._of((*LOST, *KILLED)):
             open_ones = [a for a in attempts if self._ran_at(a, strike.time) or self._too_late(a, strike)]
-            over = any(a.how == "end" and (a.ended or 0) < strike.time - MOMENTS for a in attempts)
+            over = any(a.how == "end" and self._known_since(a) < strike.time for a in attempts)
             if not open_ones and not over and all(self._done_before(name, strike.time) for name in step.upstream):
                 found.append(strike)
         return found
@@ -281,8 +283,8 @@ class _Judge:
         if self.closed is None:
             return allowed
         attempts = self.seen.attempts.get(step.name, ())
-        last = max((attempt.ended or self._struck_at(attempt) for attempt in attempts), default=None)
-        if costs.succeeded and last is not None and last < self.closed.time - MOMENTS:
+        last = max((self._known_since(attempt) for attempt in attempts), default=None)
+        if costs.succeeded and last is not None and last < self.closed.time:
             return {"completed"}
         if not attempts:
             allowed = allowed | {"none"}
@@ -319,7 +321,15 @@ class _Judge:
 
     def _certain(self, attempt: Attempt) -> bool:
         strike = self._strike_on(attempt)
-        return strike is None or (attempt.ended is not None and strike.time > attempt.ended + MOMENTS)
+        return strike is None or (attempt.ended is not None and strike.time > self._known_since(attempt))
+
+    def _known_since(self, attempt: Attempt) -> float:
+        """Since when ZenML surely knows how an attempt ended."""
+        end = attempt.ended or self._struck_at(attempt)
+        away = [
+            strike.time for strike in self._of(("zenml away",)) if strike.time - MOMENTS <= end <= strike.time + UNHEARD
+        ]
+        return max([end + MOMENTS, *(time + UNHEARD for time in away)])
 
     def _counted(self, step: StepSpec, costs: _Costs) -> Iterator[str]:
         """Both sides' own counts of the attempts."""

@@ -134,6 +134,22 @@ def test_what_a_failure_lets_come_to_its_end_a_stop_may_end() -> None:
     assert any("s1 is stopped, not completed" in wrong for wrong in violations(BESIDE, stopped_later(20, "end")))
 
 
+def test_an_end_that_zenml_has_not_heard_of_may_be_lost_with_its_sandbox() -> None:
+    """A step comes to its end while ZenML's server is away; before it is back its sandbox is killed."""
+    one = replace(PIPELINE, steps=(StepSpec("s0", lines=0),), failure_mode="fail_fast")
+    killed = replace(struck("terminate", "s0", time=28, sandbox="sb-1"))
+    lost = replace(
+        FAILED,
+        attempts={"s0": [ran(1, 10, sandbox="sb-1")]},
+        strikes=[struck("zenml away", "s0", time=11, sandbox="sb-1"), killed],
+        sandboxes=[Sandbox("sb-1", "", "terminated", 5, 23)],
+        task_runs={"chaos": TaskRun("Failed", 1)},
+        logs={},
+    )
+    assert violations(one, lost) == []
+    assert any("s0 is failed, not completed" in wrong for wrong in violations(one, replace(lost, strikes=[killed])))
+
+
 WRONG = {
     "hung": replace(GOOD, hung="the flow"),
     "is running at the end": replace(GOOD, step_runs={**GOOD.step_runs, "s1": ["running"]}),
