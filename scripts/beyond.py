@@ -10,7 +10,13 @@ import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping
+from importlib.metadata import requires
 from pathlib import Path
+
+from packaging.requirements import Requirement
+
+from bridge import names
 
 ROOT = Path(__file__).resolve().parents[1]
 UV = Path(sys.executable).parent / "uv"
@@ -42,6 +48,17 @@ def versions() -> dict[str, str]:
     return {name: version for name, version in pairs if name in ("zenml", "prefect", "modal")}
 
 
+def tried(found: Mapping[str, str]) -> str:
+    """These releases, and of each that we don't admit, what we do. Where we admit all, nothing is beyond yet."""
+    pins = {pin.name: pin.specifier for pin in map(Requirement, requires(names.DISTRIBUTION) or ()) if not pin.marker}
+    beyond = {name: pins[name] for name, version in found.items() if not pins[name].contains(version, prereleases=True)}
+    told = [
+        f"{name} {version}" + (f" (we say {beyond[name]})" if name in beyond else "")
+        for name, version in sorted(found.items())
+    ]
+    return "Tried with " + ", ".join(told) + ("." if beyond else ": all of them within our pins.")
+
+
 def broken() -> list[tuple[str, str]]:
     """Run the tests; return each failed one with its error's first line. Raises ``RuntimeError`` if they can't run."""
     with tempfile.TemporaryDirectory() as folder:
@@ -71,7 +88,7 @@ def main() -> int:
     except (subprocess.CalledProcessError, RuntimeError) as error:
         print(f"The newest releases can't be tried: {error}", file=sys.stderr)
         return 2
-    print("\nTried with " + ", ".join(f"{name} {version}" for name, version in sorted(versions().items())))
+    print(f"\n{tried(versions())}")
     for test, why in found:
         print(f"  {test}\n      {why}")
     print(f"{len(found)} tests break." if found else "Nothing breaks.")

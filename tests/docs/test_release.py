@@ -6,7 +6,7 @@ import re
 import subprocess
 import tarfile
 import zipfile
-from importlib.metadata import metadata, requires
+from importlib.metadata import metadata, requires, version
 from pathlib import Path
 
 import pytest
@@ -96,3 +96,12 @@ def test_what_breaks_beyond_our_pins_is_listed(tmp_path: Path) -> None:
         "</testsuite></testsuites>"
     )
     assert beyond.failures(report) == [("tests.unit.a.bad", "no attribute x"), ("tests.unit.b.worse", "ImportError: y")]
+
+
+def test_which_releases_are_beyond_our_pins_is_said() -> None:
+    inside = {"prefect": version("prefect"), "zenml": version("zenml"), "modal": version("modal")}
+    assert beyond.tried(inside).endswith(": all of them within our pins.")
+    said = beyond.tried({**inside, "prefect": "99.0.0rc1"})
+    assert re.search(r"prefect 99\.0\.0rc1 \(we say [^)]*<\d", said)
+    assert "within" not in said
+    assert said.count("we say") == 1
