@@ -9,17 +9,28 @@ the flow waits for the API before it ends: then neither hangs on a number of ret
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import PrefectClient
+from prefect.context import SyncClientContext
 from prefect.exceptions import ObjectNotFound
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_delay, wait_exponential_jitter
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    stop_after_delay,
+    wait_exponential_jitter,
+)
 
 PATIENCE_SECONDS = 600.0
 """How long the end of a run waits for Prefect's API."""
+BEGIN_SECONDS = 120.0
+"""How long its beginning does: somebody waits to be told."""
 
 T = TypeVar("T")
 
@@ -59,6 +70,33 @@ async def until_it_answers(client: PrefectClient, flow_run_id: UUID, patience: f
         return  # it answers
     except (httpx.HTTPError, OSError) as error:
         _logger.warning("Prefect's API didn't come back within %.0f s: %s", patience, error)
+
+
+@contextmanager
+def once_it_answers(patience: float = BEGIN_SECONDS) -> Iterator[None]:
+    """Within, Prefect's engine finds the API, which it asks for its version but once, before anything else.
+
+    A flow run that goes on would else be left Pending, and nobody would work on it. Raises what Prefect raises where
+    its API stays away for ``patience`` seconds.
+    """
+    retrying = Retrying(
+        retry=retry_if_exception(
+            lambda error: isinstance(error, RuntimeError) and is_passing(error.__cause__ or error)
+        ),
+        wait=wait_exponential_jitter(initial=0.5, max=5),
+        stop=stop_after_delay(patience),
+        before_sleep=_say_at_first,
+        reraise=True,
+    )
+    with ExitStack() as stack:
+        retrying(lambda: stack.enter_context(SyncClientContext.get_or_create()))
+        yield
+
+
+def _say_at_first(state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    if state.attempt_number == 1:
+        _logger.warning("The run waits for Prefect's API (%s).", error)
 
 
 def _say(state: RetryCallState) -> None:

@@ -21,6 +21,7 @@ from bridge import names, tracing
 from bridge.deployments import ensure_deployment
 from bridge.errors import RunNotPossible, how_to_replay
 from bridge.flow import on_own_loop, zenml_pipeline
+from bridge.outage import once_it_answers
 from bridge.plan import Plan
 from bridge.prefect_api import prefect_api
 from bridge.run import runner_of
@@ -200,12 +201,12 @@ def _tags(run: PipelineRunResponse, plan: Plan) -> list[str]:
 
 
 def run_here(flow_run: FlowRun, plan: Plan) -> None:
-    """Run the flow run in this process, to its end.
+    """Run the flow run in this process, to its end; first wait for Prefect's API, if it is away.
 
     Raises ``RunFailed`` or ``RunStopped`` with its message unless it completed.
     """
     flow = zenml_pipeline.with_options(name=names.prefect_name(plan.pipeline))
     parameters: dict[str, object] = dict(flow_run.parameters)
-    with show_run():
+    with show_run(), once_it_answers():
         state = run_existing_flow_run(flow, flow_run, parameters)
     raise_for(state)

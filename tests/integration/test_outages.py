@@ -16,10 +16,14 @@ from uuid import UUID, uuid4
 import pytest
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.objects import TaskRun
+from zenml.pipelines.run_utils import create_placeholder_run
+from zenml.utils import source_utils
 
 from bridge.resume import task_runs_of
+from bridge.run import load_snapshot, load_stack
 from bridge.said import Said, read_said
-from tests.integration.lab import Lab, Ran, eventually
+from bridge.submission import create_flow_run, run_here
+from tests.integration.lab import PROJECT, Lab, Ran, eventually
 from tests.integration.under import Under
 from tests.servers import Server
 
@@ -86,6 +90,29 @@ def test_the_api_is_away(lab: Lab, tmp_path: Path, place: str, mode: str, back: 
     ended_right(ran, lab, mode)
     if place == "modal":
         assert lab.sandboxes_by_step(ran) == {"": 1}
+
+
+@slow  # a flow run begins while Prefect is away
+def test_a_flow_run_that_is_to_begin_waits(lab: Lab, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Prefect's engine asks its first question but once: then the flow run would be left to nobody."""
+    import shapes
+
+    source_utils.set_custom_source_root(str(PROJECT))
+    lab.activate(lab.stack("process"))
+    shapes.diamond.prepare(str(tmp_path))
+    snapshot = load_snapshot(shapes.diamond.create_snapshot(name=f"begins-{tmp_path.name}").id)
+    run = create_placeholder_run(snapshot)
+    _, orchestrator = load_stack(snapshot)
+    plan = orchestrator.plan(snapshot)
+    flow_run, _ = create_flow_run(snapshot, run, plan)
+    with ThreadPoolExecutor(1) as pool:
+        with gone(lab.prefect):
+            running = pool.submit(run_here, flow_run, plan)
+            eventually(lambda: "The run waits for Prefect's API" in caplog.text or running.done(), bool, 60)
+            assert not running.done(), running.exception()
+        running.result(120)
+    ran = lab.read(Ran(tmp_path), run.id)
+    assert (ran.status, ran.flow_run.state.name, ran.flow_run.run_count) == ("completed", "Completed", 1)
 
 
 @slow  # half a minute without Prefect, which is what it is about
