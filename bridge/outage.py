@@ -31,6 +31,7 @@ PATIENCE_SECONDS = 600.0
 """How long the end of a run waits for Prefect's API."""
 BEGIN_SECONDS = 120.0
 """How long its beginning does: somebody waits to be told."""
+_PAUSES = wait_exponential_jitter(initial=0.5, max=5)
 
 T = TypeVar("T")
 
@@ -48,7 +49,7 @@ def asking_again(patience: float = PATIENCE_SECONDS) -> AsyncRetrying:
     """Ask Prefect's API again while it can't be asked, for ``patience`` seconds; then the last error is raised."""
     return AsyncRetrying(
         retry=retry_if_exception(is_passing),
-        wait=wait_exponential_jitter(initial=0.5, max=5),
+        wait=_PAUSES,
         stop=stop_after_delay(patience),
         reraise=True,
     )
@@ -63,7 +64,7 @@ async def patiently(ask: Callable[[], Awaitable[T]]) -> T:
 async def until_it_answers(client: PrefectClient, flow_run_id: UUID, patience: float = PATIENCE_SECONDS) -> None:
     """Wait until Prefect's API answers, ``patience`` seconds at most; then say so and go on."""
     try:
-        async for attempt in asking_again(patience).copy(before_sleep=_say):
+        async for attempt in asking_again(patience).copy(before_sleep=_saying("The run is over and waits")):
             with attempt:
                 await client.read_flow_run(flow_run_id)
     except ObjectNotFound:
@@ -83,9 +84,9 @@ def once_it_answers(patience: float = BEGIN_SECONDS) -> Iterator[None]:
         retry=retry_if_exception(
             lambda error: isinstance(error, RuntimeError) and is_passing(error.__cause__ or error)
         ),
-        wait=wait_exponential_jitter(initial=0.5, max=5),
+        wait=_PAUSES,
         stop=stop_after_delay(patience),
-        before_sleep=_say_at_first,
+        before_sleep=_saying("The run waits"),
         reraise=True,
     )
     with ExitStack() as stack:
@@ -93,13 +94,12 @@ def once_it_answers(patience: float = BEGIN_SECONDS) -> Iterator[None]:
         yield
 
 
-def _say_at_first(state: RetryCallState) -> None:
-    error = state.outcome.exception() if state.outcome else None
-    if state.attempt_number == 1:
-        _logger.warning("The run waits for Prefect's API (%s).", error)
+def _saying(who_waits: str) -> Callable[[RetryCallState], None]:
+    """Say before the first pause, and only then, what waits for Prefect's API, and why."""
 
+    def say(state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        if state.attempt_number == 1:
+            _logger.warning("%s for Prefect's API (%s: %s).", who_waits, type(error).__name__, error)
 
-def _say(state: RetryCallState) -> None:
-    error = state.outcome.exception() if state.outcome else None
-    if state.attempt_number == 1:
-        _logger.warning("The run is over and waits for Prefect's API (%s).", type(error).__name__)
+    return say

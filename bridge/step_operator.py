@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 
     from bridge.image_builds import ImageBuilds
     from bridge.operated import OperatedRun
-    from bridge.operating import Operating, Place
+    from bridge.operated_place import Place
+    from bridge.operating import Operating
     from bridge.plan import Plan
     from bridge.runners.base import Runner
 
@@ -289,7 +290,7 @@ class ModalPrefectStepOperator(BaseStepOperator):
     def cancel(self, step_run: StepRunResponse) -> None:
         """End the sandbox of a step run, which becomes stopped. Raises ``RunnerUnavailable``."""
         from bridge import step_runs
-        from bridge.operating import end_at
+        from bridge.operated_place import end_at
 
         operating = self._operating
         # Told first: a step that answers SIGTERM with an error of its own would be a failed one.
@@ -318,7 +319,7 @@ class ModalPrefectStepOperator(BaseStepOperator):
     def _place(self, step_run: StepRunResponse) -> tuple[Place, ModalPrefectStepOperatorSettings]:
         """Where a step run is carried out, and the step's settings."""
         from bridge.operated import wishes_of
-        from bridge.operating import Place
+        from bridge.operated_place import Place
 
         run = Client().get_pipeline_run(step_run.pipeline_run_id)
         config = step_run.config
@@ -352,7 +353,7 @@ class ModalPrefectStepOperator(BaseStepOperator):
     def _status_elsewhere(self, step_run: StepRunResponse) -> ExecutionStatus:
         """The status of a step run that another process began."""
         from bridge import asks, step_runs
-        from bridge.operating import sandbox_at
+        from bridge.operated_place import sandbox_at
 
         place, settings = self._place(step_run)
         if self._anybody().ask(lambda runner: sandbox_at(runner, place)) is not None:

@@ -16,7 +16,7 @@
 ``serve --snapshot-id S --run-id R --socket NAME [--idle-timeout SECONDS] [--each step|operated]``
     Runs steps of that run, one at a time, as it is asked to (:mod:`bridge.host.serve`), each as that command does.
 
-Only the standard library is imported until the command is known.
+Nothing outside the standard library is imported until the command is known.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ import argparse
 import gc
 import sys
 from collections.abc import Sequence
+from typing import get_args
 from uuid import UUID
+
+from bridge.host.attempt import StepCommand
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -58,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--run-id", required=True)
     serve.add_argument("--socket", required=True, help="name of the socket's file")
     serve.add_argument("--idle-timeout", type=float, default=600.0, help="seconds without a step after which it ends")
-    serve.add_argument("--each", choices=["step", "operated"], default="step", help="as which command a step is run")
+    serve.add_argument("--each", choices=get_args(StepCommand), default="step", help="as which command a step is run")
     return parser
 
 
