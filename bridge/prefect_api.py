@@ -6,6 +6,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -19,7 +20,9 @@ from prefect.settings import (
 
 from bridge import header_value
 from bridge.errors import BridgeError, InvalidSettings, PrefectUnavailable
-from bridge.settings import ModalPrefectOrchestratorConfig
+
+if TYPE_CHECKING:
+    from bridge.settings import ModalPrefectOrchestratorConfig
 
 # Its DEBUG records are every frame and header, with which Prefect's clients send the key or the password. Whoever asks
 # ZenML for DEBUG gets those of all libraries, and ZenML keeps them with the run's logs.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from typing import TYPE_CHECKING
 
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import WorkerStatus
@@ -10,7 +11,9 @@ from prefect.exceptions import ObjectNotFound
 
 from bridge import names
 from bridge.errors import InvalidSettings
-from bridge.settings import ModalPrefectOrchestratorConfig
+
+if TYPE_CHECKING:
+    from bridge.settings import ModalPrefectOrchestratorConfig
 
 
 def check_pool(client: SyncPrefectClient, config: ModalPrefectOrchestratorConfig, work_queue: str | None) -> str:

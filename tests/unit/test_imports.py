@@ -251,3 +251,10 @@ def test_a_step_operator_comes_as_far_as_saying_that_the_sdk_is_missing() -> Non
     without = "import sys; sys.modules.update(dict.fromkeys(('modal', 'tenacity', 'prefect')))"
     needed = "import bridge.operated, bridge.resources, bridge.run, bridge.step_operator, bridge.step_runs"
     subprocess.run([sys.executable, "-c", f"{without}; {needed}"], check=True, cwd=REPOSITORY)
+
+
+def test_a_worker_comes_without_zenml() -> None:
+    """Which would take Prefect's console handlers off, and cost each worker seconds and memory."""
+    needed = "import bridge.commands.worker, bridge.prefect_api, bridge.work_pool, bridge.worker"
+    command = [sys.executable, "-c", f"import sys; {needed}; sys.exit('zenml' in sys.modules)"]
+    subprocess.run(command, check=True, cwd=REPOSITORY)
