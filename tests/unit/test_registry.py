@@ -12,6 +12,11 @@ from bridge.runners.registry import Registry
     [
         ("ghcr.io/me", ["ghcr.io/me/ml:1", "ghcr.io/me/ml@sha256:0"], ["ghcr.io/meme/ml", "me/ml", "quay.io/me/ml"]),
         ("localhost:5000", ["localhost:5000/ml:1"], ["localhost/ml", "localhost:5000.evil.com/ml", "ml:1"]),
+        (
+            "europe-docker.pkg.dev/acme/ml",
+            ["europe-docker.pkg.dev/acme/ml/train:1", "europe-docker.pkg.dev/acme/ml/train@sha256:0"],
+            ["europe-docker.pkg.dev/acme/other/train", "us-docker.pkg.dev/acme/ml/train", "acme/ml/train"],
+        ),
         # Docker leaves `docker.io/` out, and where ZenML had Docker build an image it knows it by such a name.
         ("docker.io/me", ["docker.io/me/ml", "me/ml@sha256:0", "index.docker.io/me/ml"], ["you/ml", "quay.io/me/ml"]),
         ("docker.io", ["docker.io/me/ml", "me/ml@sha256:0", "python:3.11"], ["localhost/ml", "quay.io/docker.io/ml"]),
