@@ -21,9 +21,9 @@ pytestmark = pytest.mark.slow
 HOST = "registry.example.com"
 
 
-def image(lab: Lab, password: str) -> str:
+def image(lab: Lab, password: str, repository: str = f"{HOST}/private") -> str:
     """An image that nobody has pulled yet, and that this password alone gets."""
-    name = f"{HOST}/private:{uuid4().hex[:8]}"
+    name = f"{repository}:{uuid4().hex[:8]}"
     python = servers.ROOT / ".venv-sandbox" / "bin" / "python"
     lab.modal.image_changes(name, LoopbackImage(python, credentials=("me", password)))
     return name
@@ -45,26 +45,35 @@ async def run_in(runner: Runner, image: str) -> str:
     return str(await sandbox.wait())
 
 
-@pytest.mark.parametrize("backend", ["v2", "v1"])
-def test_a_password_that_changes_between_two_images(lab: Lab, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("backend", "uri", "repository"),
+    [
+        ("v2", HOST, f"{HOST}/private"),
+        ("v1", HOST, f"{HOST}/private"),
+        ("v2", "docker.io/me", "me/ml"),  # as Docker calls what is in it
+    ],
+)
+def test_a_password_that_changes_between_two_images(
+    lab: Lab, backend: str, uri: str, repository: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from zenml.client import Client
     from zenml.enums import StackComponentType as Kind
 
     monkeypatch.setenv("MODAL_SANDBOX_V2", str(int(backend == "v2")))
     client, name = Client(), f"changing-{uuid4().hex[:6]}"
     client.create_secret(name, {"username": "me", "password": "first"})
-    given = {"uri": HOST, "authentication_secret": name}
+    given = {"uri": uri, "authentication_secret": name}
     client.create_stack_component(name, "default", Kind.CONTAINER_REGISTRY, given)
     stack = stack_with(lab, name)
 
     async def go() -> None:
         async with runner_of(stack.orchestrator.config, stack) as runner:
-            assert await run_in(runner, image(lab, "first")) == "exited with exit code 0"
+            assert await run_in(runner, image(lab, "first", repository)) == "exited with exit code 0"
             client.update_secret(name, add_or_update_values={"password": "second"})
-            assert await run_in(runner, image(lab, "second")) == "exited with exit code 0"
+            assert await run_in(runner, image(lab, "second", repository)) == "exited with exit code 0"
             client.delete_secret(name)
             with pytest.raises(SandboxRefused, match=f"registry `{name}` can't be read.*describe {name}"):
-                await run_in(runner, image(lab, "second"))
+                await run_in(runner, image(lab, "second", repository))
             assert await run_in(runner, open_to_all) == "exited with exit code 0", "the registry has no say in it"
 
     open_to_all = f"registry.acme.com/open:{uuid4().hex[:8]}"
