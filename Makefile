@@ -103,7 +103,7 @@ test-floor: setup-tests .venv-floor/.done  ## most of them on the oldest Python,
 	.venv-floor/bin/python -m pytest -n 4 --dist loadscope tests/unit tests/contract tests/host tests/integration
 
 test-all: setup-tests .venv-cloud/.done test-floor  ## also the full graph sizes, and the floors
-	$(BIN)/python -m pytest -m "not modal_account" --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -n 3 --dist loadscope -m "not modal_account" --cov --cov-report=term:skip-covered
 
 test-beyond: setup-tests  ## the newest ZenML, Prefect and Modal, beyond our pins: lists what breaks
 	$(BIN)/python -m scripts.beyond

@@ -95,6 +95,7 @@ class DynamicPipeline:
 
     async def execute(self) -> None:
         """Run it to its end. Raises a defect, or an outage beyond patience."""
+        await self._isolated.take_up()
         starting = asyncio.ensure_future(self._isolated.keep_starting())
         orchestrating = asyncio.ensure_future(self._orchestrate(*self._left))
         try:
@@ -128,10 +129,13 @@ class DynamicPipeline:
             end = await self._sandbox(number, begun)
             if isinstance(end, Outcome):
                 return self._failed(str(end.diagnosis))
-            begun = None
+            is_earlier, begun = begun is not None, None
             run = await self._thread.call(self._read)
             if self._kill.is_set() or _is_over(run.status):
                 break
+            if is_earlier and end.end is End.EXITED and end.exit_code == COMPLETED:
+                number += 1  # it had paused, and the run has been resumed since
+                continue
             diagnosis = _diagnosis(end)
             if self._last_sandbox or not pauses or not another_follows(end, run.status):
                 return self._failed(str(diagnosis))
@@ -196,7 +200,8 @@ class DynamicPipeline:
         if not known:
             return
         number = known[-1]
-        where = alive.get(keys[number - 1])
+        key = keys[number - 1]
+        where = alive.get(key) or await self._runner.by_id(said.sandboxes[key])
         self._left = (number + 1, None) if where is None else (number, Begun(number, 1, StepRecord(), where))
 
     def _end_what_is_left(self) -> None:

@@ -27,10 +27,12 @@ from bridge.asks import Asked
 from bridge.board import Board
 from bridge.errors import BridgeError, InvalidSettings, RunnerUnavailable
 from bridge.isolated import IsolatedRun, Layer, image_of, plan_of, wishes_of
+from bridge.isolated_earlier import earlier_steps
 from bridge.limits import Limits
 from bridge.logs import Logger, LogShipper
-from bridge.outcome import Cost, Diagnosis, Outcome, Reported, StepRecord, Verdict
+from bridge.outcome import Cost, Diagnosis, Outcome, StepRecord, Verdict
 from bridge.ready import Gate, Pass, Slots
+from bridge.resume import task_runs_of
 from bridge.run import Run, load_snapshot
 from bridge.runners.base import Runner, Sandbox
 from bridge.said import read_said
@@ -88,6 +90,8 @@ class IsolatedSteps:
         self._left: dict[UUID, Sandbox] = {}
         """By step run: sandboxes of an earlier process of the flow that aren't taken up yet."""
         self._ending: list[asyncio.Future[None]] = []
+        self._ended: set[UUID] = set()
+        """Step runs that ended before this process took them up."""
 
     def left(self, sandbox: Sandbox, tags: Mapping[str, str]) -> None:
         """An earlier process of the flow has left this sandbox of the run, which may be an isolated step's."""
@@ -109,6 +113,27 @@ class IsolatedSteps:
         self.drain()
         for permit in self._passes.values():
             permit.kill.set()
+
+    async def take_up(self) -> None:
+        """Take up what an earlier process of the flow began: what still runs, and what has ended meanwhile.
+
+        Raises what :meth:`keep_starting` does.
+        """
+        if not self.goes_on:
+            return
+        task_runs = await task_runs_of(self.client, UUID(self.run.flow_run_id))
+        # In this order: what has ended by the first look is found by the second.
+        found, _ = await self.thread.call(self._look)
+        earlier = await self.thread.call(lambda: earlier_steps(self.run, task_runs))
+        self._newest.update(earlier.newest)
+        runs = {one.step_run.id for one in found}
+        for one in earlier.ended:
+            if one.step_run.id not in runs:
+                self._ended.add(one.step_run.id)
+                self._let_go(one.step_run.id, end=not one.step_run.status.is_successful)
+                self._take(one)
+        for one in found:
+            self._take(one)
 
     async def keep_starting(self) -> None:
         """Start what is asked for until this is cancelled. Raises a defect, and an outage beyond patience."""
@@ -142,7 +167,7 @@ class IsolatedSteps:
 
     def _look(self) -> tuple[list[Asked], dict[UUID, ExecutionStatus]]:
         """What is asked for, and the step runs with a sandbox left that have ended meanwhile."""
-        found = asks.asked(self.run.run, self._done_with, self._tasks.keys())
+        found = asks.asked(self.run.run, self._done_with, self._tasks.keys() - self._ended)
         if not self._left:
             return found, {}
         # Read after that: what has ended by now isn't asked for any more, whichever look saw it.
@@ -160,25 +185,33 @@ class IsolatedSteps:
         if step_run_id in self._tasks:
             self._passes[step_run_id].kill.set()  # it was stopped
             return
-        if self._draining:
+        has_ended = step_run_id in self._ended
+        if self._draining and not has_ended:
             return
         permit = self._passes[step_run_id] = Pass(self._gate, found.step_run.name, 0, asyncio.Event(), held=False)
         key = (found.run.id, found.step_run.name)
         above = [self._newest.get((found.run.id, name)) for name in found.step_run.spec.upstream_steps]
         self._newest[key] = names.isolated_task_run_id(self.run.flow_run_id, str(step_run_id))
-        task = _StepRunTask(self, found, permit, [task_run for task_run in above if task_run is not None])
+        upstream = [task_run for task_run in above if task_run is not None]
+        task = _StepRunTask(self, found, permit, upstream, has_ended=has_ended)
         self._tasks[step_run_id] = asyncio.ensure_future(task.execute())
         self._left.pop(step_run_id, None)
 
 
 class _StepRunTask:
-    """One isolated step run as one Prefect task run."""
+    """One isolated step run as one Prefect task run.
 
-    def __init__(self, owner: IsolatedSteps, asked: Asked, permit: Pass, upstream: list[UUID]) -> None:
+    One that ``has_ended`` before this process took it up needs no place among the others: only its end is to be told.
+    """
+
+    def __init__(
+        self, owner: IsolatedSteps, asked: Asked, permit: Pass, upstream: list[UUID], *, has_ended: bool
+    ) -> None:
         self._owner = owner
         self._asked = asked
         self._permit = permit
         self._upstream = upstream
+        self._has_ended = has_ended
         self._step_run_id = asked.step_run.id
         self._task_run_id = names.isolated_task_run_id(owner.run.flow_run_id, str(self._step_run_id))
         self._row = asks.title(asked.run, asked.step_run.name)
@@ -198,6 +231,8 @@ class _StepRunTask:
         self._owner.board.add(self._row, gpu, attempt=attempt, step_run=str(self._step_run_id))
 
     async def _attempt(self, upstream: tuple[()]) -> State[None]:
+        if self._has_ended:
+            return _state(await self._outcome())
         if not await self._permit.take_again():
             return Cancelled(message="Stopped before it started.")
         try:
@@ -213,7 +248,9 @@ class _StepRunTask:
             begun = await self._begun(run.step.sandbox.timeout) if owner.goes_on else None
             limit = run.step.concurrency_limit
             async with contextlib.AsyncExitStack() as stack:
-                if begun is not None and begun.where is not None:
+                if self._has_ended:
+                    held = True
+                elif begun is not None and begun.where is not None:
                     held = True
                     await stack.enter_async_context(
                         owner.limits.slot_meanwhile(limit, self._permit, self._task_run_id, logger)
@@ -309,16 +346,18 @@ class _StepRunTask:
         A runner that can't be asked says nothing of its sandbox, which goes on meanwhile.
         """
         owner, step_run = self._owner, self._asked.step_run
-        if step_run.status is not ExecutionStatus.RUNNING:
+        if step_run.status in (ExecutionStatus.INITIALIZING, ExecutionStatus.PROVISIONING):
             return None
         said = await read_said(owner.client, [self._task_run_id])
         owner.shipper.known.update(said.lines)
+        record = StepRecord(step_runs.reported(step_run), str(step_run.id), step_run.version)
         sandbox_id = said.sandboxes.get(names.isolated_name(str(self._step_run_id)))
-        if sandbox_id is None:
-            return None
-        record = StepRecord(Reported.RUNNING, str(step_run.id), step_run.version)
-        where = await while_it_may_live(lambda: owner.runner.by_id(sandbox_id), timeout)
-        return Begun(1, 1, record, where)
+        if sandbox_id is None:  # Prefect was away when it came
+            sandbox_id = await owner.thread.call(lambda: step_runs.sandbox_of(self._step_run_id))
+        if sandbox_id:
+            where = await while_it_may_live(lambda: owner.runner.by_id(sandbox_id), timeout)
+            return Begun(1, 1, record, where)
+        return Begun(1, 1, record, None) if self._has_ended else None
 
 
 async def _end(sandbox: Sandbox) -> None:

@@ -4,7 +4,7 @@ The flow writes the time into the metadata of its ZenML run, once for all its sa
 sandbox reads it with the token that it has anyway (:mod:`bridge.host.orphan`). So neither needs a way to the other,
 and nobody needs a way to Prefect. The sandbox of a step operator has a lease of its own, in the metadata of its step
 run: another orchestrator has no flow. What is written is compared, never reckoned with: the clocks of two machines
-differ. Four of these writes and reads fit into one ``orphan_timeout``.
+differ. Eight of these writes and reads fit into one ``orphan_timeout``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from zenml.models import PipelineRunResponse, RunMetadataRequest, RunMetadataRes
 
 from bridge import names, whereabouts
 
-LOOKS = 4
+LOOKS = 8
 """How often the lease is renewed, and read, within its time."""
 
 
@@ -31,7 +31,7 @@ def period(orphan_timeout: float) -> float:
 
 def grace(orphan_timeout: float) -> float:
     """Return the seconds after the last sign of life at which no sandbox lives on any more that could ask."""
-    return orphan_timeout + period(orphan_timeout)
+    return orphan_timeout + 2 * period(orphan_timeout)
 
 
 def renew(run: PipelineRunResponse, life: int = 1) -> None:
@@ -88,8 +88,10 @@ def signer(sign: str) -> tuple[str, int]:
 class Lease:
     """What one sandbox knows of its lease. Times are of one monotonic clock, in seconds.
 
-    It runs from the moment at which the sandbox began or last saw a new sign of life. Time in which nobody could be
-    asked isn't counted: then the flow may well be there, and only ZenML isn't.
+    It runs from the moment at which the sandbox began or last saw a new sign of life, and one period longer: after
+    that sign the flow may have lived on until just before its next. So a sandbox lives on without its flow for
+    ``orphan_timeout`` at least, and a quarter longer at most. Time in which nobody could be asked isn't counted: then
+    the flow may well be there, and only ZenML isn't.
     """
 
     orphan_timeout: float
@@ -107,7 +109,7 @@ class Lease:
         self._deadline += waited
         if sign != self._sign:
             self._sign = sign
-            self._deadline = now + self.orphan_timeout
+            self._deadline = now + self.orphan_timeout + period(self.orphan_timeout)
         self._looked = now
         return now >= self._deadline
 

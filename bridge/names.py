@@ -138,14 +138,15 @@ def _fit(name: str, unwanted: re.Pattern[str], length: int) -> str:
     if slug == name and 0 < len(name) <= length and not _looks_hashed(name) and not _reserved(name):
         return name
     digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:_HASH_LENGTH]
-    kept = slug[: length - _HASH_LENGTH - 1].strip("-.")
-    return f"{kept or 'x'}-{digest}"
+    kept = slug[: length - _HASH_LENGTH - 2].strip("-.")
+    return f"{kept or 'x'}--{digest}"
 
 
 def _looks_hashed(name: str) -> bool:
     # A name that already ends like one of our slugs is hashed as well: otherwise somebody could name a
-    # pipeline exactly like the slug of another one, and the two would meet.
-    return re.search(rf"-[0-9a-f]{{{_HASH_LENGTH}}}$", name) is not None
+    # pipeline exactly like the slug of another one, and the two would meet. Two dashes: people end names in one dash
+    # and digits, with the time or a part of a UUID.
+    return re.search(rf"--[0-9a-f]{{{_HASH_LENGTH}}}$", name) is not None
 
 
 def _reserved(name: str) -> bool:

@@ -18,6 +18,8 @@ class FlowState(str, Enum):
     UNKNOWN = "not known to Prefect"
     WAITING = "waiting"
     """To begin, or to go on: nobody works on it now."""
+    PAUSED = "paused"
+    """Until somebody answers."""
     RUNNING = "running"
     CANCELLING = "being cancelled"
     CANCELLED = "cancelled"
@@ -82,7 +84,7 @@ def judge(facts: Facts) -> Judgement:
         return Judgement(Owner.UNCLEAR, "Prefect doesn't know its flow run, which never gave a sign of life")
     if facts.state in OVER and not facts.began:
         return Judgement(Owner.NOBODY, f"its flow run was {facts.state.value} before it began", stopped)
-    if facts.since <= patience or (facts.state is FlowState.WAITING and facts.elsewhere):
+    if facts.since <= patience or (facts.elsewhere and facts.state in (FlowState.WAITING, FlowState.PAUSED)):
         return Judgement(Owner.FLOW, said)
     if facts.state in (FlowState.RUNNING, FlowState.CANCELLING):
         return Judgement(Owner.UNCLEAR, f"{said} and never gave a sign of life, as those of older releases don't")
@@ -116,7 +118,9 @@ def _by_sign(facts: Facts, sign: float, patience: float, stopped: bool) -> Judge
     if sign <= patience:
         said = f", its flow run is {facts.state.value}: it may come back" if facts.state in OVER else ""
         return Judgement(Owner.FLOW, f"{last}{said}")
-    if facts.state is FlowState.WAITING:
+    # Where no worker is to come, whoever had said that it goes on would have begun by then, or has died over it.
+    waits = facts.state is FlowState.WAITING and (facts.elsewhere or facts.since <= patience)
+    if waits or facts.state is FlowState.PAUSED:
         return Judgement(Owner.FLOW, f"{last}, but its flow run is waiting to go on")
     return Judgement(Owner.NOBODY, f"{last}, its flow run is {facts.state.value}", stopped)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from zenml.config.resource_settings import ByteUnit
@@ -89,17 +89,22 @@ def of_pipeline(
     """The resources of the one sandbox of ``pipeline`` mode, and warnings.
 
     What the pipeline itself asks for counts; where it says nothing, the largest that any step asks for.
-    Raises ``NotTranslatable`` where the steps need different GPU types, or more GPUs than the pipeline has.
+    Raises ``NotTranslatable`` where the steps need different GPU types.
     """
     gpu = _gpu_of_pipeline(own, own_types, steps)
     cpu = own.cpu if own.cpu is not None else _largest(resources.cpu for _, resources in steps)
     memory = own.memory if own.memory is not None else _largest(resources.memory for _, resources in steps)
+    asked: Sequence[tuple[str, str, float | None, Callable[[Resources], float | None]]] = (
+        ("cpu", " cores", own.cpu, lambda of_step: of_step.cpu),
+        ("memory", " MiB", own.memory, lambda of_step: of_step.memory),
+        ("gpu_count", "", own.gpu_count, lambda of_step: of_step.gpu.count if of_step.gpu else None),
+    )
     warnings = []
-    for field, unit, limit in (("cpu", "cores", own.cpu), ("memory", "MiB", own.memory)):
-        above = [name for name, asks in steps if limit is not None and (getattr(asks, field) or 0) > limit]
+    for field, unit, limit, of_step in asked:
+        above = [name for name, asks in steps if limit is not None and (of_step(asks) or 0) > limit]
         if above:
             warnings.append(
-                f"{field}={limit:g} {unit}: {_named(above)} asked for more than the pipeline's own "
+                f"{field}={limit:g}{unit}: {_named(above)} asked for more than the pipeline's own "
                 f"ResourceSettings, which count in pipeline mode."
             )
     return Resources(cpu, None if memory is None else int(memory), gpu), tuple(warnings)
@@ -119,14 +124,6 @@ def _gpu_of_pipeline(own: Asked, own_types: tuple[str, ...], steps: Sequence[tup
         )
     most = max((resources.gpu.count for _, resources in steps if resources.gpu), default=0)
     count = most if own.gpu_count is None else own.gpu_count
-    if most > count:
-        greedy = [name for name, resources in steps if resources.gpu and resources.gpu.count > count]
-        raise NotTranslatable(
-            f"ResourceSettings.gpu_count of {_named(greedy)}",
-            most,
-            f"the pipeline's own ResourceSettings(gpu_count={count}) count in pipeline mode, and they are fewer",
-            "Raise the pipeline's gpu_count, leave it out, or run with execution_mode='per_step'",
-        )
     types = next(iter(by_types), own_types)
     return with_gpu(Asked(gpu_count=count), types, "the pipeline").gpu
 

@@ -282,15 +282,17 @@ def overview(run: PipelineRunResponse, steps: Sequence[str] | None = None) -> li
     ]
 
 
+def every(run: PipelineRunResponse) -> Iterator[tuple[PipelineRunResponse, StepRunResponse]]:
+    """Yield every step run of a run and of its children, each with its own run; those of earlier attempts first."""
+    for member in family(run):
+        found = depaginate(Client().list_run_steps, pipeline_run_id=member.id, project=member.project_id, size=_PAGE)
+        for step_run in sorted(found, key=lambda step_run: step_run.version):
+            yield member, step_run
+
+
 def statuses(run: PipelineRunResponse) -> dict[UUID, ExecutionStatus]:
     """Return the status of every step run of a run and of its children, those of earlier attempts among them."""
-    return {
-        step_run.id: step_run.status
-        for member in family(run)
-        for step_run in depaginate(
-            Client().list_run_steps, pipeline_run_id=member.id, project=member.project_id, size=_PAGE
-        )
-    }
+    return {step_run.id: step_run.status for _, step_run in every(run)}
 
 
 def sandbox_of(step_run_id: UUID) -> str:

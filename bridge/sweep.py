@@ -49,7 +49,7 @@ _LISTED = 100
 _STATES = {
     StateType.SCHEDULED: FlowState.WAITING,
     StateType.PENDING: FlowState.WAITING,
-    StateType.PAUSED: FlowState.WAITING,
+    StateType.PAUSED: FlowState.PAUSED,
     StateType.RUNNING: FlowState.RUNNING,
     StateType.CANCELLING: FlowState.CANCELLING,
     StateType.CANCELLED: FlowState.CANCELLED,

@@ -239,13 +239,6 @@ PIPELINE_MODE = [
         },
     ),
     BadInput(
-        "more GPUs on a step than the pipeline has",
-        ("gpu_count of step train", "4", "Raise the pipeline's gpu_count"),
-        settings={"gpu": "A100"},
-        resources={"gpu_count": 2},
-        steps={"train": StepInput(resources={"gpu_count": 4})},
-    ),
-    BadInput(
         "different images in pipeline mode",
         ("image", "'registry/b@sha256:2'", "the same DockerSettings"),
         images={"orchestrator": "registry/a@sha256:1", "two.orchestrator": "registry/b@sha256:2"},

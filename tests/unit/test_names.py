@@ -72,7 +72,7 @@ def test_different_names_never_meet(shape: object, one: str, other: str) -> None
     assert (shape(one) == shape(other)) == (one == other)
 
 
-@pytest.mark.parametrize("name", ["training", "train-model_2.5", "a" * 64])
+@pytest.mark.parametrize("name", ["training", "train-model_2.5", "a" * 64, "run-1764462629", "try-0123abcdef"])
 def test_a_good_name_stays(name: str) -> None:
     assert names.modal_name(name) == name
     assert names.prefect_name(name) == name
@@ -84,7 +84,7 @@ def test_what_Prefect_takes_stays_for_Prefect() -> None:
 
 def test_a_slug_is_stable_and_readable() -> None:
     """Apps are found again by it: a change here loses sandboxes of runs that are under way."""
-    assert names.modal_name("train model/ä") == "train-model-2fd3ade05f"
+    assert names.modal_name("train model/ä") == "train-model--2fd3ade05f"
     assert names.app_name("training") == "zenml-training"
 
 

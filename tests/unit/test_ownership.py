@@ -28,13 +28,23 @@ def test_a_flow_that_gives_signs_of_life_keeps_its_run_whatever_prefect_says(sta
     assert judge(facts(state=state, since=LONG, sign=TIMEOUT)).owner is Owner.FLOW
 
 
-@pytest.mark.parametrize("state", [state for state in FlowState if state is not FlowState.WAITING])
+@pytest.mark.parametrize("state", [state for state in FlowState if state not in (FlowState.WAITING, FlowState.PAUSED)])
 def test_a_flow_that_gives_none_any_more_loses_it(state: FlowState) -> None:
     assert judge(facts(state=state, sign=LONG)).owner is Owner.NOBODY
 
 
-def test_a_flow_run_that_waits_to_go_on_keeps_it() -> None:
-    assert judge(facts(state=FlowState.WAITING, sign=10 * LONG)).owner is Owner.FLOW
+@pytest.mark.parametrize("state", [FlowState.WAITING, FlowState.PAUSED])
+def test_a_flow_run_that_waits_to_go_on_keeps_it(state: FlowState) -> None:
+    """However long, for a worker or an answer."""
+    assert judge(facts(state=state, sign=10 * LONG, since=10 * LONG, elsewhere=True)).owner is Owner.FLOW
+
+
+def test_one_that_was_to_go_on_where_it_is_and_never_did_loses_it() -> None:
+    """Whoever typed `modal-prefect resume` was killed before the flow run had begun."""
+    waits = facts(state=FlowState.WAITING, sign=10 * LONG, elsewhere=False)
+    assert judge(replace(waits, since=LONG - 5)).owner is Owner.FLOW
+    assert judge(replace(waits, since=LONG)).owner is Owner.NOBODY
+    assert judge(replace(waits, state=FlowState.PAUSED, since=LONG)).owner is Owner.FLOW
 
 
 def test_the_clocks_of_two_machines_may_differ() -> None:

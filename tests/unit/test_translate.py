@@ -316,6 +316,16 @@ def test_the_pipelines_own_resources_count_in_pipeline_mode() -> None:
     )
 
 
+@pytest.mark.parametrize(("count", "gpu"), [(1, Gpu(("T4",), 1)), (0, None)])
+def test_so_does_its_number_of_gpus(count: int, gpu: Gpu | None) -> None:
+    steps = {"a": StepInput(resources={"gpu_count": 2}), "b": StepInput()}
+    result = translated(steps, {"gpu": "T4"}, resources={"gpu_count": count})
+    assert result.plan.sandbox.resources.gpu == gpu
+    (said, *_) = result.warnings
+    assert said.startswith(f"gpu_count={count}: step")
+    assert "a" in said
+
+
 def test_a_fraction_of_a_core_reaches_the_command() -> None:
     result = plan({"a": StepInput(resources={"cpu_count": 1234567.125})}, {})
     assert result.command[-2] == "--cpu"

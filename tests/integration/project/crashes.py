@@ -61,9 +61,10 @@ def alone(folder: str) -> None:
 
 @pipeline(dynamic=True)
 def dynamic(folder: str) -> None:
-    """One step in a sandbox of its own, beside one in the function's, which may be tried again once."""
-    apart = told.with_options(runtime="isolated").submit(folder, id="apart")
-    told.with_options(retry=StepRetryConfig(max_retries=1, delay=0, backoff=1))(folder, id="here")
+    """One step in a sandbox of its own, beside one in the function's; each may be tried again once."""
+    retry = StepRetryConfig(max_retries=1, delay=0, backoff=1)
+    apart = told.with_options(runtime="isolated", retry=retry).submit(folder, id="apart")
+    told.with_options(retry=retry)(folder, id="here")
     told(folder, apart, id="last")
 
 

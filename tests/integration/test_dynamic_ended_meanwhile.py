@@ -1,0 +1,128 @@
+"""Dynamic pipelines: what ended while their flow was dead is judged by its own end, and its output read to the last."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter
+from zenml.client import Client
+from zenml.models import PipelineRunResponse
+
+from tests.integration.lab import Lab, Ran, eventually
+from tests.integration.lives import Lives
+
+
+def begun(lab: Lab, folder: Path, place: str) -> Lives:
+    """A flow that is killed while a step runs in the function's sandbox, and another in its own."""
+    lives = Lives(lab, folder).begin("dynamic", place, {})
+    lives.until("apart")
+    lives.until("here")
+    lives.until_logged("apart 1 before 39")
+    lives.until_logged("here 1 before 39")
+    lives.kill()
+    return lives
+
+
+def _run(lives: Lives) -> PipelineRunResponse:
+    return Client().get_pipeline_run(lives.under.run_id)
+
+
+def states(lives: Lives) -> dict[str, str]:
+    chosen = FlowRunFilter(id={"any_": [lives.under.flow_run_id]})  # type: ignore[arg-type]
+    with get_client(sync_client=True) as client:
+        return {run.name: run.state.name for run in client.read_task_runs(flow_run_filter=chosen) if run.state}
+
+
+def end_of_apart(lives: Lives) -> str:
+    return eventually(lambda: states(lives).get("apart", "Running"), lambda state: state != "Running", 120)
+
+
+def said(step: str, attempt: int) -> list[str]:
+    return [f"{step} {attempt} {when} {number}" for when in ("before", "after") for number in range(40)]
+
+
+def lines(lab: Lab, ran: Ran, task_run: str, step: str, at_least: int) -> list[str]:
+    return [line for line in lab.logs(ran.task_runs[task_run], at_least) if line.startswith(f"{step} ")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["process", "modal"])
+def test_an_isolated_step_that_succeeded(lab: Lab, tmp_path: Path, place: str) -> None:
+    """Its task run ends while the function still runs, and is an input of what comes after it."""
+    with begun(lab, tmp_path, place) as lives:
+        lives.go("apart-1")
+        lives.until_zenml({"apart": "completed", "here": "running"})
+        assert states(lives)["apart"] == "Running"
+        lives.go_on()
+        assert (
+            eventually(lambda: states(lives).get("apart", "Running"), lambda state: state != "Running", 120)
+            == "Completed"
+        )
+        assert lives.under.ran.traces("here", "end") == []
+        lives.go("here-1", "last-1")
+        ran = lives.end()
+    assert (ran.status, ran.flow_run.state.name) == ("completed", "Completed"), lives.log[-6000:]
+    assert ran.states == {"dynamic": "Completed", "apart": "Completed"}
+    assert lines(lab, ran, "apart", "apart", 80) == said("apart", 1)
+    assert {step: len(ran.traces(step)) for step in ("apart", "here", "last")} == {"apart": 1, "here": 1, "last": 1}
+
+
+@pytest.mark.slow
+def test_an_isolated_step_that_failed_and_is_tried_again(lab: Lab, tmp_path: Path) -> None:
+    """ZenML has asked for the next attempt by then; the first one's task run says what its exception was."""
+    with begun(lab, tmp_path, "modal") as lives:
+        lives.fail("apart-1")
+        lives.go("apart-1")
+        assert eventually(lambda: _run(lives).steps["apart"].version, lambda version: version == 2, 60) == 2
+        lives.go_on()
+        lives.until("apart", 2)
+        assert (
+            eventually(lambda: states(lives).get("apart", "Running"), lambda state: state != "Running", 60) == "Failed"
+        )
+        lives.go("apart-2", "here-1", "last-1")
+        ran = lives.end()
+    assert ran.status == "completed", lives.log[-6000:]
+    assert ran.states == {"dynamic": "Completed", "apart": "Failed", "apart (attempt 2)": "Completed"}
+    assert "as told" in ran.task_runs["apart"].state.message
+    assert set(said("apart", 1)) <= set(lines(lab, ran, "apart", "apart", 80))
+    assert lab.sandboxes_by_step(ran) == {"": 1, "apart": 2}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["process", "modal"])
+def test_a_function_that_came_to_its_end(lab: Lab, tmp_path: Path, place: str) -> None:
+    with begun(lab, tmp_path, place) as lives:
+        lives.go("apart-1", "here-1", "last-1")
+        lives.until_zenml(dict.fromkeys(("apart", "here", "last"), "completed"))
+        assert eventually(lambda: _run(lives).status.value, lambda status: status == "completed", 60) == "completed"
+        lives.go_on()
+        ran = lives.end()
+    assert (ran.status, ran.flow_run.state.name) == ("completed", "Completed"), lives.log[-6000:]
+    assert ran.states == {"dynamic": "Completed", "apart": "Completed"}
+    assert lines(lab, ran, "apart", "apart", 80) == said("apart", 1)
+    for step in ("here", "last"):
+        assert lines(lab, ran, "dynamic", step, 160) == said(step, 1)
+
+
+Strike = Callable[[Lab, str], None]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("strike", "because"),
+    [(lambda modal, box: modal.time_out(box), "its timeout"), (lambda modal, box: modal.terminate(box), "terminated")],
+    ids=["timed out", "terminated"],
+)
+def test_a_function_whose_sandbox_was_ended(lab: Lab, tmp_path: Path, strike: Strike, because: str) -> None:
+    """As while its flow lives: another sandbox would only cost as much again."""
+    with begun(lab, tmp_path, "modal") as lives:
+        strike(lab.modal, lives.under.ran.traces("here")[0]["sandbox"])
+        lives.go_on()
+        ran = lives.end()
+    assert (ran.status, ran.flow_run.state.name) == ("failed", "Failed"), lives.log[-6000:]
+    assert because in ran.flow_run.state.message or because in ran.task_runs["dynamic"].state.message
+    assert lab.sandboxes_by_step(ran) == {"": 1, "apart": 1}
+    assert not lab.running(ran)
