@@ -68,6 +68,7 @@ def test_the_first_that_passes_something_on_is_heard(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2
 
 
+@pytest.mark.slow  # two hosts and a server
 def test_a_step_sees_what_others_have_added_to_the_run_since_its_host_has_read_it(zen: Zen, tmp_path: Path) -> None:
     job = zen.submit("notes", tmp_path)
     code, output = job.pipeline()
@@ -80,6 +81,7 @@ def test_a_step_sees_what_others_have_added_to_the_run_since_its_host_has_read_i
         assert seen["status"] == "running"
 
 
+@pytest.mark.slow  # two hosts and a server
 def test_a_step_that_passes_on_what_zenml_never_said_is_asked_for_in_zenml(zen: Zen, tmp_path: Path) -> None:
     def claim(**change: object) -> str:
         return json.dumps({"reported": "completed", "step_run_id": "0b5c", "version": 1} | change)

@@ -280,6 +280,7 @@ def test_a_retry_that_waits_outlives_a_sandbox_that_is_ended_from_outside(zen: Z
     assert job.statuses()[1]["again"] == ["retrying"]
 
 
+@pytest.mark.slow  # two hosts; test_crash.py has flows of many lives
 def test_a_killed_host_takes_its_steps_with_it_and_the_next_goes_on(zen: Zen, tmp_path: Path) -> None:
     job = zen.submit("hanging", tmp_path)
     host = job.start_pipeline()

@@ -73,6 +73,7 @@ def test_a_chain_takes_one_sandbox(here: Lab, modal: LoopbackModal, operators: O
         assert is_over(modal, sandbox), "with the last step that can use it"
 
 
+@pytest.mark.slow  # tests/unit/test_operated.py says who shares
 @pytest.mark.at("modal-v2")
 def test_without_warm_each_step_has_a_sandbox_of_its_own(
     here: Lab, modal: LoopbackModal, operators: Operators, operated, place: str
@@ -91,7 +92,7 @@ def test_without_warm_each_step_has_a_sandbox_of_its_own(
         assert set(boxes_of(modal, cold)) == {"train_0", "train_1"}
 
 
-@pytest.mark.at("modal-v2", "process")
+@pytest.mark.at("process")
 def test_kinds_and_variables_stay_apart(
     here: Lab, modal: LoopbackModal, operators: Operators, operated, place: str
 ) -> None:
