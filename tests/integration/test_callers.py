@@ -54,7 +54,7 @@ def test_in_a_thread(lab: Lab, place: str) -> None:
     check(lab, place, ran[0])
 
 
-@pytest.mark.slow  # neither is in the main thread
+@pytest.mark.slow  # the asynchronous one below isn't in the main thread either
 def test_in_a_web_handler_with_a_thread_of_its_own(lab: Lab, place: str) -> None:
     ran: list[Ran] = []
 
@@ -70,7 +70,6 @@ def test_in_a_web_handler_with_a_thread_of_its_own(lab: Lab, place: str) -> None
     check(lab, place, ran[0])
 
 
-@pytest.mark.slow  # a notebook has a running loop as well
 @pytest.mark.at("process")
 def test_in_an_asynchronous_web_handler(lab: Lab, place: str) -> None:
     """Inside the server's running loop, in a thread that isn't the main one."""
