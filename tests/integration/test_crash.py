@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import psutil
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter
@@ -25,6 +26,7 @@ from zenml.enums import ExecutionStatus
 
 from bridge.lease import last_sign, signer
 from bridge.names import FLOW_ENTRYPOINT
+from bridge.runners import supervisor
 from tests.integration.lab import PROJECT, STACK_CODE, Lab, Ran, asked, eventually
 from tests.integration.lives import Lives
 from tests.integration.test_cli import COMMAND
@@ -125,27 +127,38 @@ STRUCK = {"evicted": (2, 1), "killed": (2, 2), "forgotten": (2, 1), "kept": (1, 
 """What became of a step's sandbox, and what comes of it: attempts of its code, and ZenML's step runs."""
 
 
+def strike(lab: Lab, how: str, trace: dict[str, Any]) -> None:
+    """Let this become of the sandbox in which a step has left this trace. A process is lost with its supervisor."""
+    if trace["sandbox"].startswith("sb-local-"):
+        step = psutil.Process(trace["pid"])
+        supervising = next(each for each in step.parents() if supervisor.__file__ in each.cmdline())
+        {"evicted": supervising, "killed": step}[how].kill()
+    else:
+        strikes = {"evicted": lab.modal.evict, "killed": lab.modal.kill, "forgotten": lab.modal.forget}
+        strikes[how](trace["sandbox"])
+
+
 @pytest.mark.parametrize(
-    ("mode", "steps"),
+    ("place", "mode", "steps"),
     [
-        pytest.param("cold", ["evicted", "killed"], marks=slow),  # test_ends.py has them, with a flow that lives
-        pytest.param("cold", list(STRUCK), marks=slow),
-        pytest.param("warm", list(STRUCK), marks=slow),
+        pytest.param("modal", "cold", ["evicted", "killed"], marks=slow),  # test_ends.py has them, with a living flow
+        pytest.param("modal", "cold", list(STRUCK), marks=slow),
+        pytest.param("modal", "warm", list(STRUCK), marks=slow),
+        pytest.param("process", "cold", ["evicted", "killed", "kept", "done"], marks=slow),
     ],
 )
-def test_what_became_of_sandboxes_meanwhile(lab: Lab, tmp_path: Path, mode: str, steps: list[str]) -> None:
+def test_what_became_of_sandboxes_meanwhile(lab: Lab, tmp_path: Path, place: str, mode: str, steps: list[str]) -> None:
     """Judged from ZenML and from the sandbox that was recorded; what the infrastructure did costs no retry."""
-    strikes = {"evicted": lab.modal.evict, "killed": lab.modal.kill, "forgotten": lab.modal.forget}
     with Lives(lab, tmp_path) as lives:
-        lives.begin("beside", "modal", MODES[mode], steps=steps)
+        lives.begin("beside", place, {**MODES[mode], "max_parallelism": len(steps)}, steps=steps)
         for step in steps:
             lives.until(step)
         lives.kill()
         lives.go("done-1")
         if "done" in steps:
             lives.until_zenml({**dict.fromkeys(steps, "running"), "done": "completed"})
-        for step in strikes.keys() & steps:
-            strikes[step](lives.under.ran.traces(step)[0]["sandbox"])
+        for step in {"evicted", "killed", "forgotten"} & set(steps):
+            strike(lab, step, lives.under.ran.traces(step)[0])
         lives.go("kept-1", "evicted-2", "killed-2", "forgotten-2")
         ran = lives.go_on().end()
     assert (ran.status, ran.flow_run.state.name) == ("completed", "Completed"), lives.log[-6000:]
@@ -161,7 +174,6 @@ def test_what_became_of_sandboxes_meanwhile(lab: Lab, tmp_path: Path, mode: str,
 @pytest.mark.parametrize("how", ["evicted", "forgotten", "killed"])
 def test_a_pipeline_s_sandbox_is_lost_meanwhile(lab: Lab, tmp_path: Path, how: str) -> None:
     """Evicted or forgotten, the same step runs go on in another one; killed, each step has used a retry."""
-    strike = {"evicted": lab.modal.evict, "killed": lab.modal.kill, "forgotten": lab.modal.forget}[how]
     steps = ["one", "two"]
     with Lives(lab, tmp_path) as lives:
         lives.begin("beside", "modal", PIPELINE, steps=steps)
@@ -170,7 +182,7 @@ def test_a_pipeline_s_sandbox_is_lost_meanwhile(lab: Lab, tmp_path: Path, how: s
             lives.until_logged(f"{step} 1 before {LINES - 1}")
         lives.until_zenml(dict.fromkeys(steps, "running"))
         lives.kill()
-        strike(lives.under.ran.traces("one")[0]["sandbox"])
+        strike(lab, how, lives.under.ran.traces("one")[0])
         lives.go("one-2", "two-2")
         ran = lives.go_on().end()
     assert (ran.status, ran.flow_run.state.name) == ("completed", "Completed"), lives.log[-6000:]
@@ -366,13 +378,20 @@ def test_what_is_not_resumed(lab: Lab, tmp_path: Path) -> None:
     ("where", "place"),
     [("prefect", "process"), ("zenml", "process"), ("is over", "process"), ("prefect", "modal")],
 )
-def test_a_flow_that_died_before_it_had_stopped_its_run(lab: Lab, tmp_path: Path, where: str, place: str) -> None:
+@pytest.mark.parametrize("mode", ["static", "dynamic"])
+def test_a_flow_that_died_before_it_had_stopped_its_run(
+    lab: Lab, tmp_path: Path, mode: str, where: str, place: str
+) -> None:
     from zenml.orchestrators.publish_utils import publish_pipeline_run_status_update
 
+    steps = {"static": ("one", "two"), "dynamic": ("apart", "here")}[mode]
     with Lives(lab, tmp_path) as lives:
-        lives.begin("beside", place, WARM, steps=["one", "two"], below="below")
-        lives.until("one")
-        lives.until("two")
+        if mode == "static":
+            lives.begin("beside", place, WARM, steps=["one", "two"], below="below")
+        else:
+            lives.begin("dynamic", place, {})
+        for step in steps:
+            lives.until(step)
         lives.kill()
         if where == "zenml":
             # What `zenml pipeline runs stop --graceful` does where it sees the flow alive.
@@ -386,9 +405,12 @@ def test_a_flow_that_died_before_it_had_stopped_its_run(lab: Lab, tmp_path: Path
         ran = lives.go_on().end()
         assert lives.under.all_dead()
     assert (ran.status, ran.flow_run.state.name) == ("stopped", "Cancelled"), lives.log[-6000:]
-    assert ran.steps == {"one": "stopped", "two": "stopped"}
-    assert {step: ran.states[step] for step in ("one", "two")} == {"one": "Cancelled", "two": "Cancelled"}
-    if where != "is over":
+    assert ran.steps == dict.fromkeys(steps, "stopped")
+    if mode == "dynamic":
+        assert ran.states == {"dynamic": "Cancelled", "apart": "Cancelled"}
+    else:
+        assert {step: ran.states[step] for step in steps} == dict.fromkeys(steps, "Cancelled")
+    if mode == "static" and where != "is over":
         assert ran.states["below"] == "NotRun"
         assert output(lab, ran, "one") == said("one", 1)[:LINES], "also what was said while no process read it"
     assert lives.under.all_dead()

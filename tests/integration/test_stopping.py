@@ -174,6 +174,28 @@ def test_stopped_in_zenml_after_its_flow_was_killed(lab: Lab, tmp_path: Path, mo
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("place", "graceful"), [("process", False), ("process", True), ("modal", False)])
+def test_a_dynamic_run_is_stopped_in_zenml_after_its_flow_was_killed(
+    lab: Lab, tmp_path: Path, place: str, graceful: bool
+) -> None:
+    """The same where one step runs in the function's sandbox, and one in its own."""
+    from zenml.utils import run_utils
+
+    with Lives(lab, tmp_path) as lives:
+        lives.begin("dynamic", place, {})
+        lives.until_zenml({"apart": "running", "here": "running"})
+        lives.until("apart")
+        lives.until("here")
+        lives.kill()
+        run_utils.stop_run(run=Client().get_pipeline_run(lives.under.run_id), graceful=graceful)
+    assert lives.under.all_dead(60)
+    ran = lives.under.join()
+    assert ended(ran) == ("stopped", "Cancelled")
+    assert ran.steps == {"apart": "stopped", "here": "stopped"}
+    assert ran.states == {"dynamic": "Cancelled", "apart": "Cancelled"}
+
+
+@pytest.mark.slow
 def test_stopped_gracefully_between_two_steps(lab: Lab, stoppable, tmp_path: Path) -> None:
     """In one sandbox: the second step is refused, which is no failure, though nobody has seen the stop here."""
     from zenml.utils import run_utils, source_utils
@@ -278,17 +300,25 @@ def test_interrupted_when_the_last_step_is_over(lab: Lab, tmp_path: Path) -> Non
 
 @pytest.mark.slow  # test_live.py has Ctrl-C in a terminal, and test_demo.py the lines where there is none
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
-def test_the_process_is_interrupted(lab: Lab, tmp_path: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("pipeline", "other"),
+    [("stoppable.held", {"again": "retrying"}), ("dynamics.held", {"hangs_here": "running"})],
+    ids=["static", "dynamic"],
+)
+def test_the_process_is_interrupted(
+    lab: Lab, tmp_path: Path, pipeline: str, other: dict[str, str], number: signal.Signals
+) -> None:
     under = Under(lab, tmp_path)
-    with under.script("stoppable.held", "process", {}) as process:
-        under.until_steps({"hangs": "running", "again": "retrying"})
+    with under.script(pipeline, "process", {}) as process:
+        under.until_steps({"hangs": "running", **other})
         process.send_signal(number)
         assert under.all_dead()
         code = process.wait(30)
     said = (tmp_path / "script.log").read_text()
     ran = under.join()
     assert ended(ran) == ("stopped", "Cancelled"), said[-3000:]
-    assert ran.steps == {"hangs": "stopped", "again": "stopped"}, said[-3000:]
+    assert ran.steps == {"hangs": "stopped", **dict.fromkeys(other, "stopped")}, said[-3000:]
+    assert set(ran.states.values()) == {"Cancelled"}
     assert code != 0
     assert "RunStopped: The run was stopped: the process in which its flow ran was interrupted." in said
     assert "still executing" not in said
