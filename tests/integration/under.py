@@ -97,7 +97,7 @@ class Under:
     def flow_run_id(self) -> UUID:
         return UUID(Client().get_pipeline_run(self.run_id).orchestrator_run_id)
 
-    def until_steps(self, expected: dict[str, str], seconds: float = 90) -> Under:
+    def until_steps(self, expected: dict[str, str], seconds: float = 180) -> Under:
         """Wait until ZenML says this of the steps and their own code is under way."""
 
         def read() -> dict[str, str]:
