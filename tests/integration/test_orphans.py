@@ -27,6 +27,7 @@ SLACK = 5
         pytest.param("modal", "pipeline", marks=pytest.mark.slow),
         pytest.param("process", "per_step", marks=pytest.mark.slow),
         pytest.param("process", "dynamic", marks=pytest.mark.slow),
+        pytest.param("modal", "dynamic", marks=pytest.mark.slow),
     ],
 )
 def test_a_flow_that_never_comes_back(lab: Lab, tmp_path: Path, place: str, mode: str) -> None:
