@@ -1,4 +1,4 @@
-"""What each end of an isolated step's sandbox costs: as in `per_step` mode, all of them at once."""
+"""What each end of an isolated step's sandbox costs: as in `per_step` mode, all at once; and of the function's."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from bridge.outcome import Cost
 from tests.integration.ends import ENDS
 from tests.integration.ends import STRUCK as FROM_OUTSIDE
 from tests.integration.lab import Lab, eventually
+from tests.integration.under import Under
 
 SANDBOX = (*FROM_OUTSIDE, "timeout")
 OWN_RETRY = tuple(end for end in SANDBOX if ENDS[end].per_step is Cost.OWN_RETRY)
@@ -65,3 +66,32 @@ def test_what_each_end_costs_an_isolated_step(lab: Lab, tmp_path: Path) -> None:
         ("terminate", "terminated from outside"),
     ):
         assert why in ran.task_runs[end].state.message
+
+
+@pytest.mark.slow  # tests/unit/test_dynamic.py has the table
+@pytest.mark.parametrize(
+    ("end", "why"), [("oom", ""), ("time_out", "its timeout"), ("terminate", "terminated from outside")]
+)
+def test_what_an_end_of_the_function_s_sandbox_costs(lab: Lab, tmp_path: Path, end: str, why: str) -> None:
+    """Out of memory, another one calls the function again, and an isolated step goes on; else the run fails."""
+    import crashes
+
+    under = Under(lab, tmp_path).start(crashes.dynamic, "modal", {})
+    under.until_steps({"apart": "running", "here": "running"})
+    getattr(lab.modal, end)(under.ran.traces("here")[0]["sandbox"])
+    if not why:
+        for step in ("apart-1", "here-2", "last-1"):
+            (tmp_path / f"go-{step}").touch()
+    ran = under.join(120)
+    assert not lab.running(ran)
+    if why:
+        assert (ran.status, ran.flow_run.state.name) == ("failed", "Failed")
+        assert why in ran.flow_run.state.message
+        assert ran.steps == {"apart": "stopped", "here": "stopped"}, "by ZenML's runner, at SIGTERM"
+        assert ran.states == {"dynamic": "Failed", "apart": "Cancelled"}
+        assert lab.sandboxes_by_step(ran) == {"": 1, "apart": 1}
+    else:
+        assert (ran.status, ran.flow_run.state.name) == ("completed", "Completed")
+        assert {name: step.version for name, step in ran.run.steps.items()} == {"apart": 1, "here": 2, "last": 1}
+        assert ran.states == {"dynamic": "Completed", "apart": "Completed"}
+        assert lab.sandboxes_by_step(ran) == {"": 2, "apart": 1}

@@ -95,6 +95,7 @@ def test_a_sandbox_that_can_not_be_had(lab: Lab, shapes, fresh_image: str, mode:
         pytest.param("unavailable", "per_step", True, 60.0, marks=pytest.mark.slow),
         pytest.param("unavailable", "pipeline", False, 60.0, marks=pytest.mark.slow),
         pytest.param("pause", "per_step", False, 60.0, marks=pytest.mark.slow),
+        pytest.param("unavailable", "dynamic", False, 60.0, marks=pytest.mark.slow),
     ],
 )
 def test_modals_control_plane_is_away(
@@ -106,8 +107,10 @@ def test_modals_control_plane_is_away(
     """
     import stoppable
 
-    settings = {"execution_mode": mode, "infrastructure_retries": 0, "warm": warm}
-    under = Under(lab, tmp_path).start(stoppable.telling_twice, "modal", settings)
+    dynamic = mode == "dynamic"
+    settings = {"infrastructure_retries": 0, **({} if dynamic else {"execution_mode": mode, "warm": warm})}
+    pipeline = stoppable.telling_apart if dynamic else stoppable.telling_twice
+    under = Under(lab, tmp_path).start(pipeline, "modal", settings)
     under.until_steps({"first": "running"})
     back = threading.Event()
     if how == "unavailable":
@@ -117,7 +120,8 @@ def test_modals_control_plane_is_away(
     (tmp_path / "go-first").touch()
     (tmp_path / "go-second").touch()
     in_one = warm or mode == "pipeline"
-    under.until_steps({"first": "completed"} | ({"second": "completed"} if in_one else {}))
+    second = {"second": "completed"} if in_one else {"second": "provisioning"} if dynamic else {}
+    under.until_steps({"first": "completed", **second})
     back.wait(seconds)
     if how == "pause":
         lab.modal.resume()
@@ -126,7 +130,7 @@ def test_modals_control_plane_is_away(
     assert (ran.status, ran.flow_run.state.name) == ("completed", "Completed")
     assert {step.version for step in ran.run.steps.values()} == {1}
     assert {task_run.run_count for task_run in ran.task_runs.values()} == {1}
-    assert len(lab.sandboxes(ran)) == (1 if in_one else 2)
+    assert len(lab.sandboxes(ran)) == (1 if in_one else 3 if dynamic else 2)
     if mode == "per_step":
         assert {row["lost sandboxes"] for row in table(ran).values()} == {""}
     if not in_one:

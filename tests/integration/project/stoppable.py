@@ -95,6 +95,14 @@ def telling_thrice(folder: str) -> None:
     made(folder, made(folder, id="first"), id="second")
 
 
+@pipeline(dynamic=True)
+def telling_apart(folder: str) -> None:
+    """As ``telling_thrice``, each step in a sandbox of its own."""
+    retry = StepRetryConfig(max_retries=1, delay=0, backoff=1)
+    made = tell.with_options(retry=retry, runtime="isolated")
+    made(folder, made(folder, id="first"), id="second")
+
+
 @step(enable_cache=False)
 def fail_when_told(folder: str) -> int:
     """Waits for a file of its own, and fails."""
