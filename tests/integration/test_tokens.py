@@ -168,8 +168,8 @@ def completed(ran: Ran) -> None:
     assert {len(ran.traces(step)) for step in ran.states} == {1}
 
 
-@pytest.mark.parametrize("how", ["password", "API key"])
-def test_the_login_of_a_flow_is_renewed(short_lives: Lab, tmp_path: Path, how: str) -> None:
+@pytest.mark.parametrize(("how", "place"), [("password", "modal"), ("API key", "modal"), ("password", "process")])
+def test_the_login_of_a_flow_is_renewed(short_lives: Lab, tmp_path: Path, how: str, place: str) -> None:
     """A run that takes longer than a login lasts; without signs of life its sandbox would end in the middle."""
     import stoppable
 
@@ -178,7 +178,7 @@ def test_the_login_of_a_flow_is_renewed(short_lives: Lab, tmp_path: Path, how: s
         account = Client().create_service_account(f"worker-{tmp_path.name}")
         login = {"ZENML_STORE_API_KEY": str(Client().create_api_key(account.id, "key", set_key=False).key)}
     with logged_in(tmp_path, **login):
-        under = Under(short_lives, tmp_path).start(stoppable.telling_twice, "modal", {**OWN, "orphan_timeout": 20})
+        under = Under(short_lives, tmp_path).start(stoppable.telling_twice, place, {**OWN, "orphan_timeout": 20})
         under.until_steps({"first": "running"})
         (tmp_path / "go-second").touch()
         time.sleep(1.7 * LOGIN_SECONDS)
