@@ -161,12 +161,19 @@ def test_cancelled_in_prefect(lab: Lab, dynamics: Any, tmp_path: Path, place: st
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("backend", "options"), [("v2", ["--graceful"]), ("v2", []), ("v1", [])])
-def test_stopped_in_zenml(
-    lab: Lab, dynamics: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str, options: list[str]
-) -> None:
-    use_backend(monkeypatch, backend)
-    under = Under(lab, tmp_path).start(dynamics.held, "modal", {})
+@pytest.mark.parametrize(
+    ("place", "options"),
+    [
+        ("modal-v2", ["--graceful"]),
+        ("modal-v2", []),
+        ("modal-v1", []),
+        ("process", ["--graceful"]),
+        ("process", []),
+    ],
+    indirect=["place"],
+)
+def test_stopped_in_zenml(lab: Lab, dynamics: Any, tmp_path: Path, place: str, options: list[str]) -> None:
+    under = Under(lab, tmp_path).start(dynamics.held, place, {})
     under.until_steps({"hangs": "running", "hangs_here": "running"})
     zenml("stop", under.run_id, "--yes", *options)
     assert under.all_dead(60)
@@ -226,7 +233,7 @@ def test_paused_resumed_and_tried_again(
     ran = lab.run(dynamics.asking, lab.stack(place), options=told(dynamics, tmp_path))
     assert ran.error is None
     assert (ran.status, ran.flow_run.state.name) == ("paused", "Paused")
-    assert ran.states == {"asking": "Paused"}
+    assert ran.states == {"asking": "Paused", "apart": "Completed"}
     assert hooks(tmp_path) == ["start", "pause"]
     condition = ran.run.active_wait_condition
     Client().resolve_run_wait_condition(condition.id, RunWaitConditionResolution.CONTINUE, result=41)
@@ -241,11 +248,11 @@ def test_paused_resumed_and_tried_again(
     assert (again.status, again.flow_run.state.name) == ("completed", "Completed")
     assert again.flow_run.id == ran.flow_run.id
     assert again.flow_run.run_count == 3
-    assert len(again.traces("one")) == 1
-    assert again.run.steps["add"].output.load() == 1 + 41
+    assert [len(again.traces(step)) for step in ("one", "apart")] == [1, 1]
+    assert again.run.steps["add"].output.load() == 2 + 41
     assert hooks(tmp_path)[5:] == ["resume", "end None", "success"], "there is no hook of another try"
     if place == "modal":
-        assert lab.sandboxes_by_step(again) == {"": 3}
+        assert lab.sandboxes_by_step(again) == {"": 3, "apart": 1}
 
 
 @pytest.mark.slow
@@ -409,10 +416,20 @@ def test_an_inline_step_that_asks_for_a_gpu(lab: Lab, dynamics: Any) -> None:
 
 
 @pytest.mark.slow
-def test_most_at_once(lab: Lab, dynamics: Any) -> None:
-    ran = lab.run(dynamics.narrow, lab.stack("modal"), settings={"max_parallelism": 1})
+@pytest.mark.parametrize("place", ["process", "modal"])
+def test_most_at_once(lab: Lab, dynamics: Any, place: str) -> None:
+    ran = lab.run(dynamics.narrow, lab.stack(place), settings={"max_parallelism": 1})
     assert ran.status == "completed"
+    in_turns(lab, ran, place)
+
+
+def in_turns(lab: Lab, ran: Ran, place: str) -> None:
+    """The isolated steps of ``narrow`` have run one after the other, and so have their sandboxes."""
+    steps = [f"map:slow:{number}" for number in range(3)]
+    turns = sorted([trace["time"] for what in ("begin", "end") for trace in ran.traces(step, what)] for step in steps)
+    times = [time for turn in turns for time in turn]
+    assert (len(times), times) == (6, sorted(times))
     boxes = sorted((box for box in lab.sandboxes(ran) if "zenml_step" in box.tags), key=lambda box: box.created_at)
-    assert len(boxes) == 3
+    assert len(boxes) == (3 if place == "modal" else 0)
     for earlier, later in itertools.pairwise(boxes):
         assert earlier.created_at + earlier.seconds <= later.created_at

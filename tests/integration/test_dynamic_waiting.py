@@ -38,7 +38,7 @@ def test_paused_and_resumed_through_a_worker(
     ran = lab.run(dynamics.asking, lab.stack(place, work_pool=pool), into=tmp_path)
     assert ran.error is None
     assert (ran.status, ran.flow_run.state.name) == ("paused", "Suspended")
-    assert ran.states == {"asking": "Paused"}
+    assert ran.states == {"asking": "Paused", "apart": "Completed"}
     assert ran.flow_run.work_pool_name == pool
     condition = ran.run.active_wait_condition
     Client().resolve_run_wait_condition(condition.id, RunWaitConditionResolution.CONTINUE, result=41)
@@ -47,11 +47,11 @@ def test_paused_and_resumed_through_a_worker(
     again = lab.read(Ran(ran.folder), ran.run.id)
     assert (again.status, again.flow_run.state.name) == ("completed", "Completed")
     assert (again.flow_run.id, again.flow_run.run_count) == (ran.flow_run.id, 2)
-    assert again.states == {"asking": "Completed"}
-    assert len(again.traces("one")) == 1
-    assert again.run.steps["add"].output.load() == 1 + 41
+    assert again.states == {"asking": "Completed", "apart": "Completed"}
+    assert [len(again.traces(step)) for step in ("one", "apart")] == [1, 1]
+    assert again.run.steps["add"].output.load() == 2 + 41
     if place == "modal":
-        assert lab.sandboxes_by_step(again) == {"": 2}
+        assert lab.sandboxes_by_step(again) == {"": 2, "apart": 1}
 
 
 def answered(

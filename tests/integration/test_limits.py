@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from bridge.limits import LEASE_SECONDS, Limits
 from bridge.ready import Gate, Pass, Slots
 from tests.integration.lab import Lab, eventually
 from tests.integration.lives import Lives
+from tests.integration.test_dynamic import in_turns
 from tests.integration.under import Under, cancel
 
 PER_STEP = {"execution_mode": "per_step"}
@@ -60,21 +60,19 @@ def test_steps_wait_for_each_other_and_for_others(lab: Lab, limit: str, tmp_path
 
 
 @pytest.mark.slow
-def test_isolated_steps_of_a_dynamic_pipeline_take_turns(lab: Lab, limit: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["process", "modal"])
+def test_isolated_steps_of_a_dynamic_pipeline_take_turns(lab: Lab, limit: str, tmp_path: Path, place: str) -> None:
     """Each holds a slot while it has its sandbox; the sandbox of the function holds none."""
     import dynamics
 
     under = Under(lab, tmp_path)
     with concurrency(limit, strict=True):
-        under.start(dynamics.narrow, "modal", {"concurrency_limit": limit}).until_logged(WAITS)
+        under.start(dynamics.narrow, place, {"concurrency_limit": limit}).until_logged(WAITS)
         assert len(under.ran.traces("seeds")) == 1
-        assert not under.ran.traces("map:square:0")
+        assert not under.ran.traces("map:slow:0")
     ran = under.join(180)
     assert (ran.status, ran.flow_run.state.name) == ("completed", "Completed")
-    boxes = sorted((box for box in lab.sandboxes(ran) if "zenml_step" in box.tags), key=lambda box: box.created_at)
-    assert len(boxes) == 3
-    for earlier, later in itertools.pairwise(boxes):
-        assert earlier.created_at + earlier.seconds <= later.created_at
+    in_turns(lab, ran, place)
     assert eventually(lambda: taken(limit), lambda found: found == 0) == 0
 
 

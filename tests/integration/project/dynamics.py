@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-from shapes import add, await_file, fail_after, fail_first, hang_first, one, struck_first, trace
+from shapes import add, await_file, fail_after, fail_first, hang_first, one, slow, struck_first, trace
 from zenml import pipeline, step, unmapped, wait
 from zenml.config.resource_settings import ResourceSettings
 from zenml.config.retry_config import StepRetryConfig
@@ -150,8 +150,8 @@ def held_in_both(folder: str) -> None:
 
 @pipeline(dynamic=True)
 def narrow(folder: str) -> None:
-    """Three at once, if they may."""
-    square.map(unmapped(folder), seeds(folder, 3))
+    """Three at once, if they may, for one to three seconds."""
+    slow.with_options(runtime="isolated").map(unmapped(folder), seeds(folder, 3))
 
 
 @pipeline(dynamic=True)
@@ -164,8 +164,11 @@ def failing(folder: str) -> None:
 
 @pipeline(dynamic=True)
 def asking(folder: str) -> None:
-    """Asks a question, and pauses where nobody answers; then fails as long as a file isn't there."""
-    before = one(folder, 1)
+    """Asks a question, and pauses where nobody answers; then fails as long as a file isn't there.
+
+    Before it one step has run here, and one in a sandbox of its own.
+    """
+    before = apart(folder, one(folder, 1))
     answer = wait(schema=int, timeout=1, poll_interval=1, name="how many")
     if not os.path.exists(f"{folder}/go"):
         raise ValueError("no go")
