@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -29,6 +29,8 @@ from tests.security.project.secretive import WORKSPACE_SECRET
 BIN = Path(sys.executable).parent
 WORD = "planted"
 IMAGE = f"registry.example.com/{WORD}:1"
+CALLER_IMAGE = f"registry.example.com/{WORD}-caller:1"
+"""An image from which a step operator may be called: it has Modal's SDK."""
 USER = "somebody"
 MACHINE = "a-worker"
 """The service account of whoever logs in to ZenML with a key."""
@@ -216,6 +218,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         env={"PYTHONPATH": "/opt/stack-code", "ZENML_ANALYTICS_OPT_IN": "false"},
         credentials=credentials,
     )
+    of_caller = dict(image.env)
+    caller = replace(image, python=Path(sys.executable), env=of_caller)
     password, wrong = marks.new("index_password"), marks.new("wrong_index_password")
 
     def of_workspace(index: PrivateIndex) -> dict[str, dict[str, str]]:
@@ -224,8 +228,12 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 
     with (
         PrivateIndex(password) as index,
-        LoopbackModal({IMAGE: image}, token=token, tape=True, secrets=of_workspace(index)) as modal,
+        LoopbackModal(
+            {IMAGE: image, CALLER_IMAGE: caller}, token=token, tape=True, secrets=of_workspace(index)
+        ) as modal,
     ):
+        # Where Modal is; never whose account it is, which the component says.
+        of_caller |= {name: value for name, value in modal.env.items() if "TOKEN" not in name}
         try:
             with ThreadPoolExecutor(2) as pool:
                 list(pool.map(servers.Server.start, (zenml, prefect)))
@@ -285,7 +293,10 @@ def registration(scene: Scene) -> dict[str, Any]:
             },
             "operates": {
                 "orchestrator": right,
-                "operator": {name: right[name] for name in ("token_id", "token_secret")},
+                "operator": {
+                    **{name: right[name] for name in ("token_id", "token_secret")},
+                    "secrets": [WORKSPACE_SECRET],
+                },
                 "registry": "registry",
             },
             "of_the_machine": {"orchestrator": {"runner": "modal"}, "registry": "registry"},

@@ -55,10 +55,14 @@ def scrubbed(request: Message) -> Message:
 
 
 class CommandLines:
-    """Looks at the command lines of all processes of this machine for as long as it is entered."""
+    """Looks at the command lines of all processes of this machine for as long as it is entered.
+
+    Of those that are sandboxes it keeps what was in their environments, too.
+    """
 
     def __init__(self) -> None:
         self.seen: set[bytes] = set()
+        self._given: set[bytes] = set()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
 
@@ -74,13 +78,21 @@ class CommandLines:
         while not self._over.wait(0.04):
             for path in Path("/proc").glob("[0-9]*/cmdline"):
                 try:
-                    self.seen.add(path.read_bytes())
+                    line = path.read_bytes()
+                    self.seen.add(line)
+                    if b"\0bridge.host\0" in line:
+                        self._given.add(path.with_name("environ").read_bytes())
                 except OSError:
                     continue  # gone meanwhile
 
     def pieces(self) -> Iterator[Piece]:
         """What was seen."""
         return (("argv", line) for line in self.seen)
+
+    def environments(self) -> Iterator[dict[str, str]]:
+        """Those of the local sandboxes that were seen, whosever they are."""
+        for given in self._given:
+            yield dict(pair.split("=", 1) for pair in given.decode("utf-8", "replace").split("\0") if "=" in pair)
 
 
 def found_in(pieces: Iterable[Piece], needles: Mapping[bytes, str]) -> set[tuple[str, str]]:

@@ -27,7 +27,7 @@ def uses(word: str, expected: str) -> str:
     """Has its secret, and its neighbour's variable not."""
     assert digest(os.environ["IN_SECRET"]) == expected
     assert "RUN_TOKEN" in os.environ
-    assert "IN_WORKSPACE" in os.environ or "MODAL_SANDBOX_ID" not in os.environ
+    assert "IN_WORKSPACE" in os.environ or os.environ["MODAL_SANDBOX_ID"].startswith("sb-local-")
     print(f"{word} in the output", flush=True)
     return f"{word} in an artifact"
 
@@ -78,6 +78,15 @@ def one_step(word: str, expected: str) -> None:
 def isolated_step(word: str, expected: str) -> None:
     """Two sandboxes of one image: of the function, and of the step."""
     uses.with_options(runtime="isolated")(word, expected)
+
+
+operated = uses.with_options(step_operator=True)
+
+
+@pipeline(dynamic=True, depends_on=[operated])
+def dynamic(word: str, expected: str) -> None:
+    """Three sandboxes: of the function, of the step that a step operator runs, and of the one that raises."""
+    raises.with_options(runtime="isolated")(word, operated(word, expected))
 
 
 @step(enable_cache=False)
