@@ -24,6 +24,11 @@ from tests.integration.workers import make_pool
 from tests.servers import free_port
 
 PER_STEP = {"execution_mode": "per_step"}
+DEAD = {
+    "per_step": ("stoppable.held", PER_STEP, {"hangs": "running"}, {"again": "retrying"}),
+    "dynamic": ("crashes.dynamic", {}, {"apart": "running"}, {"here": "running"}),
+}
+"""By mode: a pipeline, its settings, and what is under way in it; of which the second may be tried again."""
 
 
 def sweep(stack: str, *more: str) -> subprocess.CompletedProcess[str]:
@@ -48,13 +53,16 @@ def make_old(run_id: UUID) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("mode", ["per_step", "dynamic"])
 @pytest.mark.parametrize("place", ["modal", "process"])
-def test_what_nobody_owns_is_ended_and_nothing_else(lab: Lab, tmp_path: Path, place: str) -> None:
+def test_what_nobody_owns_is_ended_and_nothing_else(lab: Lab, tmp_path: Path, place: str, mode: str) -> None:
+    """In ``dynamic`` one step runs in the sandbox of the function, and one in its own."""
     import stoppable
 
     stack = lab.stack(place, warm_idle_timeout=61)  # a stack of its own
-    with FlowProcess(lab, tmp_path / "dead", stack, "stoppable.held", PER_STEP) as flow:
-        dead = flow.under.until_steps({"hangs": "running", "again": "retrying"})
+    pipeline, settings, hangs, again = DEAD[mode]
+    with FlowProcess(lab, tmp_path / "dead", stack, pipeline, settings) as flow:
+        dead = flow.under.until_steps({**hangs, **again})
     dead_id = dead.run_id
     live = Under(lab, tmp_path / "live")
     live.start(stoppable.held, place, PER_STEP, stack=stack)
@@ -68,7 +76,8 @@ def test_what_nobody_owns_is_ended_and_nothing_else(lab: Lab, tmp_path: Path, pl
     shown = sweep(stack)
     assert "nobody's: its flow gave its last sign of life" in line_of(shown, dead_id)
     assert "Nothing was changed" in shown.stdout
-    assert "of step hangs" in shown.stdout or "sandbox sb-" in shown.stdout
+    (step,), (other,) = hangs, again
+    assert f"of step {step}" in shown.stdout or "sandbox sb-" in shown.stdout
     assert any(living(pid) for pid in dead.pids())
     assert Client().get_pipeline_run(dead_id).status.value == "running"
 
@@ -78,8 +87,9 @@ def test_what_nobody_owns_is_ended_and_nothing_else(lab: Lab, tmp_path: Path, pl
     ran = dead.join()
     assert ran.status == "failed"
     assert "The flow of this run is gone" in ran.run.exception_info.traceback
-    assert (ran.steps["hangs"], ran.steps["again"] in ("failed", "stopped")) == ("failed", True)
-    assert (ran.flow_run.state.name, ran.states["hangs"]) == ("Failed", "Failed")
+    assert (ran.steps[step], ran.steps[other] in ("failed", "stopped")) == ("failed", True)
+    assert (ran.flow_run.state.name, ran.states[step]) == ("Failed", "Failed")
+    assert not lab.running(ran)
 
     assert line_of(shown, live.run_id) == ""
     assert any(living(pid) for pid in live.pids())
