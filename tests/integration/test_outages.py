@@ -135,9 +135,15 @@ def test_sandboxes_outlive_their_lease_while_only_the_api_is_away(lab: Lab, tmp_
 
 @slow
 @pytest.mark.parametrize(
-    ("mode", "how"), [("per_step", "own sandboxes"), ("per_step", "warm"), ("pipeline", "one sandbox")]
+    ("place", "mode", "how"),
+    [
+        ("modal", "per_step", "own sandboxes"),
+        ("modal", "per_step", "warm"),
+        ("modal", "pipeline", "one sandbox"),
+        ("process", "per_step", "own sandboxes"),
+    ],
 )
-def test_zenmls_server_is_away(lab: Lab, tmp_path: Path, mode: str, how: str) -> None:
+def test_zenmls_server_is_away(lab: Lab, tmp_path: Path, place: str, mode: str, how: str) -> None:
     """A step comes to its end meanwhile, and can't say so: ZenML's client alone would give up after 30 s.
 
     For three times `orphan_timeout`: time in which nobody can be asked is no sign that the flow is gone.
@@ -145,7 +151,7 @@ def test_zenmls_server_is_away(lab: Lab, tmp_path: Path, mode: str, how: str) ->
     import stoppable
 
     settings = {**cold(mode), "warm": how == "warm", "orphan_timeout": round(LONG_SECONDS / 3)}
-    under = Under(lab, tmp_path).start(stoppable.telling_twice, "modal", settings)
+    under = Under(lab, tmp_path).start(stoppable.telling_twice, place, settings)
     under.until_steps({"first": "running"})
     away = threading.Event()
     with gone(lab.zenml):
