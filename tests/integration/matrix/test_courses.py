@@ -1,4 +1,4 @@
-"""How static pipelines break off, remember and are replayed: they leave in ZenML what its local orchestrator leaves.
+"""How pipelines break off, remember and are replayed: they leave in ZenML what its local orchestrator leaves.
 
 One step at a time, as there: what several at once do is in ``tests/integration/test_runs.py``.
 """
@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from zenml.enums import ExecutionMode
+from zenml.enums import ExecutionMode, StepRuntime
 
 from tests.integration.lab import IMAGE, Lab, Ran
 from tests.integration.matrix.test_kinds import PLACES
 
-pytestmark = [
-    pytest.mark.slow,  # modes and caching are shown quickly in test_runs.py, by themselves
-    pytest.mark.parametrize("place", PLACES),
-]
+pytestmark = pytest.mark.slow  # modes and caching are shown quickly in test_runs.py, by themselves
+
+DYNAMIC = {f"process, {runtime.value}": runtime for runtime in StepRuntime}
+"""By place: where the steps of a dynamic pipeline run."""
 
 
 @pytest.fixture
@@ -28,8 +28,15 @@ def again(lab: Lab) -> Any:
 
 
 def ours(lab: Lab, place: str) -> tuple[str, dict[str, Any]]:
-    runner, settings = PLACES[place]
+    runner, settings = PLACES.get(place, ("process", {}))
     return lab.stack(runner), {**settings, "max_parallelism": 1}
+
+
+def chosen(again: Any, name: str, place: str) -> tuple[Any, dict[str, Any]]:
+    """The pipeline of this name for a place, and what it is called with."""
+    if place in PLACES:
+        return getattr(again, name), {}
+    return getattr(again, f"{name}_dynamic"), {"runtime": DYNAMIC[place]}
 
 
 def left(ran: Ran) -> dict[str, Any]:
@@ -53,6 +60,7 @@ def values(left: dict[str, Any]) -> dict[str, int]:
     return {step: value for (step, _), (value,) in left["values"].items()}
 
 
+@pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("mode", list(ExecutionMode))
 def test_a_failure_in_each_execution_mode(
     lab: Lab, again: Any, tmp_path: Path, place: str, mode: ExecutionMode
@@ -69,12 +77,14 @@ def test_a_failure_in_each_execution_mode(
     assert left(ran) == expected
 
 
+@pytest.mark.parametrize("place", [*PLACES, *DYNAMIC])
 def test_what_is_remembered(lab: Lab, again: Any, tmp_path: Path, place: str) -> None:
     """Everything that may be; then what has the same value as before."""
+    pipeline, called_with = chosen(again, "remembering", place)
 
     def three(stack: str, folder: Path, settings: dict[str, Any] | None = None) -> list[dict[str, Any]]:
-        given = [{}, {}, {"value": 2}]
-        return [left(lab.run(again.remembering, stack, settings=settings, into=folder, **more)) for more in given]
+        given: list[dict[str, Any]] = [called_with, called_with, {**called_with, "value": 2}]
+        return [left(lab.run(pipeline, stack, settings=settings, into=folder, **more)) for more in given]
 
     expected = three("default", tmp_path / "local")
     assert [one["begun"] for one in expected] == [
@@ -97,15 +107,18 @@ REPLAYS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.parametrize("place", [*PLACES, *DYNAMIC])
 def test_replays(lab: Lab, again: Any, tmp_path: Path, place: str) -> None:
     """Of a run that failed, one after the other."""
     from zenml.config import DockerSettings
 
+    pipeline, called_with = chosen(again, "mended", place)
+
     def all_of(stack: str, folder: Path, settings: dict[str, Any] | None = None) -> dict[str, dict[str, Any]]:
-        first = lab.run(again.mended, stack, settings=settings, into=folder)
+        first = lab.run(pipeline, stack, settings=settings, into=folder, **called_with)
         docker = DockerSettings(parent_image=IMAGE, skip_build=True)
         own = {"orchestrator": settings} if settings else {}
-        prepared = again.mended.with_options(settings={"docker": docker, **own})
+        prepared = pipeline.with_options(settings={"docker": docker, **own})
         found = {"": left(first)}
         for how, given in REPLAYS.items():
             replayed = lab.read(Ran(folder), prepared.replay(pipeline_run=first.run.id, **given).id)
