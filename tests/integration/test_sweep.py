@@ -53,6 +53,7 @@ def make_old(run_id: UUID) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # four calls of the command, each a process
 @pytest.mark.parametrize("mode", ["per_step", "dynamic"])
 @pytest.mark.parametrize("place", ["modal", "process"])
 def test_what_nobody_owns_is_ended_and_nothing_else(lab: Lab, tmp_path: Path, place: str, mode: str) -> None:

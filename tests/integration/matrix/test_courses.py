@@ -14,7 +14,10 @@ from zenml.enums import ExecutionMode, StepRuntime
 from tests.integration.lab import IMAGE, Lab, Ran
 from tests.integration.matrix.test_kinds import PLACES
 
-pytestmark = pytest.mark.slow  # modes and caching are shown quickly in test_runs.py, by themselves
+pytestmark = [
+    pytest.mark.slow,  # modes and caching are shown quickly in test_runs.py, by themselves
+    pytest.mark.timeout(900),  # up to twelve runs, one after the other
+]
 
 DYNAMIC = {f"process, {runtime.value}": runtime for runtime in StepRuntime}
 """By place: where the steps of a dynamic pipeline run."""
