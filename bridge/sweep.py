@@ -35,6 +35,7 @@ from bridge.flow import on_own_loop
 from bridge.left_open import close_flow_run
 from bridge.listing import Listing, Tagged
 from bridge.orchestrator import ModalPrefectOrchestrator
+from bridge.outcome import Diagnosis
 from bridge.ownership import OVER, Facts, FlowState, Judgement, Owner, judge
 from bridge.prefect_api import prefect_api, prefect_settings
 from bridge.run_status import status_of
@@ -307,9 +308,13 @@ class _Sweeper:
         again = await asyncio.to_thread(self._look_again, found)
         if again.owner is not Owner.NOBODY:
             raise RunNotPossible(f"left alone after all: {again.why}")
+        was_open = await asyncio.to_thread(_is_open, found)
         ended = await asyncio.to_thread(_end_in_zenml, found)
         for sandbox, _ in found.sandboxes:
             await sandbox.terminate()
+        if was_open and found.run is not None:
+            # The function of a dynamic pipeline has said of its end what it took it for.
+            await asyncio.to_thread(orphans.explain, found.run, _why(found, found.run))
         await asyncio.to_thread(_end_in_prefect, found, ended)
 
     def _look_again(self, found: Found) -> Judgement:
@@ -333,12 +338,20 @@ def _read_flow_run(prefect: SyncPrefectClient, flow_run_id: str) -> FlowRun | No
         return None
 
 
+def _why(found: Found, run: PipelineRunResponse) -> Diagnosis:
+    return orphans.gone(run, found.judgement.why[:1].upper() + found.judgement.why[1:])
+
+
+def _is_open(found: Found) -> bool:
+    status = status_of(found.run) if found.run is not None else None
+    return status is not None and not status.is_finished
+
+
 def _end_in_zenml(found: Found) -> ExecutionStatus | None:
     """End the run in ZenML, and return how it ended; None where it was deleted, before or meanwhile."""
     if found.run is None:
         return None
-    why = orphans.gone(found.run, found.judgement.why[:1].upper() + found.judgement.why[1:])
-    orphans.end(found.run, why, stopped=found.judgement.stopped)
+    orphans.end(found.run, _why(found, found.run), stopped=found.judgement.stopped)
     return status_of(found.run)
 
 

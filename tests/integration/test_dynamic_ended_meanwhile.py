@@ -13,6 +13,7 @@ from zenml.models import PipelineRunResponse
 
 from tests.integration.lab import Lab, Ran, eventually
 from tests.integration.lives import Lives
+from tests.integration.test_crash import away_from_the_first_create
 
 
 def begun(lab: Lab, folder: Path, place: str) -> Lives:
@@ -126,3 +127,21 @@ def test_a_function_whose_sandbox_was_ended(lab: Lab, tmp_path: Path, strike: St
     assert because in ran.flow_run.state.message or because in ran.task_runs["dynamic"].state.message
     assert lab.sandboxes_by_step(ran) == {"": 1, "apart": 1}
     assert not lab.running(ran)
+
+
+@pytest.mark.slow
+def test_an_isolated_step_whose_sandbox_prefect_never_heard_of(lab: Lab, tmp_path: Path) -> None:
+    """ZenML says which one it was: it was killed, and isn't taken for lost because its name is free."""
+    with Lives(lab, tmp_path) as lives:
+        with away_from_the_first_create(lab):
+            lives.begin("dynamic", "modal", {})
+            lives.until("apart")
+            lives.until("here")
+            lives.until_zenml({"apart": "running", "here": "running"})
+            lives.kill()
+        lab.modal.kill(lives.under.ran.traces("apart")[0]["sandbox"])
+        lives.go("apart-2", "here-1", "last-1")
+        ran = lives.go_on(sure=True).end()
+    assert (ran.status, ran.flow_run.state.name) == ("completed", "Completed"), lives.log[-6000:]
+    assert (len(ran.traces("apart")), ran.run.steps["apart"].version) == (2, 2)
+    assert ran.states == {"dynamic": "Completed", "apart": "Failed", "apart (attempt 2)": "Completed"}

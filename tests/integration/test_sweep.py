@@ -54,7 +54,10 @@ def make_old(run_id: UUID) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)  # four calls of the command, each a process
-@pytest.mark.parametrize(("place", "mode"), [("modal", "per_step"), ("process", "per_step"), ("modal", "dynamic")])
+@pytest.mark.parametrize(
+    ("place", "mode"),
+    [("modal", "per_step"), ("process", "per_step"), ("modal", "dynamic"), ("process", "dynamic")],
+)
 def test_what_nobody_owns_is_ended_and_nothing_else(lab: Lab, tmp_path: Path, place: str, mode: str) -> None:
     """In ``dynamic`` one step runs in the sandbox of the function, and one in its own."""
     import stoppable
