@@ -90,8 +90,15 @@ def test_what_nobody_owns_is_ended_and_nothing_else(lab: Lab, tmp_path: Path, pl
     ran = dead.join()
     assert ran.status == "failed"
     assert "The flow of this run is gone" in ran.run.exception_info.traceback
-    assert (ran.steps[step], ran.steps[other] in ("failed", "stopped")) == ("failed", True)
-    assert (ran.flow_run.state.name, ran.states[step]) == ("Failed", "Failed")
+    assert ran.flow_run.state.name == "Failed"
+    # ZenML's runner, where it is a process of this machine, may see its run fail and stop its steps before they end.
+    ends = (
+        {"failed": "Failed", "stopped": "Cancelled"}
+        if (place, mode) == ("process", "dynamic")
+        else {"failed": "Failed"}
+    )
+    assert ran.states[step] == ends[ran.steps[step]]
+    assert ran.steps[other] in ("failed", "stopped")
     assert not lab.running(ran)
 
     assert line_of(shown, live.run_id) == ""
