@@ -9,11 +9,12 @@ runs and calls the function again, whose finished steps answer at once. The isol
 from __future__ import annotations
 
 import asyncio
+from uuid import UUID
 
 from prefect import Task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import PrefectClient
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import State, TaskRun
 from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Completed, Failed
 from zenml.client import Client
@@ -28,6 +29,7 @@ from bridge.isolated import Layer
 from bridge.isolated_steps import IsolatedSteps
 from bridge.logs import LogShipper
 from bridge.outcome import Diagnosis, End, Outcome, SandboxEnd, StepRecord, judge
+from bridge.resume import task_runs_of
 from bridge.run import Run
 from bridge.runners.base import Runner
 from bridge.said import read_said
@@ -95,7 +97,7 @@ class DynamicPipeline:
 
     async def execute(self) -> None:
         """Run it to its end. Raises a defect, or an outage beyond patience."""
-        await self._isolated.take_up()
+        self._isolated.take_up()
         starting = asyncio.ensure_future(self._isolated.keep_starting())
         orchestrating = asyncio.ensure_future(self._orchestrate(*self._left))
         try:
@@ -133,8 +135,8 @@ class DynamicPipeline:
             run = await self._thread.call(self._read)
             if self._kill.is_set() or _is_over(run.status):
                 break
-            if is_earlier and end.end is End.EXITED and end.exit_code == COMPLETED:
-                number += 1  # it had paused, and the run has been resumed since
+            if is_earlier and run.status is ExecutionStatus.RESUMING and not self._last_sandbox:
+                number += 1  # the run has paused, or failed, with it; and has been resumed, or tried again, since
                 continue
             diagnosis = _diagnosis(end)
             if self._last_sandbox or not pauses or not another_follows(end, run.status):
@@ -184,10 +186,11 @@ class DynamicPipeline:
         return Failed(message=why)
 
     async def look_back(self) -> None:
-        """Find the sandboxes that an earlier process of the flow left. Starts and ends nothing.
+        """Find the sandboxes and steps that an earlier process of the flow left. Starts and ends nothing.
 
-        Raises ``RunnerUnavailable``, and what Prefect's client raises.
+        Raises ``RunnerUnavailable``, and what Prefect's client or ZenML's store raises.
         """
+        task_runs = await task_runs_of(self._client, UUID(self.run.flow_run_id))
         said = await read_said(self._client, [self._task_run_id])
         self._shipper.known.update(said.lines)
         keys = [names.sandbox_name(self.run.id, None, number, 1) for number in range(1, MOST_SANDBOXES + 1)]
@@ -196,12 +199,15 @@ class DynamicPipeline:
         alive = {box.name: box for box, _ in running}
         for box, tags in running:
             self._isolated.left(box, tags)
+        await self._isolated.look_back(task_runs)
         known = [number for number, key in enumerate(keys, 1) if key in said.sandboxes or key in alive]
         if not known:
             return
         number = known[-1]
         key = keys[number - 1]
-        where = alive.get(key) or await self._runner.by_id(said.sandboxes[key])
+        where = alive.get(key)
+        if where is None and not _was_judged(task_runs.get(self._task_run_id)):
+            where = await self._runner.by_id(said.sandboxes[key])
         self._left = (number + 1, None) if where is None else (number, Begun(number, 1, StepRecord(), where))
 
     def _end_what_is_left(self) -> None:
@@ -211,6 +217,12 @@ class DynamicPipeline:
         elif self.failures:
             why = Diagnosis("The pipeline's sandbox ended under the step", self.failures[""])
             step_runs.fail_left(self.run.run, why)
+
+
+def _was_judged(task_run: TaskRun | None) -> bool:
+    """Whether the process that was there before has seen the end of the sandbox, and not died over it."""
+    state = task_run.state if task_run is not None else None
+    return state is not None and state.is_final() and not state.is_crashed()
 
 
 def _is_over(status: ExecutionStatus) -> bool:

@@ -16,7 +16,7 @@ from uuid import UUID
 from prefect import Task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import PrefectClient
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import State, TaskRun
 from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Completed, Failed
 from zenml.enums import ExecutionStatus
@@ -27,12 +27,11 @@ from bridge.asks import Asked
 from bridge.board import Board
 from bridge.errors import BridgeError, InvalidSettings, RunnerUnavailable
 from bridge.isolated import IsolatedRun, Layer, image_of, plan_of, wishes_of
-from bridge.isolated_earlier import earlier_steps
+from bridge.isolated_earlier import EarlierSteps, earlier_steps
 from bridge.limits import Limits
 from bridge.logs import Logger, LogShipper
-from bridge.outcome import Cost, Diagnosis, Outcome, StepRecord, Verdict
+from bridge.outcome import Cost, Diagnosis, End, Outcome, SandboxEnd, StepRecord, Verdict, judge
 from bridge.ready import Gate, Pass, Slots
-from bridge.resume import task_runs_of
 from bridge.run import Run, load_snapshot
 from bridge.runners.base import Runner, Sandbox
 from bridge.said import read_said
@@ -90,6 +89,8 @@ class IsolatedSteps:
         self._left: dict[UUID, Sandbox] = {}
         """By step run: sandboxes of an earlier process of the flow that aren't taken up yet."""
         self._ending: list[asyncio.Future[None]] = []
+        self._found: list[Asked] = []
+        self._earlier = EarlierSteps()
         self._ended: set[UUID] = set()
         """Step runs that ended before this process took them up."""
 
@@ -114,25 +115,23 @@ class IsolatedSteps:
         for permit in self._passes.values():
             permit.kill.set()
 
-    async def take_up(self) -> None:
-        """Take up what an earlier process of the flow began: what still runs, and what has ended meanwhile.
-
-        Raises what :meth:`keep_starting` does.
-        """
-        if not self.goes_on:
-            return
-        task_runs = await task_runs_of(self.client, UUID(self.run.flow_run_id))
+    async def look_back(self, task_runs: Mapping[UUID, TaskRun]) -> None:
+        """Find what an earlier process of the flow began. Starts and ends nothing. Raises what ZenML's store raises."""
         # In this order: what has ended by the first look is found by the second.
-        found, _ = await self.thread.call(self._look)
-        earlier = await self.thread.call(lambda: earlier_steps(self.run, task_runs))
-        self._newest.update(earlier.newest)
-        runs = {one.step_run.id for one in found}
-        for one in earlier.ended:
+        self._found, _ = await self.thread.call(self._look)
+        self._earlier = await self.thread.call(lambda: earlier_steps(self.run, task_runs))
+
+    def take_up(self) -> None:
+        """Take up what was found of an earlier process of the flow: what still runs, and what has ended meanwhile."""
+        runs = {one.step_run.id for one in self._found}
+        self._newest.update(self._earlier.newest)
+        for one in self._earlier.ended:
             if one.step_run.id not in runs:
                 self._ended.add(one.step_run.id)
                 self._let_go(one.step_run.id, end=not one.step_run.status.is_successful)
                 self._take(one)
-        for one in found:
+        self._newest.update(self._earlier.newest)  # an earlier attempt's end may be news to Prefect
+        for one in self._found:
             self._take(one)
 
     async def keep_starting(self) -> None:
@@ -165,6 +164,11 @@ class IsolatedSteps:
                 self._said.add(warning)
                 logger.warning("%s", warning)
 
+    def is_newest(self, found: Asked) -> bool:
+        """Whether a step run is the newest one of its step that has a task run."""
+        task_run_id = names.isolated_task_run_id(self.run.flow_run_id, str(found.step_run.id))
+        return self._newest.get((found.run.id, found.step_run.name)) == task_run_id
+
     def _look(self) -> tuple[list[Asked], dict[UUID, ExecutionStatus]]:
         """What is asked for, and the step runs with a sandbox left that have ended meanwhile."""
         found = asks.asked(self.run.run, self._done_with, self._tasks.keys() - self._ended)
@@ -188,7 +192,8 @@ class IsolatedSteps:
         has_ended = step_run_id in self._ended
         if self._draining and not has_ended:
             return
-        permit = self._passes[step_run_id] = Pass(self._gate, found.step_run.name, 0, asyncio.Event(), held=False)
+        permit = Pass(self._gate, found.step_run.name, 0, asyncio.Event(), held=has_ended)
+        self._passes[step_run_id] = permit
         key = (found.run.id, found.step_run.name)
         above = [self._newest.get((found.run.id, name)) for name in found.step_run.spec.upstream_steps]
         self._newest[key] = names.isolated_task_run_id(self.run.flow_run_id, str(step_run_id))
@@ -221,9 +226,10 @@ class _StepRunTask:
     async def execute(self) -> None:
         name = names.prefect_name(self._title)
         task = Task(self._attempt, name=name, task_run_name=lambda: name, cache_policy=NO_CACHE, persist_result=False)
-        self._show()
+        if not self._has_ended:  # else ZenML has told the board
+            self._show()
         state = await run_task_after(task, self._task_run_id, self._upstream)
-        if not state.is_completed():
+        if not state.is_completed() and self._owner.is_newest(self._asked):
             self._owner.board.explain(self._row, state.message or "")
 
     def _show(self, gpu: str = "") -> None:
@@ -232,7 +238,7 @@ class _StepRunTask:
 
     async def _attempt(self, upstream: tuple[()]) -> State[None]:
         if self._has_ended:
-            return _state(await self._outcome())
+            return _state(await self._end_of_earlier())
         if not await self._permit.take_again():
             return Cancelled(message="Stopped before it started.")
         try:
@@ -248,9 +254,7 @@ class _StepRunTask:
             begun = await self._begun(run.step.sandbox.timeout) if owner.goes_on else None
             limit = run.step.concurrency_limit
             async with contextlib.AsyncExitStack() as stack:
-                if self._has_ended:
-                    held = True
-                elif begun is not None and begun.where is not None:
+                if begun is not None and begun.where is not None:
                     held = True
                     await stack.enter_async_context(
                         owner.limits.slot_meanwhile(limit, self._permit, self._task_run_id, logger)
@@ -278,15 +282,32 @@ class _StepRunTask:
             await owner.thread.call(lambda: step_runs.fail_step_run(self._step_run_id, broken))
             raise
 
+    async def _end_of_earlier(self) -> Outcome:
+        """How one ended that was over before this process took it up, once its output is read as far as it can be."""
+        owner = self._owner
+        try:
+            run, _ = await owner.thread.call(self._isolated_run)
+            return await self._in_sandbox(run, await self._begun(run.step.sandbox.timeout))
+        except Exception as error:
+            get_run_logger().warning("The rest of its output can't be read: %s: %s", type(error).__name__, error)
+            record = await owner.thread.call(lambda: step_runs.record_of(self._step_run_id))
+            return judge(SandboxEnd(End.LOST), record)
+
     async def _in_sandbox(self, run: IsolatedRun, begun: Begun | None) -> Outcome:
         owner, step = self._owner, run.step
-        self._show(str(step.sandbox.resources.gpu or ""))
-        log = owner.shipper.open(
-            self._task_run_id,
-            send=step.stream_logs,
-            on_sandbox=partial(self._is_there, run),
-            on_lost=partial(owner.board.lost, self._row),
-        )
+        kill = self._permit.kill
+        if self._has_ended:
+            # ZenML has told the board already; and what failed stays what it was, whatever ends meanwhile.
+            log = owner.shipper.open(self._task_run_id, send=step.stream_logs)
+            kill = kill if self._asked.step_run.status.is_successful else asyncio.Event()
+        else:
+            self._show(str(step.sandbox.resources.gpu or ""))
+            log = owner.shipper.open(
+                self._task_run_id,
+                send=step.stream_logs,
+                on_sandbox=partial(self._is_there, run),
+                on_lost=partial(owner.board.lost, self._row),
+            )
         async with WarmSteps(run, owner.runner, None) as warm:
             # This very step run: ZenML's next attempt may be there before this one's end is judged.
             truth = Truth(owner.thread, lambda steps: dict.fromkeys(steps, step_runs.record_of(self._step_run_id)))
@@ -295,7 +316,7 @@ class _StepRunTask:
                 step,
                 1,
                 self._task_run_id,
-                self._permit.kill,
+                kill,
                 log,
                 get_run_logger(),
                 step_run_id=str(self._step_run_id),

@@ -20,6 +20,8 @@ from zenml.models import PipelineRunResponse, RunMetadataRequest, RunMetadataRes
 
 from bridge import names, whereabouts
 
+FIRST_SIGN_SECONDS = 120.0
+"""How long a flow may take from its beginning to its first sign of life; a few seconds is what it takes."""
 LOOKS = 8
 """How often the lease is renewed, and read, within its time."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from bridge.lease import grace
+from bridge.lease import FIRST_SIGN_SECONDS, grace
 
 
 class FlowState(str, Enum):
@@ -41,6 +41,7 @@ class Facts:
         began: Whether the flow ever began.
         elsewhere: Whether it is a worker's to run.
         sign: How old the last sign of life is; None if there never was one.
+        signed: Whether it is of the process that Prefect speaks of, not of one before it.
         orphan_timeout: The run's.
         tolerance: By how much the clocks of two machines may differ.
     """
@@ -52,6 +53,7 @@ class Facts:
     sign: float | None
     orphan_timeout: float
     tolerance: float
+    signed: bool = True
 
 
 class Owner(str, Enum):
@@ -118,6 +120,8 @@ def _by_sign(facts: Facts, sign: float, patience: float, stopped: bool) -> Judge
     if sign <= patience:
         said = f", its flow run is {facts.state.value}: it may come back" if facts.state in OVER else ""
         return Judgement(Owner.FLOW, f"{last}{said}")
+    if facts.state is FlowState.RUNNING and not facts.signed and facts.since <= FIRST_SIGN_SECONDS + facts.tolerance:
+        return Judgement(Owner.FLOW, f"{last}, and its flow run has just begun to go on")
     # Where no worker is to come, whoever had said that it goes on would have begun by then, or has died over it.
     waits = facts.state is FlowState.WAITING and (facts.elsewhere or facts.since <= patience)
     if waits or facts.state is FlowState.PAUSED:

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 SLACK_SECONDS = 15.0
 """How much later than planned a sign of life may come."""
-FIRST_SIGN_SECONDS = 120.0
-"""How long a flow may take from its beginning to its first sign of life; a few seconds is what it takes."""
 CLOCKS_SECONDS = 60.0
 """By how much the clocks of Prefect's server and of a flow's machine may differ."""
 
@@ -261,10 +259,10 @@ def doubt_of_death(flow_run: FlowRun, sign: str, orphan_timeout: float, now: dat
     if signed:
         if whereabouts.is_there(process) is False:
             return ""
-        age, most = lease.age(sign, now) or 0.0, lease.period(orphan_timeout) + SLACK_SECONDS
+        age, most = lease.age(sign, now) or 0.0, 2 * lease.period(orphan_timeout) + SLACK_SECONDS
         seen = f"it gave a sign of life {age:.0f} s ago, on {process.partition('~')[0]}"
     else:
-        age, most = (now - state.timestamp).total_seconds(), FIRST_SIGN_SECONDS
+        age, most = (now - state.timestamp).total_seconds(), lease.FIRST_SIGN_SECONDS
         seen = f"it has been {state.name} for {age:.0f} s and has given no sign of life yet"
     if state.is_pending():  # who knows how long its machine takes
         return f"{seen}. Pass --yes if you know that nothing is starting it"

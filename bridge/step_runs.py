@@ -208,6 +208,8 @@ def explain_failure(step_run_id: UUID, diagnosis: Diagnosis) -> None:
     """Say of a failure that the step itself reported what came to it, above its own traceback. The status stays."""
     info, reported = _said(diagnosis), Client().zen_store.get_run_step(step_run_id, hydrate=True).exception_info
     if reported is not None:
+        if reported.traceback.startswith(str(diagnosis)):
+            return  # by an earlier process of the flow
         info.traceback = f"{diagnosis}\n\n{reported.traceback}"
         info.user_code_line = reported.user_code_line
     Client().zen_store.update_run_step(step_run_id, StepRunUpdate(exception_info=info))

@@ -279,6 +279,7 @@ class _Sweeper:
             orphan_timeout = self._orphan_timeout(run)
         except BridgeError as error:
             return Judgement(Owner.UNCLEAR, f"its settings can't be read: {error}")
+        sign = lease.last_sign(run) if run is not None else ""
         judgement = judge(
             Facts(
                 state=_STATES[state.type] if state is not None else FlowState.UNKNOWN,
@@ -286,7 +287,8 @@ class _Sweeper:
                 # Not by its start time: Prefect sets that when it cancels a flow run that never began.
                 began=flow_run is not None and flow_run.run_count > 0,
                 elsewhere=flow_run is not None and flow_run.deployment_id is not None,
-                sign=lease.age(lease.last_sign(run), now) if run is not None else None,
+                sign=lease.age(sign, now) if run is not None else None,
+                signed=lease.signer(sign)[1] in (0, flow_run.run_count if flow_run is not None else 0),
                 orphan_timeout=orphan_timeout,
                 tolerance=self._tolerance,
             )
@@ -310,11 +312,13 @@ class _Sweeper:
             raise RunNotPossible(f"left alone after all: {again.why}")
         was_open = await asyncio.to_thread(_is_open, found)
         ended = await asyncio.to_thread(_end_in_zenml, found)
-        for sandbox, _ in found.sandboxes:
-            await sandbox.terminate()
-        if was_open and found.run is not None:
-            # The function of a dynamic pipeline has said of its end what it took it for.
-            await asyncio.to_thread(orphans.explain, found.run, _why(found, found.run))
+        try:
+            for sandbox, _ in found.sandboxes:
+                await sandbox.terminate()
+        finally:
+            if was_open and found.run is not None:
+                # The function of a dynamic pipeline has said of its end what it took it for.
+                await asyncio.to_thread(orphans.explain, found.run, _why(found, found.run))
         await asyncio.to_thread(_end_in_prefect, found, ended)
 
     def _look_again(self, found: Found) -> Judgement:

@@ -39,6 +39,13 @@ def test_a_flow_run_that_waits_to_go_on_keeps_it(state: FlowState) -> None:
     assert judge(facts(state=state, sign=10 * LONG, since=10 * LONG, elsewhere=True)).owner is Owner.FLOW
 
 
+def test_one_that_goes_on_after_long_has_time_for_its_first_sign() -> None:
+    """The last one is of the process that died, or paused, days ago."""
+    goes_on = facts(state=FlowState.RUNNING, sign=10 * LONG, signed=False)
+    assert judge(replace(goes_on, since=120.0)).owner is Owner.FLOW
+    assert judge(replace(goes_on, since=131.0)).owner is Owner.NOBODY
+
+
 def test_one_that_was_to_go_on_where_it_is_and_never_did_loses_it() -> None:
     """Whoever typed `modal-prefect resume` was killed before the flow run had begun."""
     waits = facts(state=FlowState.WAITING, sign=10 * LONG, elsewhere=False)
