@@ -11,9 +11,10 @@ from prefect.client.schemas.filters import FlowRunFilter
 from zenml.client import Client
 from zenml.models import PipelineRunResponse
 
-from tests.integration.lab import Lab, Ran, eventually
+from tests.integration.lab import PROJECT, Lab, Ran, eventually
 from tests.integration.lives import Lives
 from tests.integration.test_crash import away_from_the_first_create
+from tests.integration.test_dynamic import zenml
 
 
 def begun(lab: Lab, folder: Path, place: str) -> Lives:
@@ -127,6 +128,23 @@ def test_a_function_whose_sandbox_was_ended(lab: Lab, tmp_path: Path, strike: St
     assert because in ran.flow_run.state.message or because in ran.task_runs["dynamic"].state.message
     assert lab.sandboxes_by_step(ran) == {"": 1, "apart": 1}
     assert not lab.running(ran)
+
+
+@pytest.mark.slow
+def test_a_function_that_failed_and_is_tried_again(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its end, which nobody had judged, is no end of the new try, which has a sandbox of its own."""
+    monkeypatch.chdir(PROJECT)  # where ZenML's commands look for the code
+    with begun(lab, tmp_path, "modal") as lives:
+        lives.fail("here-1")
+        lives.fail("here-2")
+        lives.go("apart-1", "here-1", "here-2")
+        assert eventually(lambda: _run(lives).status.value, lambda status: status == "failed", 120) == "failed"
+        zenml("retry", lives.under.run_id)
+        ran = lab.read(Ran(tmp_path), lives.under.run_id)
+    assert (ran.status, ran.flow_run.state.name) == ("failed", "Failed")
+    assert "as told" in ran.task_runs["dynamic"].state.message
+    assert lab.sandboxes_by_step(ran) == {"": 2, "apart": 1}
+    assert {step: len(ran.traces(step)) for step in ("apart", "here")} == {"apart": 1, "here": 2}
 
 
 @pytest.mark.slow
