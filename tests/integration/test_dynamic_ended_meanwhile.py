@@ -132,13 +132,14 @@ def test_a_function_whose_sandbox_was_ended(lab: Lab, tmp_path: Path, strike: St
 
 @pytest.mark.slow
 def test_a_function_that_failed_and_is_tried_again(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its end, which nobody had judged, is no end of the new try, which has a sandbox of its own."""
+    """Its end, which nobody had seen, is no end of the new try, which has a sandbox of its own."""
     monkeypatch.chdir(PROJECT)  # where ZenML's commands look for the code
     with begun(lab, tmp_path, "modal") as lives:
         lives.fail("here-1")
         lives.fail("here-2")
         lives.go("apart-1", "here-1", "here-2")
         assert eventually(lambda: _run(lives).status.value, lambda status: status == "failed", 120) == "failed"
+        lives.go_on().end_of_process()  # which only ends what is left: ZenML's run has failed
         zenml("retry", lives.under.run_id)
         ran = lab.read(Ran(tmp_path), lives.under.run_id)
     assert (ran.status, ran.flow_run.state.name) == ("failed", "Failed")
