@@ -95,7 +95,8 @@ IS_FLOOR := -c 'import sys; sys.exit(None if sys.version_info[:2] == (3, 10) els
 .venv-floor/.done: .venv/.demo pyproject.toml
 	@$(FLOOR_PYTHON) $(IS_FLOOR)
 	$(BIN)/uv venv --quiet --allow-existing --python $(FLOOR_PYTHON) .venv-floor
-	$(UV) --python .venv-floor/bin/python -e ".[local]" --group dev "prefect==3.7.0" "modal==1.4.3"
+	@# Prefect 3.7.0 can't start a worker without importlib-metadata, which it doesn't declare.
+	$(UV) --python .venv-floor/bin/python -e ".[local]" --group dev "prefect==3.7.0" "modal==1.4.3" importlib-metadata
 	@touch $@
 
 test-floor: setup-tests .venv-floor/.done  ## most of them on the oldest Python, Prefect and Modal
