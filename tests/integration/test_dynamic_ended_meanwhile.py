@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from zenml.models import PipelineRunResponse
 
 from tests.integration.lab import PROJECT, Lab, Ran, eventually
 from tests.integration.lives import Lives
-from tests.integration.test_crash import away_from_the_first_create
+from tests.integration.test_crash import LINES, away_from_the_first_create, said
 from tests.integration.test_dynamic import zenml
 
 
@@ -22,8 +21,8 @@ def begun(lab: Lab, folder: Path, place: str) -> Lives:
     lives = Lives(lab, folder).begin("dynamic", place, {})
     lives.until("apart")
     lives.until("here")
-    lives.until_logged("apart 1 before 39")
-    lives.until_logged("here 1 before 39")
+    lives.until_logged(f"apart 1 before {LINES - 1}")
+    lives.until_logged(f"here 1 before {LINES - 1}")
     lives.kill()
     return lives
 
@@ -42,10 +41,6 @@ def end_of_apart(lives: Lives) -> str:
     return eventually(lambda: states(lives).get("apart", "Running"), lambda state: state != "Running", 120)
 
 
-def said(step: str, attempt: int) -> list[str]:
-    return [f"{step} {attempt} {when} {number}" for when in ("before", "after") for number in range(40)]
-
-
 def lines(lab: Lab, ran: Ran, task_run: str, step: str, at_least: int) -> list[str]:
     return [line for line in lab.logs(ran.task_runs[task_run], at_least) if line.startswith(f"{step} ")]
 
@@ -53,7 +48,7 @@ def lines(lab: Lab, ran: Ran, task_run: str, step: str, at_least: int) -> list[s
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ["process", "modal"])
 def test_an_isolated_step_that_succeeded(lab: Lab, tmp_path: Path, place: str) -> None:
-    """Its task run ends while the function still runs, and is an input of what comes after it."""
+    """Its task run ends while the function still runs."""
     with begun(lab, tmp_path, place) as lives:
         lives.go("apart-1")
         lives.until_zenml({"apart": "completed", "here": "running"})
@@ -109,19 +104,12 @@ def test_a_function_that_came_to_its_end(lab: Lab, tmp_path: Path, place: str) -
         assert lines(lab, ran, "dynamic", step, 160) == said(step, 1)
 
 
-Strike = Callable[[Lab, str], None]
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("strike", "because"),
-    [(lambda modal, box: modal.time_out(box), "its timeout"), (lambda modal, box: modal.terminate(box), "terminated")],
-    ids=["timed out", "terminated"],
-)
-def test_a_function_whose_sandbox_was_ended(lab: Lab, tmp_path: Path, strike: Strike, because: str) -> None:
+@pytest.mark.parametrize(("how", "because"), [("time_out", "its timeout"), ("terminate", "terminated")])
+def test_a_function_whose_sandbox_was_ended(lab: Lab, tmp_path: Path, how: str, because: str) -> None:
     """As while its flow lives: another sandbox would only cost as much again."""
     with begun(lab, tmp_path, "modal") as lives:
-        strike(lab.modal, lives.under.ran.traces("here")[0]["sandbox"])
+        getattr(lab.modal, how)(lives.under.ran.traces("here")[0]["sandbox"])
         lives.go_on()
         ran = lives.end()
     assert (ran.status, ran.flow_run.state.name) == ("failed", "Failed"), lives.log[-6000:]
