@@ -223,8 +223,8 @@ def sentence(found: Mapping[Cell, Medians]) -> str:
     cold = found.get(Cell("chain 20", COLD.name, 2.0))
     alone = f", and {cold['step_s']:.0f} s in a cold sandbox of its own" if cold else ""
     said = [
-        'a cached step starts no sandbox, and the whole pipeline can share one (`execution_mode="pipeline"`, the '
-        f"default), where a step of a chain costs {sharing['step_s']:.1f} s{alone};",
+        "in `per_step` mode a cached step starts no sandbox, and the whole pipeline can share one "
+        f'(`execution_mode="pipeline"`, the default), where a step of a chain costs {sharing["step_s"]:.1f} s{alone};',
         f"a chain of 20 small steps takes {warm['wall_s']:.0f} s and {warm['sandbox_s']:.0f} sandbox-seconds instead "
         f"of {native['wall_s']:.0f} s and {native['sandbox_s']:.0f}, and 50 steps side by side take "
         f"{wide['wall_s']:.0f} s instead of {native_wide['wall_s']:.0f} s (cold starts of 2 s, "
