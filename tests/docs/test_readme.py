@@ -83,16 +83,17 @@ def promises() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("document", "row"), promises(), ids=lambda text: text.strip("| ")[:60])
 def test_a_promise_names_tests_that_exist(document: str, row: str) -> None:
-    """`file.py`, `file.py::test` or, in the file that was named last, `::test`."""
+    """`file.py`, `file.py::test`, `file.py::TestClass::test` or, in the file that was named last, `::test`."""
     shown = row.strip("| ").rpartition("|")[2]
-    named = re.findall(r"`((?:[\w/.-]+\.py)?)(?:::(\w+))?`", shown)
+    named = re.findall(r"`((?:[\w/.-]+\.py)?)(?:::Test\w+)?(?:::(\w+))?`", shown)
     assert named, f"{document}: {row}"
+    assert len(named) == len(re.findall(r"`[^`]*(?:\.py|::)[^`]*`", shown)), f"{document}: {row}"
     files: list[Path] = []
     for file, test in named:
         if file:
             files = [path for path in (ROOT / "tests").rglob(Path(file).name) if f"/{path}".endswith(f"/{file}")]
             assert len(files) == 1, (file, files)
-        assert not test or re.search(rf"^(async )?def {test}\b", files[0].read_text(), re.MULTILINE), (file, test)
+        assert not test or re.search(rf"^ *(async )?def {test}\b", files[0].read_text(), re.MULTILINE), (file, test)
 
 
 PROMISING = {
