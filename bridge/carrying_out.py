@@ -44,7 +44,7 @@ from bridge.resume import Earlier, end_sandboxes, look_back
 from bridge.run import Run, give_up, layer_of, open_run, own_run, runner_of
 from bridge.run_status import begin_stop, end_run, status_of
 from bridge.runners.base import Runner
-from bridge.scheduled import PARAMETER, snapshot_for
+from bridge.scheduled import snapshot_for
 from bridge.settings import RunnerConfig
 from bridge.step import Attempts
 from bridge.truth import Truth, ZenMLThread
@@ -109,7 +109,7 @@ def run_pipeline(flow_run: FlowRun, snapshot_id: UUID, run_id: UUID | None) -> S
 def introduce(run: Run, flow_run: FlowRun) -> None:
     """Make the two runs find each other where ZenML didn't submit the flow run itself: a deployment made it."""
     name = names.prefect_name(run.run.name)
-    parameters = {**flow_run.parameters, PARAMETER: str(run.snapshot.id)}
+    parameters = {**flow_run.parameters, names.PARAMETER_SNAPSHOT_ID: str(run.snapshot.id)}
     if flow_run.name == name and flow_run.parameters == parameters:
         return
     user = run.run.user.name if run.run.user else None

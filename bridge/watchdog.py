@@ -37,7 +37,7 @@ _NO_LONGER_RUNNING = (
     "Scheduled",
     "AwaitingRetry",
 )
-_OURS = ResourceSpecification({"prefect.resource.role": "tag", "prefect.resource.id": "prefect.tag.zenml"})
+_OURS = ResourceSpecification({"prefect.resource.role": "tag", "prefect.resource.id": f"prefect.tag.{names.TAG_ZENML}"})
 _FLOW_RUNS = ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"})
 
 

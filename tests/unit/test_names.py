@@ -11,6 +11,7 @@ from prefect.types import BANNED_CHARACTERS, Name
 from pydantic import TypeAdapter
 
 from bridge import names
+from bridge.flow import zenml_pipeline
 
 ANYTHING = st.one_of(
     st.text(),
@@ -120,4 +121,6 @@ def test_contracts_strings() -> None:
     tags = {names.TAG_RUN_ID, names.TAG_PIPELINE, names.TAG_SERVER, names.TAG_STACK, names.TAG_FLOW_RUN_ID}
     assert tags == {"zenml_run_id", "zenml_pipeline", "zenml_server", "zenml_stack", "prefect_flow_run_id"}
     assert names.TAG_STEP == "zenml_step"
+    parameters = (names.PARAMETER_SNAPSHOT_ID, names.PARAMETER_RUN_ID)
+    assert parameters == ("snapshot_id", "run_id") == tuple(zenml_pipeline.parameters.properties)
     assert (names.STATE_CACHED, names.STATE_SKIPPED, names.STATE_NOT_RUN) == ("Cached", "Skipped", "NotRun")
