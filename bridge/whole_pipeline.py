@@ -8,6 +8,7 @@ steps in it costs each of those steps one of its own retries.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from uuid import UUID
 
 from prefect import Task
@@ -231,16 +232,7 @@ class WholePipeline:
         for step in orphans:
             record = records[step]
             diagnosis = why if isinstance(why, Diagnosis) else diagnose(why, record, of="pipeline")
-            await self._thread.call(
-                lambda step=step, record=record, diagnosis=diagnosis: step_runs.record_failure(  # type: ignore[misc]
-                    self.run.snapshot,
-                    self.run.run,
-                    self.run.stack,
-                    step,
-                    record,
-                    diagnosis,
-                )
-            )
+            await self._thread.call(partial(step_runs.record_failure, self.run.run, step, record, diagnosis))
         return orphans
 
     async def _close_retries(self) -> dict[str, StepRecord]:

@@ -10,7 +10,7 @@ from prefect import flow, task
 from prefect.types import BANNED_CHARACTERS, Name
 from pydantic import TypeAdapter
 
-from bridge import names
+from bridge import flavors, names
 from bridge.flow import zenml_pipeline
 
 ANYTHING = st.one_of(
@@ -104,6 +104,13 @@ def test_flow_run_tags() -> None:
         *("zenml", "zenml_run_id:r", "zenml_pipeline:p", "zenml_stack:s", "zenml_user:u")
     ]
     assert names.flow_run_tags("r", "p", "s", None)[-1] == "zenml_stack:s"
+
+
+def test_zenml_finds_the_flavours_where_its_database_has_them() -> None:
+    sources = (names.ORCHESTRATOR_FLAVOR_SOURCE, names.STEP_OPERATOR_FLAVOR_SOURCE)
+    made = (flavors.ModalPrefectOrchestratorFlavor, flavors.ModalPrefectStepOperatorFlavor)
+    assert sources == tuple(f"{flavor.__module__}.{flavor.__qualname__}" for flavor in made)
+    assert sources == ("bridge.flavors.ModalPrefectOrchestratorFlavor", "bridge.flavors.ModalPrefectStepOperatorFlavor")
 
 
 def test_contracts_strings() -> None:
