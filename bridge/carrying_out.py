@@ -18,9 +18,8 @@ from zenml.enums import ExecutionStatus
 from zenml.metadata.metadata_types import MetadataType, Uri
 from zenml.models import PipelineRunResponse
 from zenml.orchestrators.publish_utils import publish_pipeline_run_metadata
-from zenml.stack import Stack
 
-from bridge import login, names, runners, step_runs, terminal, tracing
+from bridge import login, names, step_runs, terminal, tracing
 from bridge.artifacts import Showing, pages
 from bridge.board import Board
 from bridge.dynamic import DynamicPipeline
@@ -37,15 +36,14 @@ from bridge.operated_end import end_with
 from bridge.outage import patiently, until_it_answers
 from bridge.own_words import warn_in_run_logs
 from bridge.per_step import PerStep
-from bridge.plan import Mode, Plan
+from bridge.plan import Mode
 from bridge.ready import Fate
 from bridge.renewal import Renewal
 from bridge.resume import Earlier, end_sandboxes, look_back
 from bridge.run import Run, give_up, layer_of, open_run, own_run, runner_of
 from bridge.run_status import begin_stop, end_run, status_of
 from bridge.runners.base import Runner
-from bridge.scheduled import PARAMETER, snapshot_for
-from bridge.settings import RunnerConfig
+from bridge.scheduled import snapshot_for
 from bridge.step import Attempts
 from bridge.truth import Truth, ZenMLThread
 from bridge.versions import other_bridge
@@ -69,7 +67,7 @@ def run_pipeline(flow_run: FlowRun, snapshot_id: UUID, run_id: UUID | None) -> S
     try:
         snapshot_id = snapshot_for(flow_run, snapshot_id)
         run = open_run(snapshot_id, run_id, str(flow_run.id))
-        runner = make_runner(run.config, run.stack, run.plan)
+        runner = runner_of(run.config, run.stack, run.plan.create_rate)
         check_limits(run.plan)
     except RunIsOver as error:
         close_task_runs(flow_run.id, UUID(error.run_id), str(error))
@@ -109,7 +107,7 @@ def run_pipeline(flow_run: FlowRun, snapshot_id: UUID, run_id: UUID | None) -> S
 def introduce(run: Run, flow_run: FlowRun) -> None:
     """Make the two runs find each other where ZenML didn't submit the flow run itself: a deployment made it."""
     name = names.prefect_name(run.run.name)
-    parameters = {**flow_run.parameters, PARAMETER: str(run.snapshot.id)}
+    parameters = {**flow_run.parameters, names.PARAMETER_SNAPSHOT_ID: str(run.snapshot.id)}
     if flow_run.name == name and flow_run.parameters == parameters:
         return
     user = run.run.user.name if run.run.user else None
@@ -120,11 +118,6 @@ def introduce(run: Run, flow_run: FlowRun) -> None:
     if url := url_for(flow_run):
         metadata[names.METADATA_ORCHESTRATOR_URL] = Uri(url)
     publish_pipeline_run_metadata(run.run.id, {run.stack.orchestrator.id: metadata})
-
-
-def make_runner(config: RunnerConfig, stack: Stack, plan: Plan, outage: float = runners.OUTAGE_SECONDS) -> Runner:
-    """The runner that the stack's orchestrator is configured for; ``outage`` is how long Modal may be away."""
-    return runner_of(config, stack, plan.create_rate, outage)
 
 
 @dataclass(frozen=True)

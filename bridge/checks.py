@@ -46,7 +46,8 @@ _OWN_TAGS = frozenset(
 )
 _SECRETIVE = re.compile(r"token|secret|key|password", re.IGNORECASE)
 _UNTOLD = "***"
-_MAY_BE_SECRET = frozenset({"token_id", "token_secret", "prefect_api_url", "prefect_api_key", "work_pool"})
+_MAY_BE_SECRET = frozenset({"prefect_api_url", "work_pool"})
+"""Beside the fields that are secrets by themselves."""
 
 
 def decoded(settings: type[BaseModel], values: Mapping[str, object]) -> dict[str, object]:
@@ -170,7 +171,7 @@ def checked(settings: BaseModel) -> None:
         if value is None:
             continue
         if is_secret_reference(value):
-            _refuse_reference(name, value)
+            _refuse_reference(name, fields[name], value)
             continue
         if not is_secret_field(fields[name]):
             _refuse_blank(name, value)
@@ -179,9 +180,9 @@ def checked(settings: BaseModel) -> None:
             check(name, value)
 
 
-def _refuse_reference(name: str, value: object) -> None:
+def _refuse_reference(name: str, field: FieldInfo, value: object) -> None:
     # A plan is printed and compared; only what the component needs to talk to Modal and Prefect may be secret.
-    if name not in _MAY_BE_SECRET:
+    if name not in _MAY_BE_SECRET and not is_secret_field(field):
         raise InvalidSettings(name, value, "this can't be a reference to a secret", "Write the value itself")
 
 

@@ -28,7 +28,7 @@ from bridge.host.dynamic import BROKEN, COMPLETED, FAILED
 from bridge.isolated import Layer
 from bridge.isolated_steps import IsolatedSteps
 from bridge.logs import LogShipper
-from bridge.outcome import Diagnosis, End, Outcome, SandboxEnd, StepRecord, judge
+from bridge.outcome import Diagnosis, End, Outcome, SandboxEnd, StepRecord, diagnose
 from bridge.resume import task_runs_of
 from bridge.run import Run
 from bridge.runners.base import Runner
@@ -245,8 +245,7 @@ def _diagnosis(end: SandboxEnd) -> Diagnosis:
     if end.end is End.EXITED and end.exit_code in _ITS_OWN:
         what = f"The pipeline's process exited with {end.exit_code}, and ZenML knows of no end of its run"
         return Diagnosis(what, end.detail, "Its log says why")
-    found = judge(end, StepRecord()).diagnosis or Diagnosis(str(end))
-    return Diagnosis(found.what.replace("The step", "The pipeline"), found.detail, found.fix)
+    return diagnose(end, of="pipeline")
 
 
 def _exception_of(run: PipelineRunResponse) -> str:

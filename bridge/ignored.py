@@ -15,7 +15,7 @@ from zenml.models import PipelineSnapshotResponse
 from bridge.plan import Mode, Plan, SandboxSpec
 from bridge.settings import ModalPrefectOrchestratorSettings, RunnerConfig
 
-OF_COMPONENT = ("token_id", "token_secret", "image_source", "build_secrets")
+OF_COMPONENT = tuple(field for field in RunnerConfig.model_fields if field != "runner")
 _SAYS_NOTHING: tuple[object, ...] = (None, (), [], {}, "", False)
 _SHARED = ("ResourceSettings.cpu_count", "ResourceSettings.memory", "ResourceSettings.gpu_count")
 """In `pipeline` mode they still say which steps run side by side (:mod:`bridge.host.admission`)."""

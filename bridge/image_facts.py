@@ -40,7 +40,7 @@ def facts_of(build: BuildConfiguration, stack: Stack, build_secrets: Sequence[st
         zenml=zenml.__version__,
         default_parent=DEFAULT_DOCKER_PARENT_IMAGE,
         requirements=_requirements(build, stack, repository if from_repository else None, where),
-        apt_packages=_apt_packages(settings, stack, where),
+        apt_packages=_apt_packages(settings, stack),
         code=_code(settings, where) if build.should_include_files(repository) else None,
         dockerfile=_dockerfile(settings, where),
         build_secrets=tuple(build_secrets),
@@ -92,7 +92,7 @@ def _shown(value: object) -> object:
     return without_passwords(value) if isinstance(value, str) else value
 
 
-def _apt_packages(settings: DockerSettings, stack: Stack, where: str) -> tuple[str, ...]:
+def _apt_packages(settings: DockerSettings, stack: Stack) -> tuple[str, ...]:
     packages = list(stack.apt_packages) if settings.install_stack_requirements else []
     for name in settings.required_integrations:
         packages += integration_registry.integrations[name].APT_PACKAGES

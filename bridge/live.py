@@ -20,6 +20,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from bridge import names
 from bridge.board import BLOCKED, COMPLETED, SHARED, WAITING, Row
 
 REFRESH_PER_SECOND = 4
@@ -33,7 +34,7 @@ _STYLES = {
     WAITING: "dim",
     "Cancelled": "yellow",
     "stopped": "yellow",
-    "NotRun": "dim",
+    names.STATE_NOT_RUN: "dim",
     "Failed": "bold red",
     "failed": "bold red",
 }

@@ -105,6 +105,13 @@ TAG_FLOW_RUN_ID = "prefect_flow_run_id"
 TAG_SANDBOX = "zenml_sandbox"
 """The sandbox's own name: Modal's listings don't bring it back."""
 
+TAG_ZENML = "zenml"
+"""Prefect's, of every flow run and deployment of a pipeline."""
+
+# Parameters of the flow.
+PARAMETER_SNAPSHOT_ID = "snapshot_id"
+PARAMETER_RUN_ID = "run_id"
+
 # Names of Prefect's states beyond Prefect's own.
 STATE_CACHED = "Cached"
 STATE_SKIPPED = "Skipped"
@@ -286,13 +293,13 @@ def artifact_key(kind: str, pipeline: str) -> str:
 
 def flow_run_tags(run_id: str, pipeline: str, stack: str, user: str | None) -> list[str]:
     """Return the Prefect tags of a flow run."""
-    tags = ["zenml", f"zenml_run_id:{run_id}", f"zenml_pipeline:{pipeline}", f"zenml_stack:{stack}"]
+    tags = [TAG_ZENML, f"zenml_run_id:{run_id}", f"zenml_pipeline:{pipeline}", f"zenml_stack:{stack}"]
     return [*tags, f"zenml_user:{user}"] if user else tags
 
 
 def stack_tags(stack: str) -> list[str]:
     """Return the Prefect tags that all flow runs of a stack have."""
-    return ["zenml", f"zenml_stack:{stack}"]
+    return [TAG_ZENML, f"zenml_stack:{stack}"]
 
 
 def run_id_of_tags(tags: Iterable[str]) -> str | None:
@@ -302,4 +309,4 @@ def run_id_of_tags(tags: Iterable[str]) -> str | None:
 
 def deployment_tags(pipeline: str) -> list[str]:
     """Return the Prefect tags of a pipeline's deployment."""
-    return ["zenml", f"zenml_pipeline:{pipeline}"]
+    return [TAG_ZENML, f"zenml_pipeline:{pipeline}"]

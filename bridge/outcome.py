@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Literal
 
 TOKEN_REFUSED = 77
 """The exit code of a program in a sandbox to which ZenML's server doesn't listen any more."""
@@ -33,6 +34,9 @@ class End(str, Enum):
     """No process of it ever ran: its image wasn't pulled, its machine failed to come up."""
 
 
+_INFRASTRUCTURE = frozenset({End.EVICTED, End.LOST, End.NEVER_STARTED})
+
+
 @dataclass(frozen=True, slots=True)
 class SandboxEnd:
     """The end of a sandbox. ``exit_code`` is the process's (negative or 128+n for a signal), if known.
@@ -45,6 +49,11 @@ class SandboxEnd:
     exit_code: int | None = None
     detail: str = ""
     record: StepRecord | None = field(default=None, compare=False)
+
+    @property
+    def is_infrastructure(self) -> bool:
+        """Whether nothing that ran in it had a part in its end: that costs an infrastructure retry."""
+        return self.end in _INFRASTRUCTURE
 
     def __str__(self) -> str:
         code = f" with exit code {self.exit_code}" if self.end is End.EXITED else ""
@@ -111,6 +120,10 @@ class Diagnosis:
         return " ".join(part.rstrip(".") + "." for part in (self.what, self.detail, self.fix) if part)
 
 
+Subject = Literal["step", "pipeline"]
+"""What a sandbox was for: one step at a time, or the whole pipeline."""
+
+
 class Verdict(str, Enum):
     """What became of an attempt."""
 
@@ -171,8 +184,8 @@ def judge(
         return Outcome(Verdict.FAILED, Cost.OWN_RETRY, record, diagnosis, needs_explaining=timed_out)
     if reports and end.end is End.EXITED and end.exit_code == TOKEN_REFUSED:
         # The token of another attempt would be as old.
-        return Outcome(Verdict.FAILED, Cost.EVERYTHING, record, _CUT_OFF)
-    if end.end in _INFRASTRUCTURE:
+        return Outcome(Verdict.FAILED, Cost.EVERYTHING, record, _cut_off("step"))
+    if end.is_infrastructure:
         return Outcome(Verdict.LOST, Cost.INFRASTRUCTURE_RETRY, record, _diagnose(end, record))
     return Outcome(Verdict.FAILED, Cost.OWN_RETRY, record, _diagnose(end, record, last_output))
 
@@ -189,28 +202,41 @@ def stopped_after(failure: Outcome, record: StepRecord) -> Outcome:
     return Outcome(Verdict.STOPPED, Cost.NOTHING, record, diagnosis)
 
 
-_INFRASTRUCTURE = frozenset({End.EVICTED, End.LOST, End.NEVER_STARTED})
-_CUT_OFF = Diagnosis(
-    "The step was cut off: ZenML's server took the token of its sandbox no longer",
-    "A run's token dies with it, by default one hour after a step has failed, also where other steps go on; nothing "
-    "that they do can be recorded then",
-    "Have `ZENML_WORKLOAD_TOKEN_EXPIRATION_LEEWAY` set on ZenML's server: the seconds that they may take, -1 for ever",
-)
+def diagnose(end: SandboxEnd, record: StepRecord | None = None, *, of: Subject = "step") -> Diagnosis:
+    """Say what came to a sandbox that ended under its step, or under the pipeline that it was for.
+
+    ``record`` is ZenML's of a step that ran in it.
+    """
+    if end.end is End.EXITED and end.exit_code == TOKEN_REFUSED:
+        return _cut_off(of)
+    return _diagnose(end, record or StepRecord(), of=of)
+
+
+def _cut_off(of: Subject) -> Diagnosis:
+    return Diagnosis(
+        f"The {of} was cut off: ZenML's server took the token of its sandbox no longer",
+        "A run's token dies with it, by default one hour after a step has failed, also where other steps go on; "
+        "nothing that they do can be recorded then",
+        "Have `ZENML_WORKLOAD_TOKEN_EXPIRATION_LEEWAY` set on ZenML's server: the seconds that they may take, -1 for "
+        "ever",
+    )
 
 
 def _reported_failure(record: StepRecord, last_output: Callable[[], str]) -> Diagnosis:
     return Diagnosis("The step raised an exception", record.exception or last_output(), "Its log has the traceback")
 
 
-def _diagnose(end: SandboxEnd, record: StepRecord, last_output: Callable[[], str] = str) -> Diagnosis:
+def _diagnose(
+    end: SandboxEnd, record: StepRecord, last_output: Callable[[], str] = str, *, of: Subject = "step"
+) -> Diagnosis:
     detail = end.detail or (last_output() if end.end is End.EXITED else "")
     if end.end is End.TIMED_OUT:
-        return Diagnosis("The step ran into its timeout", detail, "Raise `timeout` in the settings of the step")
+        return Diagnosis(f"The {of} ran into its timeout", detail, f"Raise `timeout` in the settings of the {of}")
     if end.end is End.OUT_OF_MEMORY:
         return Diagnosis(
-            "The step ran out of memory",
+            f"The {of} ran out of memory",
             detail,
-            "Ask for more with `ResourceSettings(memory=...)` on the step",
+            f"Ask for more with `ResourceSettings(memory=...)` on the {of}",
         )
     if end.end is End.TERMINATED:
         return Diagnosis("The sandbox was terminated from outside this run", detail, "See who stopped it on Modal")
@@ -230,11 +256,13 @@ def _diagnose(end: SandboxEnd, record: StepRecord, last_output: Callable[[], str
     if code is not None and (code < 0 or code > 128):
         signal = -code if code < 0 else code - 128
         hint = "Signal 9 is how the kernel ends a process that is out of memory" if signal == 9 else ""
-        return Diagnosis(f"The step's process was killed by signal {signal}", detail, hint)
+        return Diagnosis(f"The {of}'s process was killed by signal {signal}", detail, hint)
     if record.reported is Reported.NOTHING:
+        unknown = "knew of the step" if of == "step" else "had an end of every step"
         return Diagnosis(
-            f"The sandbox exited with {code} before ZenML knew of the step",
+            f"The sandbox exited with {code} before ZenML {unknown}",
             detail,
             "Its log says why: often a package that the image lacks, or a ZenML server it can't reach",
         )
-    return Diagnosis(f"The step's process exited with {code} before it reported", detail, "Its log says why")
+    reporter = "it" if of == "step" else "the step"
+    return Diagnosis(f"The {of}'s process exited with {code} before {reporter} reported", detail, "Its log says why")

@@ -120,9 +120,7 @@ class PerStep:
         outcome = refused(str(error))
         diagnosis = outcome.diagnosis or Diagnosis(str(error))
         run = self.run
-        await self._thread.call(
-            lambda: record_failure(run.snapshot, run.run, run.stack, step.name, outcome.record, diagnosis)
-        )
+        await self._thread.call(lambda: record_failure(run.run, step.name, outcome.record, diagnosis))
         return outcome
 
     async def _execute(self, name: str, permit: Pass) -> Fate:

@@ -23,7 +23,7 @@ from bridge import names, step_runs
 from bridge.errors import RunnerError
 from bridge.logs import LogShipper
 from bridge.outage import patiently
-from bridge.outcome import SUCCESSFUL, End, Reported, StepRecord
+from bridge.outcome import SUCCESSFUL, Reported, StepRecord
 from bridge.plan import Mode, StepPlan
 from bridge.run import Run
 from bridge.runners.base import CallsHosts, Runner, Sandbox
@@ -33,8 +33,6 @@ from bridge.truth import ZenMLThread
 from bridge.warm_again import attempts_in
 
 _logger = logging.getLogger(__name__)
-
-_FROM_OUTSIDE = frozenset({End.LOST, End.EVICTED, End.NEVER_STARTED})
 
 
 @dataclass(frozen=True)
@@ -208,7 +206,7 @@ def _attempts(record: StepRecord) -> Iterator[int]:
 async def _lost(sandboxes: Sequence[Sandbox | None]) -> int:
     ends = [await sandbox.poll() for sandbox in sandboxes if sandbox is not None]
     forgotten = sum(sandbox is None for sandbox in sandboxes)
-    return forgotten + sum(end is not None and end.end in _FROM_OUTSIDE for end in ends)
+    return forgotten + sum(end is not None and end.is_infrastructure for end in ends)
 
 
 async def _end(sandbox: Sandbox) -> None:

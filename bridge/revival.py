@@ -19,7 +19,7 @@ from zenml.client import Client
 from zenml.enums import ExecutionStatus
 from zenml.models import PipelineRunResponse
 
-from bridge import lease, orphans, step_runs, whereabouts
+from bridge import lease, names, orphans, step_runs, whereabouts
 from bridge.errors import RunNotPossible, how_to_replay
 from bridge.left_open import close_flow_run
 from bridge.plan import FailureMode, Plan
@@ -195,10 +195,8 @@ def _flow_run(client: SyncPrefectClient, some_id: UUID, run: PipelineRunResponse
 
 
 def _run_of(flow_run: FlowRun) -> PipelineRunResponse:
-    prefix = "zenml_run_id:"
-    ids = [tag.removeprefix(prefix) for tag in flow_run.tags if tag.startswith(prefix)]
-    given = flow_run.parameters.get("run_id")
-    found = _zenml_run(UUID(str(given or ids[0]))) if given or ids else None
+    run_id = flow_run.parameters.get(names.PARAMETER_RUN_ID) or names.run_id_of_tags(flow_run.tags)
+    found = _zenml_run(UUID(str(run_id))) if run_id else None
     if found is None:
         raise RunNotPossible(
             f"flow run {flow_run.id}: no run of this ZenML server belongs to it, so there is nothing to go on with. "

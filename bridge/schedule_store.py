@@ -19,7 +19,7 @@ from zenml.models import PipelineSnapshotResponse, ScheduleResponse, ScheduleUpd
 from bridge import names
 from bridge.deployments import configure_jobs, find_deployment
 from bridge.errors import InvalidSettings
-from bridge.scheduled import PARAMETER, snapshot_of
+from bridge.scheduled import snapshot_of
 from bridge.schedules import prefect_schedule
 
 
@@ -51,7 +51,7 @@ def create_schedule(
         raise ValueError(f"snapshot {snapshot.id} has no schedule")
     translated = prefect_schedule(schedule, datetime.now(timezone.utc))
     # First, so that the schedule is the last thing that can fail; Prefect's scheduler looks at it soon all the same.
-    parameters = {PARAMETER: str(snapshot.id)}
+    parameters = {names.PARAMETER_SNAPSHOT_ID: str(snapshot.id)}
     configure_jobs(client, deployment_id, work_queue, job_variables, parameters)
     wanted = DeploymentScheduleCreate(
         schedule=translated,
@@ -102,7 +102,9 @@ def update_schedule(
         active=update.active,
         schedule=changed,
         # Else Prefect's server clears them.
-        parameters={PARAMETER: str(snapshot_id)} if snapshot_id is not None else dict(found.parameters),
+        parameters={names.PARAMETER_SNAPSHOT_ID: str(snapshot_id)}
+        if snapshot_id is not None
+        else dict(found.parameters),
     )
 
 

@@ -14,8 +14,6 @@ from zenml.models import ScheduleResponse
 
 from bridge.errors import InvalidSettings
 
-PARAMETER = "snapshot_id"
-
 
 def snapshot_of(schedule_id: UUID) -> UUID | None:
     """Return the newest snapshot of a ZenML schedule; None if ZenML has none any more."""

@@ -38,10 +38,80 @@ RUN_LEVEL = frozenset(
 """Settings that belong to a run as a whole: on a step they are refused by name."""
 
 
+_OF_A_COMPONENT = ConfigDict(extra="ignore", hide_input_in_errors=True, frozen=True)
+# Each config class says it for itself: pydantic lets the settings, a later base, override what an earlier one says.
+
+
+class RunnerConfig(BaseModel):
+    """Which machines a component uses, and the account on them; what the configs of both components have in common."""
+
+    COMPONENT_ONLY: ClassVar[frozenset[str]] = frozenset()
+
+    if not TYPE_CHECKING:
+
+        def __getattribute__(self, name: str) -> object:
+            """Name the field that refers to a secret which ZenML hasn't: its own answer is a plain KeyError."""
+            try:
+                return super().__getattribute__(name)
+            except KeyError as error:
+                written, fix = self.__dict__[name], "Make it with `zenml secret create`, or mend the reference"
+                raise InvalidSettings(name, written, str(error.args[0]), fix) from error
+
+    runner: Literal["modal", "process"] = Field(
+        default="modal",
+        description="`modal`, the default, or `process`: sandboxes are processes on this machine, nothing "
+        "leaves it and no account is needed. Choose `process` for a laptop and for tests.",
+    )
+    token_id: str | None = SecretField(
+        default=None,
+        repr=False,
+        description="Id of a Modal token, best as a reference to a ZenML secret. Set it with "
+        "`token_secret` or not at all: then Modal's own configuration counts "
+        "(`MODAL_TOKEN_ID`, `~/.modal.toml`).",
+    )
+    token_secret: str | None = SecretField(
+        default=None,
+        repr=False,
+        description="Secret of the Modal token `token_id`, best as a reference to a ZenML secret.",
+    )
+    image_source: Literal["registry", "modal"] | None = Field(
+        default=None,
+        description="Where the image comes from: `registry` (ZenML builds and pushes it) or `modal` "
+        "(Modal builds it from `DockerSettings`). None, the default, is the registry if the "
+        "stack has one, else Modal.",
+    )
+    build_secrets: list[str] = Field(
+        default_factory=list,
+        description="Names of Modal Secrets whose values are variables of the commands that install "
+        "packages while Modal builds an image, such as `PIP_EXTRA_INDEX_URL` or `UV_INDEX_URL` of "
+        "a private index. They are in no layer of the image, and no step sees them.",
+    )
+
+    model_config = _OF_A_COMPONENT
+
+    if not TYPE_CHECKING:
+
+        def __init__(self, **values: object) -> None:
+            """Check and keep ``values``. Raises ``InvalidSettings``."""
+            super().__init__(**values)
+            refuse_half_a_token(self)
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether ZenML's store must be reachable from elsewhere. ZenML refuses a local store if so."""
+        return self.runner == "modal"
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it needs what is on this machine."""
+        return self.runner == "process"
+
+
 class SandboxSettings(BaseSettings):
     """What both components let a user say about the sandbox of a step."""
 
-    COMPONENT_ONLY: ClassVar[frozenset[str]] = frozenset()
+    COMPONENT_ONLY: ClassVar[frozenset[str]] = frozenset(RunnerConfig.model_fields)
+    """What the component's config says beside its settings."""
 
     gpu: str | list[str] | None = Field(
         default=None,
@@ -212,18 +282,9 @@ class ModalPrefectOrchestratorSettings(SandboxSettings):
         "image or environment. Not on a step.",
     )
 
-    COMPONENT_ONLY: ClassVar[frozenset[str]] = frozenset(
-        {
-            "runner",
-            "token_id",
-            "token_secret",
-            "image_source",
-            "build_secrets",
-            "prefect_api_url",
-            "prefect_api_key",
-            "work_pool",
-        }
-    )
+    COMPONENT_ONLY: ClassVar[frozenset[str]] = SandboxSettings.COMPONENT_ONLY | {
+        *("prefect_api_url", "prefect_api_key", "work_pool")
+    }
 
 
 class ModalPrefectStepOperatorSettings(SandboxSettings):
@@ -248,79 +309,6 @@ class ModalPrefectStepOperatorSettings(SandboxSettings):
         "one that is given the step run again within them waits for it. Default 1800. Lower it "
         "to pay less after a crash. Not for command steps, whose sandboxes have `timeout` alone.",
     )
-
-    COMPONENT_ONLY: ClassVar[frozenset[str]] = frozenset(
-        {"runner", "token_id", "token_secret", "image_source", "build_secrets"}
-    )
-
-
-_OF_A_COMPONENT = ConfigDict(extra="ignore", hide_input_in_errors=True, frozen=True)
-# Each config class says it for itself: pydantic lets the settings, a later base, override what an earlier one says.
-
-
-class RunnerConfig(BaseModel):
-    """Which machines a component uses, and the account on them; what the configs of both components have in common."""
-
-    COMPONENT_ONLY: ClassVar[frozenset[str]] = frozenset()
-
-    if not TYPE_CHECKING:
-
-        def __getattribute__(self, name: str) -> object:
-            """Name the field that refers to a secret which ZenML hasn't: its own answer is a plain KeyError."""
-            try:
-                return super().__getattribute__(name)
-            except KeyError as error:
-                written, fix = self.__dict__[name], "Make it with `zenml secret create`, or mend the reference"
-                raise InvalidSettings(name, written, str(error.args[0]), fix) from error
-
-    runner: Literal["modal", "process"] = Field(
-        default="modal",
-        description="`modal`, the default, or `process`: sandboxes are processes on this machine, nothing "
-        "leaves it and no account is needed. Choose `process` for a laptop and for tests.",
-    )
-    token_id: str | None = SecretField(
-        default=None,
-        repr=False,
-        description="Id of a Modal token, best as a reference to a ZenML secret. Set it with "
-        "`token_secret` or not at all: then Modal's own configuration counts "
-        "(`MODAL_TOKEN_ID`, `~/.modal.toml`).",
-    )
-    token_secret: str | None = SecretField(
-        default=None,
-        repr=False,
-        description="Secret of the Modal token `token_id`, best as a reference to a ZenML secret.",
-    )
-    image_source: Literal["registry", "modal"] | None = Field(
-        default=None,
-        description="Where the image comes from: `registry` (ZenML builds and pushes it) or `modal` "
-        "(Modal builds it from `DockerSettings`). None, the default, is the registry if the "
-        "stack has one, else Modal.",
-    )
-    build_secrets: list[str] = Field(
-        default_factory=list,
-        description="Names of Modal Secrets whose values are variables of the commands that install "
-        "packages while Modal builds an image, such as `PIP_EXTRA_INDEX_URL` or `UV_INDEX_URL` of "
-        "a private index. They are in no layer of the image, and no step sees them.",
-    )
-
-    model_config = _OF_A_COMPONENT
-
-    if not TYPE_CHECKING:
-
-        def __init__(self, **values: object) -> None:
-            """Check and keep ``values``. Raises ``InvalidSettings``."""
-            super().__init__(**values)
-            refuse_half_a_token(self)
-
-    @property
-    def is_remote(self) -> bool:
-        """Whether ZenML's store must be reachable from elsewhere. ZenML refuses a local store if so."""
-        return self.runner == "modal"
-
-    @property
-    def is_local(self) -> bool:
-        """Whether it needs what is on this machine."""
-        return self.runner == "process"
 
 
 class ModalPrefectOrchestratorConfig(RunnerConfig, BaseOrchestratorConfig, ModalPrefectOrchestratorSettings):

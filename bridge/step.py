@@ -252,9 +252,7 @@ class Attempts:
                 await self._thread.call(lambda: step_runs.record_stopped(step_run_id))
         elif outcome.needs_step_run and outcome.diagnosis is not None:
             diagnosis = outcome.diagnosis
-            await self._thread.call(
-                lambda: step_runs.record_failure(run.snapshot, run.run, run.stack, step.name, outcome.record, diagnosis)
-            )
+            await self._thread.call(lambda: step_runs.record_failure(run.run, step.name, outcome.record, diagnosis))
         elif outcome.needs_explaining and outcome.diagnosis is not None and outcome.record.step_run_id is not None:
             step_run_id, because = UUID(outcome.record.step_run_id), outcome.diagnosis
             await self._thread.call(lambda: step_runs.explain_failure(step_run_id, because))

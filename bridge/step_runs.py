@@ -173,14 +173,7 @@ def _said(diagnosis: Diagnosis) -> ExceptionInfo:
     return ExceptionInfo(traceback=str(diagnosis), message=str(diagnosis))
 
 
-def record_failure(
-    snapshot: PipelineSnapshotResponse,
-    run: PipelineRunResponse,
-    stack: Stack | None,
-    step: str,
-    record: StepRecord,
-    diagnosis: Diagnosis,
-) -> None:
+def record_failure(run: PipelineRunResponse, step: str, record: StepRecord, diagnosis: Diagnosis) -> None:
     """Tell ZenML that an attempt failed of which it knows nothing, or only that it runs.
 
     ``record`` is what it knows. ZenML makes a failure RETRYING by itself where the step may be tried again.

@@ -14,13 +14,12 @@ from zenml.enums import ExecutionStatus
 from zenml.models import PipelineRunResponse
 
 from bridge import lease, names, step_runs
-from bridge.carrying_out import make_runner
 from bridge.errors import BridgeError
 from bridge.flow import on_own_loop
 from bridge.left_open import close_flow_run
 from bridge.operated_end import end_operated
 from bridge.prefect_api import prefect_api
-from bridge.run import load_snapshot, load_stack
+from bridge.run import load_snapshot, load_stack, runner_of
 from bridge.run_status import end_run
 from bridge.status import read_flow_run
 
@@ -48,15 +47,10 @@ def stop(run: PipelineRunResponse, orchestrator: ModalPrefectOrchestrator, *, gr
     _cancel(flow_run, at_work=False)
     if flow_run is None or flow_run.start_time is not None:
         end_sandboxes(run, orchestrator)
-    end_left_steps(run)
+    step_runs.stop_left(run)
     end_run(run, failures={}, stopped=True)
     if (left := read_flow_run(run)) is not None:
         close_flow_run(left, run.id, ExecutionStatus.STOPPED, _REASON)
-
-
-def end_left_steps(run: PipelineRunResponse) -> None:
-    """End the step runs that nobody works on any more as stopped."""
-    step_runs.stop_left(run)
 
 
 def _at_work(flow_run: FlowRun | None) -> bool:
@@ -108,7 +102,7 @@ def end_sandboxes(run: PipelineRunResponse, orchestrator: ModalPrefectOrchestrat
     snapshot = load_snapshot(UUID(str(run.snapshot.id)))
     stack, _ = load_stack(snapshot)
     plan = orchestrator.plan(snapshot)
-    runner = make_runner(orchestrator.config, stack, plan)
+    runner = runner_of(orchestrator.config, stack, plan.create_rate)
     environments = {plan.sandbox.modal_environment, *(step.sandbox.modal_environment for step in plan.steps)}
 
     async def end() -> None:

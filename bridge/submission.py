@@ -193,7 +193,7 @@ def withdraw(flow_run: FlowRun) -> None:
 
 
 def _parameters(snapshot: PipelineSnapshotResponse, run: PipelineRunResponse) -> dict[str, str]:
-    return {"snapshot_id": str(snapshot.id), "run_id": str(run.id)}
+    return {names.PARAMETER_SNAPSHOT_ID: str(snapshot.id), names.PARAMETER_RUN_ID: str(run.id)}
 
 
 def _tags(run: PipelineRunResponse, plan: Plan) -> list[str]:

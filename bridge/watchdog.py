@@ -23,8 +23,6 @@ from bridge import names
 from bridge.errors import InvalidSettings
 from bridge.lease import grace
 
-AFTER_SECONDS = 600
-"""How long a flow may be silent: three of Prefect's default heartbeats, and a minute."""
 FEWEST_HEARTBEATS = 2
 _HEARTBEAT = "prefect.flow-run.heartbeat"
 _NO_LONGER_RUNNING = (
@@ -37,7 +35,7 @@ _NO_LONGER_RUNNING = (
     "Scheduled",
     "AwaitingRetry",
 )
-_OURS = ResourceSpecification({"prefect.resource.role": "tag", "prefect.resource.id": "prefect.tag.zenml"})
+_OURS = ResourceSpecification({"prefect.resource.role": "tag", "prefect.resource.id": f"prefect.tag.{names.TAG_ZENML}"})
 _FLOW_RUNS = ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"})
 
 

@@ -8,6 +8,7 @@ steps in it costs each of those steps one of its own retries.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from uuid import UUID
 
 from prefect import Task
@@ -23,7 +24,19 @@ from bridge.again import NotAsked, differing
 from bridge.board import Board
 from bridge.limits import LimitMissing, Limits
 from bridge.logs import Logger, LogShipper
-from bridge.outcome import SUCCESSFUL, Cost, Diagnosis, End, Outcome, Reported, SandboxEnd, StepRecord, judge, refused
+from bridge.outcome import (
+    SUCCESSFUL,
+    Cost,
+    Diagnosis,
+    End,
+    Outcome,
+    Reported,
+    SandboxEnd,
+    StepRecord,
+    diagnose,
+    judge,
+    refused,
+)
 from bridge.plan import FailureMode
 from bridge.resume import Earlier
 from bridge.run import Run
@@ -171,9 +184,9 @@ class WholePipeline:
         return await self._attempts.attempt_pipeline(number, self.task_run_id, self.kill, log, logger, begun)
 
     async def _judge(self, end: SandboxEnd, records: dict[str, StepRecord]) -> State[None]:
-        if end.end in (End.LOST, End.EVICTED, End.NEVER_STARTED):
+        diagnosis = diagnose(end, of="pipeline")
+        if end.is_infrastructure:
             self._lost += 1
-            diagnosis = judge(end, StepRecord()).diagnosis
             self._say_lost(diagnosis)
             if self._lost <= self.run.plan.infrastructure_retries:
                 self._again = True
@@ -185,7 +198,7 @@ class WholePipeline:
             return await self._failed(end, await self._close_retries())
         if end.end is End.TIMED_OUT and not await self._run_is_stopping():
             # First: what its steps say is that they were interrupted.
-            self.failures[""] = str(judge(end, StepRecord()).diagnosis)
+            self.failures[""] = str(diagnosis)
         orphans = await self._settle(records, end)
         records = await self._records()
         in_vain = end.end is End.TIMED_OUT or judge(end, StepRecord()).cost is Cost.EVERYTHING
@@ -193,7 +206,7 @@ class WholePipeline:
             # The sandbox died under its steps: those that have retries left go on in another one.
             self._again = self._can_go_on(orphans, records)
             if self._again:
-                return Failed(message=str(judge(end, records[orphans[0]]).diagnosis))
+                return Failed(message=str(diagnose(end, records[orphans[0]], of="pipeline")))
         return await self._failed(end, await self._close_retries())
 
     def _can_go_on(self, orphans: list[str], records: dict[str, StepRecord]) -> bool:
@@ -208,28 +221,18 @@ class WholePipeline:
             for step, upstream in self.run.plan.upstream.items()
         )
 
-    def _say_lost(self, diagnosis: Diagnosis | None) -> None:
+    def _say_lost(self, diagnosis: Diagnosis) -> None:
         most = self.run.plan.infrastructure_retries + 1
         get_run_logger().warning("%s (sandbox %d of %d)", diagnosis, self._lost, most)
-        if diagnosis is not None:
-            self._board.all_lost(diagnosis.what)
+        self._board.all_lost(diagnosis.what)
 
     async def _settle(self, records: dict[str, StepRecord], why: SandboxEnd | Diagnosis) -> list[str]:
         """Tell ZenML of the failure of steps that died with their sandbox, and return their names."""
         orphans = [step for step, record in records.items() if record.reported is Reported.RUNNING]
         for step in orphans:
             record = records[step]
-            diagnosis = why if isinstance(why, Diagnosis) else judge(why, record).diagnosis
-            await self._thread.call(
-                lambda step=step, record=record, diagnosis=diagnosis: step_runs.record_failure(  # type: ignore[misc]
-                    self.run.snapshot,
-                    self.run.run,
-                    self.run.stack,
-                    step,
-                    record,
-                    diagnosis or Diagnosis("The sandbox ended under the step"),
-                )
-            )
+            diagnosis = why if isinstance(why, Diagnosis) else diagnose(why, record, of="pipeline")
+            await self._thread.call(partial(step_runs.record_failure, self.run.run, step, record, diagnosis))
         return orphans
 
     async def _close_retries(self) -> dict[str, StepRecord]:
@@ -264,7 +267,7 @@ class WholePipeline:
             self.stopped = True
             return Cancelled(message="The pipeline was stopped.")
         if not self.failures:
-            self.failures[self.run.plan.pipeline] = str(judge(end, StepRecord()).diagnosis)
+            self.failures[self.run.plan.pipeline] = str(diagnose(end, of="pipeline"))
         return Failed(message=summary(self.failures))
 
     async def _run_is_stopping(self) -> bool:

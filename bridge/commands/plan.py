@@ -11,7 +11,7 @@ from bridge.commands.failure import told_plainly
 
 if TYPE_CHECKING:
     from bridge.prices import NoPrices, Prices
-    from bridge.settings import RunnerConfig
+    from bridge.runners.base import Runner
 
 PATIENCE_SECONDS = 10.0
 """How long Modal is asked for its prices: the plan is worth more than they are."""
@@ -25,34 +25,32 @@ def plan(what: str) -> None:
     SNAPSHOT_OR_PIPELINE is the id of a snapshot (`zenml pipeline snapshot list` shows them), or the name of a
     pipeline, of which the newest snapshot is meant.
     """
-    import sys
-
     from bridge.preview import as_text, describe
     from bridge.run import load_stack
+    from bridge.runners import create
+    from bridge.runners.base import CallsHosts
     from bridge.snapshots import find_snapshot
 
     with told_plainly():
         snapshot = find_snapshot(what)
         _, orchestrator = load_stack(snapshot)
-        runner = orchestrator.config.runner
-        # As the runners say of themselves (`can_call`): a step host needs Linux, which Modal's sandboxes are.
-        can_share = runner == "modal" or sys.platform == "linux"
+        config = orchestrator.config
         translation = orchestrator.translation(snapshot)
         orchestrator.announce(snapshot, translation)
-        prices = asyncio.run(_ask_prices(orchestrator.config))
-        click.echo(as_text(describe(translation.plan, runner, can_share=can_share, prices=prices)))
+        runner = create(
+            config.runner, token_id=config.token_id, token_secret=config.token_secret, outage=PATIENCE_SECONDS / 2
+        )
+        can_share = isinstance(runner, CallsHosts) and runner.can_call
+        prices = asyncio.run(_ask_prices(runner))
+        click.echo(as_text(describe(translation.plan, config.runner, can_share=can_share, prices=prices)))
 
 
-async def _ask_prices(config: RunnerConfig) -> Prices | NoPrices | None:
+async def _ask_prices(runner: Runner) -> Prices | NoPrices | None:
     """What machines cost with the component's account, or this machine's; None where they cost nothing."""
     from bridge.errors import RunnerError
     from bridge.prices import NoPrices
-    from bridge.runners import create
     from bridge.runners.base import HasPrices
 
-    runner = create(
-        config.runner, token_id=config.token_id, token_secret=config.token_secret, outage=PATIENCE_SECONDS / 2
-    )
     if not isinstance(runner, HasPrices):
         return None
 

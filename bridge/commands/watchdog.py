@@ -6,13 +6,16 @@ import click
 
 from bridge.commands.failure import told_plainly
 
+AFTER_SECONDS = 600
+"""How long a flow may be silent: three of Prefect's default heartbeats, and a minute."""
+
 
 @click.command()
 @click.option("--stack", help="The stack whose Prefect API is meant. Default: the active one.")
 @click.option(
     "--after",
     type=click.IntRange(min=10),
-    default=600,
+    default=AFTER_SECONDS,
     show_default=True,
     help="Seconds without a sign of life after which a flow run counts as crashed.",
 )

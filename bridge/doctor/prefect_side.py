@@ -147,7 +147,7 @@ def _impatiently() -> Iterator[None]:
 
 
 def _all(client: SyncPrefectClient) -> Iterator[DeploymentResponse]:
-    ours = DeploymentFilter(tags=DeploymentFilterTags(all_=["zenml"]))
+    ours = DeploymentFilter(tags=DeploymentFilterTags(all_=[names.TAG_ZENML]))
     offset = 0
     while page := client.read_deployments(deployment_filter=ours, limit=_PAGE, offset=offset):
         yield from page

@@ -56,11 +56,12 @@ print({_MARK!r} + json.dumps({{
 
 
 @dataclass(frozen=True)
-class _Seen:
+class Seen:
+    """How a sandbox ended, the lines that it wrote, and after how many seconds."""
+
     end: SandboxEnd
     lines: list[str]
     seconds: float
-    url: str | None
 
 
 def round_trip(patient: Patient) -> Iterator[Finding]:
@@ -99,10 +100,11 @@ def _through(place: Place, patient: Patient) -> Iterator[Finding]:
         fix = "Name an image that exists with --image; one of the stack's registry is pulled with its credentials"
         yield Finding(_CHECK, Grade.PROBLEM, what, fix)
         return
-    yield from _judge(seen, image, address, needed)
+    yield from judge(seen, image, address, needed)
 
 
-def _judge(seen: _Seen, image: str | None, address: str, needed: list[Requirement]) -> Iterator[Finding]:
+def judge(seen: Seen, image: str | None, address: str, needed: list[Requirement]) -> Iterator[Finding]:
+    """Yield what such a sandbox has shown: of that image, asked for ZenML's server at ``address`` and for packages."""
     where = f"image {image}" if image else "this environment"
     told_back = [line.removeprefix(_MARK) for line in seen.lines if line.startswith(_MARK)]
     if not told_back:
@@ -145,8 +147,8 @@ def _newest_image(patient: Patient) -> str | None:
     return None
 
 
-async def _go(runner: Runner, image: str | None, environment: str | None, arguments: tuple[str, ...]) -> _Seen:
-    async def go() -> _Seen:
+async def _go(runner: Runner, image: str | None, environment: str | None, arguments: tuple[str, ...]) -> Seen:
+    async def go() -> Seen:
         begun = time.monotonic()
         request = SandboxRequest(
             name=f"doctor-{uuid.uuid4().hex[:12]}",
@@ -161,6 +163,6 @@ async def _go(runner: Runner, image: str | None, environment: str | None, argume
                 end = await sandbox.wait()
             finally:
                 await sandbox.terminate()
-            return _Seen(end, lines, time.monotonic() - begun, sandbox.url)
+            return Seen(end, lines, time.monotonic() - begun)
 
     return await asyncio.wait_for(go(), SECONDS)

@@ -75,9 +75,14 @@ def _joined(argv: Sequence[str]) -> list[str]:
     return joined
 
 
+def options_of(argv: Sequence[str]) -> argparse.Namespace:
+    """Read a command line. Ends the program with exit code 2 where it is none."""
+    return _parser().parse_args(_joined(argv))
+
+
 def main(argv: Sequence[str]) -> int:
     """Run a command and return its exit code."""
-    options = _parser().parse_args(_joined(argv))
+    options = options_of(argv)
     # What is loaded stays: looking through it for garbage again and again is a sixth of the time. Enabled again once
     # everything is there.
     gc.disable()

@@ -1,6 +1,7 @@
 """Attempts as forks of a process that has ZenML open: 0.4 s each instead of 6.5 (``docs/``, warm sandboxes).
 
-:func:`split` forks the zygote off; :class:`ForkHost` is the scheduler's end of it.
+:func:`split` forks the zygote off; :class:`ForkHost` is the scheduler's end of it; :func:`host_of` is that, or what
+does its work where forking isn't possible.
 """
 
 from __future__ import annotations
@@ -8,14 +9,23 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import logging
 import os
 import signal
 import socket
 import threading
+import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NoReturn
 
-from bridge.host.attempt import Attempt, Streams
-from bridge.host.zygote import SUPPORTED, Forked, Zygote, send_signal, send_start
+from bridge.host.attempt import Attempt, StepCommand, StepHost, Streams
+from bridge.host.zygote import SUPPORTED, Zygote, send_signal, send_start
+
+if TYPE_CHECKING:
+    from bridge.host.preload import Loaded
+
+_logger = logging.getLogger(__name__)
 
 
 class NoFork(Exception):
@@ -31,8 +41,34 @@ class Link:
     pid: int
 
 
-def split(*private: socket.socket) -> Link | Forked | None:
-    """Fork the zygote off. Returns the link to it; in its children what they run; None in the zygote at its end.
+def host_of(loaded: Loaded, command: StepCommand, *private: socket.socket) -> StepHost:
+    """Return what starts the steps of a run: forks of this process, or, where that isn't possible, programs.
+
+    Returns in the process that calls it only, as :func:`split` does; ``command`` and ``private`` as there and in
+    :class:`bridge.host.spawning.SpawnHost`.
+    """
+    from bridge.host import child, preload
+
+    try:
+        if loaded.stack is None:
+            raise NoFork(loaded.why_no_stack)
+        preload.disconnect()
+        return ForkHost(split(lambda attempt: child.run(attempt, loaded, command), *private))
+    except Exception as error:
+        return spawning(error, command)
+
+
+def spawning(because: Exception, command: StepCommand) -> StepHost:
+    """Return what starts each step as a program, and say why it isn't forked."""
+    from bridge.host.spawning import SpawnHost
+
+    # Whatever it is: a step in a process of its own meets it again, and then it is that step's failure.
+    _logger.warning("Each step gets a process of its own: %s.", str(because) or type(because).__name__)
+    return SpawnHost(command)
+
+
+def split(run: Callable[[Attempt], NoReturn], *private: socket.socket) -> Link:
+    """Fork the zygote off, whose children do ``run``, and return the link to it; in no other process it returns.
 
     Call it with everything loaded that the children shall share, and no thread running. ``private`` sockets are
     closed in the zygote. Raises ``NoFork``.
@@ -51,9 +87,20 @@ def split(*private: socket.socket) -> Link | Forked | None:
         events_there.close()
         gc.unfreeze()
         return Link(commands, events, pid)
-    for mine in (commands, events, *private):
-        mine.close()
-    return Zygote(commands_there, events_there).serve()
+    # Neither an end nor an exception of it comes back to the caller, who would become a second scheduler, or take
+    # away what is the first one's: what is left to flush and close is that one's, too.
+    code = 1
+    try:
+        for mine in (commands, events, *private):
+            mine.close()
+        forked = Zygote(commands_there, events_there).serve()
+        if forked is not None:
+            run(forked.attempt)
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
 
 
 @dataclass(eq=False)

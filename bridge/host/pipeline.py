@@ -23,13 +23,11 @@ import tempfile
 from dataclasses import dataclass
 
 from bridge import names
-from bridge.host import child, forking, orphan, preload, refusal
+from bridge.host import forking, orphan, preload, refusal
 from bridge.host.admission import Capacity, Demand, SharedSandbox
 from bridge.host.attempt import StepHost
 from bridge.host.scheduler import Scheduler
-from bridge.host.spawning import SpawnHost
 from bridge.host.store import Store
-from bridge.host.zygote import Forked
 from bridge.outcome import TOKEN_REFUSED
 from bridge.plan import Plan, Resources
 from bridge.ready import Fate
@@ -59,17 +57,13 @@ def main(options: Options) -> int:
     try:
         loaded = preload.load(options.snapshot_id, options.run_id)
         plan = preload.plan_of(loaded)
-        link = _split(loaded)
+        host = forking.host_of(loaded, "step")
     except Exception as error:
         _logger.exception("The pipeline can't start.")
         return _code_of(error)
-    if isinstance(link, Forked):
-        child.run(link.attempt, loaded)
-    if link is None:
-        os._exit(0)  # the zygote at its end: what is left to flush and close is the scheduler's
     gc.enable()
     try:
-        return asyncio.run(_schedule(options, loaded, plan, link))
+        return asyncio.run(_schedule(options, loaded, plan, host))
     except Exception as error:
         _logger.exception("The host broke.")
         return _code_of(error)
@@ -79,22 +73,7 @@ def _code_of(error: Exception) -> int:
     return TOKEN_REFUSED if refusal.is_refusal(error) else BROKEN
 
 
-def _split(loaded: preload.Loaded) -> forking.Link | Forked | SpawnHost | None:
-    scheduler = os.getpid()
-    try:
-        if loaded.stack is None:
-            raise forking.NoFork(loaded.why_no_stack)
-        preload.disconnect()
-        return forking.split()
-    except Exception as error:
-        if os.getpid() != scheduler:
-            raise  # in what forks: it must not become a second scheduler
-        _logger.warning("Each step gets a process of its own: %s.", str(error) or type(error).__name__)
-        return SpawnHost()
-
-
-async def _schedule(options: Options, loaded: preload.Loaded, plan: Plan, link: forking.Link | SpawnHost) -> int:
-    host: StepHost = link if isinstance(link, SpawnHost) else forking.ForkHost(link)
+async def _schedule(options: Options, loaded: preload.Loaded, plan: Plan, host: StepHost) -> int:
     store = Store(loaded)
     scheduler = Scheduler(plan, host, store, admission(options, plan), _work_dir())
     loop = asyncio.get_running_loop()

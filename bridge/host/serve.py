@@ -26,7 +26,6 @@ from bridge.outcome import TOKEN_REFUSED
 
 if TYPE_CHECKING:
     from bridge.host.attempt import StepCommand, StepHost
-    from bridge.host.forking import Link
 
 _logger = logging.getLogger(__name__)
 
@@ -48,9 +47,9 @@ def main(options: Options) -> int:
     logging.getLogger("bridge").setLevel(logging.INFO)
     listener = listen(options.socket)
     try:
-        link = _split(options, listener)
+        host = _host(options, listener)
         gc.enable()
-        return asyncio.run(_serve(options, listener, link))
+        return asyncio.run(_serve(options, listener, host))
     finally:
         folder, name = wire.socket_path(options.socket)
         path = os.path.join(folder, name)
@@ -72,35 +71,21 @@ def listen(name: str) -> socket.socket:
     return listener
 
 
-def _split(options: Options, listener: socket.socket) -> Link | None:
-    """Load ZenML and fork the process that forks; None where steps need processes of their own."""
-    from bridge.host import child, forking, preload
-    from bridge.host.zygote import Forked
+def _host(options: Options, listener: socket.socket) -> StepHost:
+    """Load ZenML and fork the process that forks, or return what starts processes of their own."""
+    from bridge.host import forking, preload
 
     try:
         loaded = preload.load(options.snapshot_id, options.run_id)
-        if loaded.stack is None:
-            raise forking.NoFork(loaded.why_no_stack)
-        preload.disconnect()
-        link = forking.split(listener)
     except Exception as error:
-        # Whatever it is: a step in a process of its own meets it again, and then it is that step's failure.
-        _logger.warning("Each step gets a process of its own: %s.", str(error) or type(error).__name__)
-        return None
-    if isinstance(link, Forked):
-        child.run(link.attempt, loaded, options.each)
-    if link is None:
-        os._exit(0)  # the process that forks, at its end: what is left to flush and close is the host's
-    return link
+        return forking.spawning(error, options.each)
+    return forking.host_of(loaded, options.each, listener)
 
 
-async def _serve(options: Options, listener: socket.socket, link: Link | None) -> int:
+async def _serve(options: Options, listener: socket.socket, host: StepHost) -> int:
     from bridge.host import orphan
-    from bridge.host.forking import ForkHost
-    from bridge.host.spawning import SpawnHost
     from bridge.host.turns import Turns
 
-    host: StepHost = ForkHost(link) if link is not None else SpawnHost(options.each)
     folder = tempfile.mkdtemp(prefix="steps-", dir=wire.socket_path(options.socket)[0])
     turns = Turns(options.snapshot_id, host, folder, options.idle_timeout)
     loop = asyncio.get_running_loop()

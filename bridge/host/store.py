@@ -63,9 +63,7 @@ class Store:
     async def failed(self, step: str, record: StepRecord, diagnosis: Diagnosis) -> None:
         """Tell of a failure that ZenML doesn't know."""
         loaded = self._loaded
-        await self._ask(
-            lambda: step_runs.record_failure(loaded.snapshot, loaded.run, loaded.stack, step, record, diagnosis)
-        )
+        await self._ask(lambda: step_runs.record_failure(loaded.run, step, record, diagnosis))
 
     async def stopped(self, record: StepRecord) -> None:
         """Tell that a step run which is still RUNNING was stopped."""

@@ -109,6 +109,9 @@ class Zygote:
                         return forked
         except (EOFError, OSError) as error:
             sys.stderr.write(f"The step host lost its scheduler: {error}\n")
+        except BaseException:
+            self._kill_all()
+            raise
         self._kill_all()
         return None
 

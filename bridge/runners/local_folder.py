@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from bridge import names
 from bridge.errors import RunnerUnavailable
 from bridge.outcome import End, SandboxEnd
 
@@ -147,7 +148,7 @@ def kill_stragglers(sandbox_id: str) -> None:
     """
     if sys.platform != "linux":
         return
-    mark = b"MODAL_SANDBOX_ID=" + sandbox_id.encode()
+    mark = f"{names.ENV_MODAL_SANDBOX_ID}={sandbox_id}".encode()
     for variables in Path("/proc").glob("[0-9]*/environ"):
         try:
             if mark in variables.read_bytes().split(b"\0"):

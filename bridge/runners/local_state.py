@@ -62,7 +62,7 @@ class LocalState:
     def named(self, app: str, name: str) -> LocalFolder | None:
         """Return the folder of the running sandbox of that name, or None. Call it :meth:`locked`."""
         try:
-            folder = LocalFolder(self._sandboxes / self._link_of(app, name).read_text())
+            folder = LocalFolder(self._sandboxes / self.link_of(app, name).read_text())
         except FileNotFoundError:
             return None
         return folder if folder.is_alive() else None
@@ -129,7 +129,8 @@ class LocalState:
         return self.root / "names"
 
     def _link(self, request: StoredRequest) -> Path:
-        return self._link_of(request.app, request.name)
+        return self.link_of(request.app, request.name)
 
-    def _link_of(self, app: str, name: str) -> Path:
+    def link_of(self, app: str, name: str) -> Path:
+        """Return the file that says which sandbox has this name."""
         return self._names / hashlib.sha256(f"{app}\0{name}".encode("utf-8", "surrogatepass")).hexdigest()

@@ -169,7 +169,7 @@ class ModalRunner:
         """Return the same, each with all of its tags. Raises ``RunnerUnavailable``."""
 
         async def ask() -> Sequence[list[tuple[ModalSandbox, Mapping[str, str]]]]:
-            app_ids = await self._app_ids(tags, modal_environment)
+            app_ids = await self._app_ids(modal_environment)
             room = asyncio.Semaphore(_LISTINGS)
             return await asyncio.gather(*(self._running_in(app_id, tags, room) for app_id in app_ids))
 
@@ -201,7 +201,7 @@ class ModalRunner:
         except SDK_ERRORS as error:
             raise translated(error, "Modal's prices can't be asked") from error
 
-    async def _app_ids(self, tags: Mapping[str, str], environment: str | None) -> set[str]:
+    async def _app_ids(self, environment: str | None) -> set[str]:
         listed = await upstream_modal.app_ids(self._clients.main, environment)
         known = self._objects.known_apps(environment)
         prefix = names.app_name("")

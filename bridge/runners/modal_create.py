@@ -335,7 +335,7 @@ class Creator:
             app=app,
             client=self._clients.main,
             name=request.name,
-            tags=_tags(request, spec),
+            tags=tags_of(request, spec),
             image=image,
             env=dict(request.environment),
             secrets=secrets,
@@ -376,7 +376,8 @@ def network_of(spec: SandboxSpec) -> _Network:
     return network
 
 
-def _tags(request: SandboxRequest, spec: SandboxSpec) -> dict[str, str]:
+def tags_of(request: SandboxRequest, spec: SandboxSpec) -> dict[str, str]:
+    """Return the tags that a sandbox gets on Modal."""
     # Modal's listings don't bring the name back; ours come last, so that nobody's extra tag hides them.
     return {**dict(spec.tags), **request.tags, names.TAG_SANDBOX: names.modal_tag(request.name)}
 

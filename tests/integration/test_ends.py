@@ -188,7 +188,8 @@ def test_a_pipeline_whose_time_is_over_is_not_tried_again(lab: Lab, shapes, tmp_
     assert len(lab.sandboxes(ran)) == 1
     assert (len(ran.traces("unstruck")), ran.task_runs["struck"].run_count) == (1, 1)
     said = (ran.task_runs["struck"].state.message, ran.flow_run.state.message, str(ran.error))
-    assert all("ran into its timeout" in message and "Raise `timeout`" in message for message in said), said
+    words = ("The pipeline ran into its timeout", "Raise `timeout` in the settings of the pipeline")
+    assert all(word in message for message in said for word in words), said
 
 
 @pytest.mark.slow

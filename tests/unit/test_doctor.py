@@ -225,8 +225,8 @@ FINE = {"zenml": zenml.__version__, "boto3": "1.40.0", "s3fs": "2025.1.0"}
 
 def judged(*lines: str, end: SandboxEnd | None = None, address: str = "") -> list[Finding]:
     """What is found where a sandbox has written ``lines`` and ended."""
-    seen = trip._Seen(end or SandboxEnd(End.EXITED, 0), list(lines), 1.5, None)
-    return list(trip._judge(seen, "ml:1", address, NEEDED))
+    seen = trip.Seen(end or SandboxEnd(End.EXITED, 0), list(lines), 1.5)
+    return list(trip.judge(seen, "ml:1", address, NEEDED))
 
 
 def answer(versions: Mapping[str, str | None] = FINE, unreachable: str = "") -> str:

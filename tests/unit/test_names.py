@@ -10,7 +10,8 @@ from prefect import flow, task
 from prefect.types import BANNED_CHARACTERS, Name
 from pydantic import TypeAdapter
 
-from bridge import names
+from bridge import flavors, names
+from bridge.flow import zenml_pipeline
 
 ANYTHING = st.one_of(
     st.text(),
@@ -105,6 +106,13 @@ def test_flow_run_tags() -> None:
     assert names.flow_run_tags("r", "p", "s", None)[-1] == "zenml_stack:s"
 
 
+def test_zenml_finds_the_flavours_where_its_database_has_them() -> None:
+    sources = (names.ORCHESTRATOR_FLAVOR_SOURCE, names.STEP_OPERATOR_FLAVOR_SOURCE)
+    made = (flavors.ModalPrefectOrchestratorFlavor, flavors.ModalPrefectStepOperatorFlavor)
+    assert sources == tuple(f"{flavor.__module__}.{flavor.__qualname__}" for flavor in made)
+    assert sources == ("bridge.flavors.ModalPrefectOrchestratorFlavor", "bridge.flavors.ModalPrefectStepOperatorFlavor")
+
+
 def test_contracts_strings() -> None:
     """What stacks, dashboards and scripts rely on (CONTRACT.md)."""
     assert (*("modal-prefect", "zenml-modal-prefect", "modal-prefect"),) == (
@@ -120,4 +128,6 @@ def test_contracts_strings() -> None:
     tags = {names.TAG_RUN_ID, names.TAG_PIPELINE, names.TAG_SERVER, names.TAG_STACK, names.TAG_FLOW_RUN_ID}
     assert tags == {"zenml_run_id", "zenml_pipeline", "zenml_server", "zenml_stack", "prefect_flow_run_id"}
     assert names.TAG_STEP == "zenml_step"
+    parameters = (names.PARAMETER_SNAPSHOT_ID, names.PARAMETER_RUN_ID)
+    assert parameters == ("snapshot_id", "run_id") == tuple(zenml_pipeline.parameters.properties)
     assert (names.STATE_CACHED, names.STATE_SKIPPED, names.STATE_NOT_RUN) == ("Cached", "Skipped", "NotRun")

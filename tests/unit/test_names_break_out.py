@@ -24,7 +24,7 @@ from bridge.limits import LimitMissing
 from bridge.plan import SandboxSpec
 from bridge.runners.base import SandboxRequest
 from bridge.runners.local_state import LocalState
-from bridge.runners.modal_create import _tags
+from bridge.runners.modal_create import tags_of
 from bridge.translate import translate
 from tests.unit.snapshots import StepInput, snapshot
 
@@ -46,7 +46,7 @@ CLIENT = httpx.Client(base_url="http://prefect/api")
 def test_a_step_stays_one_argument(step: str) -> None:
     assume(step != "--")  # see below
     argv = ["step", "--snapshot-id", "s", "--step", step]
-    found = vars(host._parser().parse_args(host._joined(argv)))
+    found = vars(host.options_of(argv))
     assert {name: value for name, value in found.items() if value is not None} == {
         "command": "step",
         "snapshot_id": "s",
@@ -86,7 +86,7 @@ def test_a_call_of_a_host_stays_one_line(step: str, environment: dict[str, str])
 @example("/", "/etc/passwd")
 def test_a_name_stays_in_its_folder(app: str, name: str) -> None:
     state = LocalState(Path("/state"))
-    assert posixpath.dirname(posixpath.normpath(state._link_of(app, name))) == "/state/names"
+    assert posixpath.dirname(posixpath.normpath(state.link_of(app, name))) == "/state/names"
 
 
 @given(NAMES)
@@ -130,7 +130,7 @@ def test_tags_of_the_user_hide_none_of_ours(name: str, stray: str) -> None:
     tags = {names.TAG_PIPELINE: names.modal_tag(name)}
     spec = SandboxSpec(tags=((names.TAG_PIPELINE, stray), (names.TAG_SANDBOX, stray)))
     request = SandboxRequest(name=names.sandbox_name("run", name, 1, 1), app="a", command=("c",), spec=spec, tags=tags)
-    found = _tags(request, spec)
+    found = tags_of(request, spec)
     assert found[names.TAG_PIPELINE] == names.modal_tag(name)
     assert found[names.TAG_SANDBOX] == request.name
 

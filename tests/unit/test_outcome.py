@@ -16,6 +16,7 @@ from bridge.outcome import (
     StepRecord,
     Verdict,
     answered,
+    diagnose,
     judge,
     refused,
 )
@@ -96,6 +97,33 @@ def test_a_diagnosis_says_what_and_what_to_do(end: SandboxEnd, record: StepRecor
     for fragment in said:
         assert fragment in diagnosis
     assert ".." not in diagnosis.replace("...", "")
+
+
+@pytest.mark.parametrize(
+    ("end", "reported", "said"),
+    [
+        (
+            SandboxEnd(End.TIMED_OUT, None, "after 60 s"),
+            Reported.RUNNING,
+            "The pipeline ran into its timeout. after 60 s. Raise `timeout` in the settings of the pipeline.",
+        ),
+        (SandboxEnd(End.OUT_OF_MEMORY), Reported.RUNNING, "The pipeline ran out of memory. Ask for more with"),
+        (SandboxEnd(End.EXITED, 137), Reported.NOTHING, "The pipeline's process was killed by signal 9."),
+        (SandboxEnd(End.EXITED, 3), Reported.NOTHING, "The sandbox exited with 3 before ZenML had an end of every"),
+        (SandboxEnd(End.EXITED, 3), Reported.RUNNING, "The pipeline's process exited with 3 before the step reported."),
+        (SandboxEnd(End.EXITED, TOKEN_REFUSED), Reported.RUNNING, "The pipeline was cut off: ZenML's server"),
+        (SandboxEnd(End.EVICTED), Reported.NOTHING, "The sandbox was evicted."),
+    ],
+)
+def test_the_sandbox_of_a_whole_pipeline_is_no_step_s(end: SandboxEnd, reported: Reported, said: str) -> None:
+    assert str(diagnose(end, StepRecord(reported, "i", 1), of="pipeline")).startswith(said)
+
+
+@pytest.mark.parametrize(("end", "code"), [*((end, None) for end in End), (End.EXITED, 1), (End.EXITED, TOKEN_REFUSED)])
+def test_what_came_to_a_sandbox_is_what_is_judged_of_its_step(end: End, code: int | None) -> None:
+    for record in (StepRecord(), StepRecord(Reported.RUNNING, "i", 1)):
+        assert diagnose(SandboxEnd(end, code), record) == judge(SandboxEnd(end, code), record).diagnosis
+    assert SandboxEnd(end, code).is_infrastructure is (BY_END[end] == LOST)
 
 
 @pytest.mark.parametrize("reported", [Reported.FAILED, Reported.RETRYING])

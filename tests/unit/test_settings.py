@@ -78,6 +78,9 @@ def test_step_operator_has_the_settings_of_one_sandbox() -> None:
     only_flows_have = {"prefect_api_url", "prefect_api_key", "work_pool"}
     own = set(ModalPrefectStepOperatorConfig.model_fields) - set(ModalPrefectStepOperatorSettings.model_fields)
     assert own == set(COMPONENT_DEFAULTS) - only_flows_have
+    # What ZenML mixes into settings is known for the component's.
+    assert set(COMPONENT_DEFAULTS) == ModalPrefectOrchestratorSettings.COMPONENT_ONLY
+    assert own == ModalPrefectStepOperatorSettings.COMPONENT_ONLY
 
 
 @pytest.mark.parametrize(
@@ -207,6 +210,17 @@ def test_secrets_may_be_references(name: str) -> None:
     config = ModalPrefectOrchestratorConfig(**pair)
     assert config.model_dump(exclude_unset=True) == pair  # unresolved: no store was asked
     assert len(config.required_secrets) == 3
+
+
+@pytest.mark.parametrize("name", ["prefect_api_url", "work_pool"])
+def test_what_is_no_secret_and_yet_may_be_a_reference(name: str) -> None:
+    assert vars(ModalPrefectOrchestratorConfig(**{name: "{{a.b}}"}))[name] == "{{a.b}}"
+
+
+@pytest.mark.parametrize("name", ["cloud", "modal_environment", "concurrency_limit", "work_queue"])
+def test_what_is_printed_is_no_reference(name: str) -> None:
+    with pytest.raises(InvalidSettings, match="this can't be a reference to a secret"):
+        ModalPrefectOrchestratorConfig(**{name: "{{a.b}}"})
 
 
 @pytest.mark.parametrize("name", SECRETS)

@@ -30,9 +30,9 @@ def overview(run: str, steps: list[str] | None) -> dict:
 
 
 def record_failure(run: str, step: str, what: str) -> None:
-    known = _known(run)
-    record = step_runs.latest(known[1], [step]).get(step, step_runs.StepRecord())
-    step_runs.record_failure(*known, step, record, Diagnosis(what))
+    known = _known(run)[1]
+    record = step_runs.latest(known, [step]).get(step, step_runs.StepRecord())
+    step_runs.record_failure(known, step, record, Diagnosis(what))
 
 
 def interrupted(step_run: str) -> None:
