@@ -27,7 +27,7 @@ from bridge.dynamic import DynamicPipeline
 from bridge.errors import BridgeError, PrefectUnavailable, RunIsOver
 from bridge.events import StepEvents
 from bridge.eviction import is_eviction
-from bridge.flow import left_as_it_is, on_own_loop
+from bridge.flow import left_as_it_is
 from bridge.foresight import earlier_durations
 from bridge.host.fresh_keys import use_fresh_keys
 from bridge.left_open import close_task_runs
@@ -35,6 +35,7 @@ from bridge.limits import check_limits
 from bridge.logs import LogShipper
 from bridge.operated_end import end_with
 from bridge.outage import patiently, until_it_answers
+from bridge.own_loop import on_own_loop
 from bridge.own_words import warn_in_run_logs
 from bridge.per_step import PerStep
 from bridge.plan import Mode, Plan

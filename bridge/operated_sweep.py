@@ -20,9 +20,9 @@ from zenml.stack import StackComponent
 from bridge import lease, names, orphans, step_runs
 from bridge.components import ours, place_of, title
 from bridge.errors import BridgeError, RunNotPossible
-from bridge.flow import on_own_loop
 from bridge.listing import Listing
 from bridge.operated import wishes_of
+from bridge.own_loop import on_own_loop
 from bridge.ownership import Judgement, Owner, judge_caller, judge_idle
 from bridge.runners.base import Sandbox
 from bridge.step_operator import ModalPrefectStepOperator

@@ -16,9 +16,9 @@ from zenml.models import PipelineRunResponse
 from bridge import lease, names, step_runs
 from bridge.carrying_out import make_runner
 from bridge.errors import BridgeError
-from bridge.flow import on_own_loop
 from bridge.left_open import close_flow_run
 from bridge.operated_end import end_operated
+from bridge.own_loop import on_own_loop
 from bridge.prefect_api import prefect_api
 from bridge.run import load_snapshot, load_stack
 from bridge.run_status import end_run

@@ -31,11 +31,11 @@ from zenml.utils.pagination_utils import depaginate
 from bridge import lease, names, operated_sweep, orphans
 from bridge.components import Place, config_of, ours, place_of, title
 from bridge.errors import BridgeError, RunNotPossible
-from bridge.flow import on_own_loop
 from bridge.left_open import close_flow_run
 from bridge.listing import Listing, Tagged
 from bridge.orchestrator import ModalPrefectOrchestrator
 from bridge.outcome import Diagnosis
+from bridge.own_loop import on_own_loop
 from bridge.ownership import OVER, Facts, FlowState, Judgement, Owner, judge
 from bridge.prefect_api import prefect_api, prefect_settings
 from bridge.run_status import status_of

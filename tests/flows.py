@@ -10,7 +10,7 @@ from prefect import Flow, flow
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 
-from bridge.flow import on_own_loop
+from bridge.own_loop import on_own_loop
 from bridge.run import Run, open_run
 
 
