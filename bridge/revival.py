@@ -19,7 +19,7 @@ from zenml.client import Client
 from zenml.enums import ExecutionStatus
 from zenml.models import PipelineRunResponse
 
-from bridge import lease, orphans, step_runs, whereabouts
+from bridge import lease, orphans, signs_of_life, step_runs, whereabouts
 from bridge.errors import RunNotPossible, how_to_replay
 from bridge.left_open import close_flow_run
 from bridge.plan import FailureMode, Plan
@@ -157,7 +157,7 @@ def _end_what_is_left(flow_run: FlowRun, run: PipelineRunResponse, sure: bool, s
         return
     snapshot = load_snapshot(_snapshot_id(run))
     orchestrator = load_stack(snapshot)[1]
-    plan, sign = orchestrator.plan(snapshot), lease.last_sign(run)
+    plan, sign = orchestrator.plan(snapshot), signs_of_life.last_sign(run)
     if alive_here(flow_run, sign):
         return
     if not sure and doubt_of_death(flow_run, sign, plan.orphan_timeout, datetime.now(timezone.utc)):
@@ -228,7 +228,7 @@ def _check_state(flow_run: FlowRun, run_id: UUID) -> None:
 
 def _check_process(flow_run: FlowRun, run: PipelineRunResponse, plan: Plan, sure: bool) -> None:
     """Raise ``RunNotPossible`` if the process of a flow run is alive, or may be as far as anybody can tell."""
-    sign = lease.last_sign(run)
+    sign = signs_of_life.last_sign(run)
     if process := alive_here(flow_run, sign):
         raise RunNotPossible(
             f"flow run {flow_run.id} is alive: its process, {process}, is on this machine. To stop the run: "

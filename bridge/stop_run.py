@@ -13,7 +13,7 @@ from zenml.client import Client
 from zenml.enums import ExecutionStatus
 from zenml.models import PipelineRunResponse
 
-from bridge import lease, names, step_runs
+from bridge import names, signs_of_life, step_runs
 from bridge.carrying_out import make_runner
 from bridge.errors import BridgeError
 from bridge.left_open import close_flow_run
@@ -75,7 +75,7 @@ def _is_dead(flow_run: FlowRun | None, run: PipelineRunResponse, orchestrator: M
         return False
     if not (flow_run.state.is_running() or flow_run.state.is_cancelling()):
         return False
-    sign = lease.last_sign(Client().zen_store.get_run(run.id))
+    sign = signs_of_life.last_sign(Client().zen_store.get_run(run.id))
     try:
         orphan_timeout = orchestrator.run_settings(load_snapshot(run.snapshot.id)).orphan_timeout
     except BridgeError:

@@ -28,7 +28,7 @@ from zenml.models import ComponentResponse, PipelineRunResponse, StackResponse
 from zenml.stack import StackComponent
 from zenml.utils.pagination_utils import depaginate
 
-from bridge import lease, names, operated_sweep, orphans
+from bridge import lease, names, operated_sweep, orphans, signs_of_life
 from bridge.components import Place, config_of, ours, place_of, title
 from bridge.errors import BridgeError, RunNotPossible
 from bridge.left_open import close_flow_run
@@ -279,7 +279,7 @@ class _Sweeper:
             orphan_timeout = self._orphan_timeout(run)
         except BridgeError as error:
             return Judgement(Owner.UNCLEAR, f"its settings can't be read: {error}")
-        sign = lease.last_sign(run) if run is not None else ""
+        sign = signs_of_life.last_sign(run) if run is not None else ""
         judgement = judge(
             Facts(
                 state=_STATES[state.type] if state is not None else FlowState.UNKNOWN,
