@@ -15,6 +15,8 @@ from datetime import datetime
 
 FIRST_SIGN_SECONDS = 120.0
 """How long a flow may take from its beginning to its first sign of life; a few seconds is what it takes."""
+CLOCKS_SECONDS = 60.0
+"""By how much the clocks of two machines may differ."""
 LOOKS = 8
 """How often the lease is renewed, and read, within its time."""
 

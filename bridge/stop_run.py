@@ -16,6 +16,7 @@ from zenml.models import PipelineRunResponse
 from bridge import names, signs_of_life, step_runs
 from bridge.carrying_out import make_runner
 from bridge.errors import BridgeError
+from bridge.flow_process import alive_here, doubt_of_death
 from bridge.left_open import close_flow_run
 from bridge.operated_end import end_operated
 from bridge.own_loop import on_own_loop
@@ -69,8 +70,6 @@ def _at_work(flow_run: FlowRun | None) -> bool:
 
 def _is_dead(flow_run: FlowRun | None, run: PipelineRunResponse, orchestrator: ModalPrefectOrchestrator) -> bool:
     """Whether the process of a flow run is gone for certain that Prefect still calls Running, or Cancelling."""
-    from bridge.revival import alive_here, doubt_of_death
-
     if flow_run is None or flow_run.state is None or run.snapshot is None:
         return False
     if not (flow_run.state.is_running() or flow_run.state.is_cancelling()):

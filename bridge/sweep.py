@@ -42,8 +42,6 @@ from bridge.run_status import status_of
 from bridge.swept import Found, Report, named, noted, read_uuid
 from bridge.watch import cancelled_before
 
-TOLERANCE_SECONDS = 60.0
-"""By how much the clocks of two machines may differ."""
 _PAGE = 200
 _LISTED = 100
 
@@ -94,7 +92,7 @@ def sweep(
     *,
     end: bool,
     modal_environments: Sequence[str] = (),
-    tolerance: float = TOLERANCE_SECONDS,
+    tolerance: float = lease.CLOCKS_SECONDS,
 ) -> Report:
     """Look at a stack, and end what nobody owns where ``end`` says so.
 
@@ -115,7 +113,7 @@ def sweep_each(
     *,
     end: bool,
     modal_environments: Sequence[str] = (),
-    tolerance: float = TOLERANCE_SECONDS,
+    tolerance: float = lease.CLOCKS_SECONDS,
 ) -> list[Report]:
     """Do the same with several stacks, which may have several Modal accounts: one of them has each environment."""
     reports = [_swept(stack, end, modal_environments, tolerance) for stack in stacks]
