@@ -33,6 +33,7 @@ from bridge.host.fresh_keys import use_fresh_keys
 from bridge.left_open import close_task_runs
 from bridge.limits import check_limits
 from bridge.logs import LogShipper
+from bridge.open_run import give_up, layer_of, open_run, own_run
 from bridge.operated_end import end_with
 from bridge.outage import patiently, until_it_answers
 from bridge.own_loop import on_own_loop
@@ -42,7 +43,7 @@ from bridge.plan import Mode, Plan
 from bridge.ready import Fate
 from bridge.renewal import Renewal
 from bridge.resume import Earlier, end_sandboxes, look_back
-from bridge.run import Run, give_up, layer_of, open_run, own_run, runner_of
+from bridge.run import Run, runner_of
 from bridge.run_status import begin_stop, end_run, status_of
 from bridge.runners.base import Runner
 from bridge.scheduled import PARAMETER, snapshot_for

@@ -30,9 +30,10 @@ from bridge.isolated import IsolatedRun, Layer, image_of, plan_of, wishes_of
 from bridge.isolated_earlier import EarlierSteps, earlier_steps
 from bridge.limits import Limits
 from bridge.logs import Logger, LogShipper
+from bridge.open_run import load_snapshot
 from bridge.outcome import Cost, Diagnosis, End, Outcome, SandboxEnd, StepRecord, Verdict, judge
 from bridge.ready import Gate, Pass, Slots
-from bridge.run import Run, load_snapshot
+from bridge.run import Run
 from bridge.runners.base import Runner, Sandbox
 from bridge.said import read_said
 from bridge.step import Attempts, Begun, while_it_may_live

@@ -23,9 +23,10 @@ from bridge import orphans, signs_of_life, step_runs
 from bridge.errors import RunNotPossible, how_to_replay
 from bridge.flow_process import alive_here, doubt_of_death
 from bridge.left_open import close_flow_run
+from bridge.open_run import load_snapshot, load_stack
 from bridge.plan import FailureMode, Plan
 from bridge.prefect_api import prefect_api, prefect_settings
-from bridge.run import is_over, load_snapshot, load_stack
+from bridge.run import is_over
 from bridge.stop_run import end_sandboxes
 from bridge.submission import run_here
 from bridge.work_pool import nobody_works

@@ -18,10 +18,10 @@ from bridge.carrying_out import make_runner
 from bridge.errors import BridgeError
 from bridge.flow_process import alive_here, doubt_of_death
 from bridge.left_open import close_flow_run
+from bridge.open_run import load_snapshot, load_stack
 from bridge.operated_end import end_operated
 from bridge.own_loop import on_own_loop
 from bridge.prefect_api import prefect_api
-from bridge.run import load_snapshot, load_stack
 from bridge.run_status import end_run
 from bridge.status import read_flow_run
 

@@ -27,8 +27,8 @@ def plan(what: str) -> None:
     """
     import sys
 
+    from bridge.open_run import load_stack
     from bridge.preview import as_text, describe
-    from bridge.run import load_stack
     from bridge.snapshots import find_snapshot
 
     with told_plainly():

@@ -15,10 +15,11 @@ from zenml.pipelines.run_utils import create_placeholder_run
 from bridge import step_runs
 from bridge.board import Board
 from bridge.logs import LogShipper
+from bridge.open_run import load_snapshot, load_stack
 from bridge.per_step import PerStep
 from bridge.plan import Mode
 from bridge.resume import Earlier
-from bridge.run import Run, load_snapshot, load_stack, runner_of
+from bridge.run import Run, runner_of
 from bridge.step import Attempts
 from bridge.submission import create_flow_run
 from bridge.truth import Truth, ZenMLThread

@@ -28,6 +28,7 @@ NO_PREFECT = [
     *("isolated.py", "asks.py"),
     # What a step operator needs where it is called from.
     *("step_operator.py", "operated.py", "operating.py", "step.py", "run.py", "truth.py", "warm.py", "warm_step.py"),
+    "open_run.py",
 ]
 LAZY = ["bridge", "bridge.plan", "bridge.outcome", "bridge.names", "bridge.errors", "bridge.ready", "bridge.ownership"]
 

@@ -1,4 +1,4 @@
-"""``bridge.lease`` and what becomes of a run without it, with arguments and answers that fit into JSON."""
+"""``bridge.signs_of_life`` and what becomes of a run without it, with arguments and answers that fit into JSON."""
 
 from __future__ import annotations
 
