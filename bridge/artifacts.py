@@ -64,8 +64,7 @@ class Showing:
         self._run = run
         self._board = board
         self._dashboard = runner if isinstance(runner, HasDashboard) else None
-        steps = [run.plan.sandbox] if run.plan.mode.in_one_sandbox else [step.sandbox for step in run.plan.steps]
-        self._environments = list(dict.fromkeys(spec.modal_environment for spec in steps))
+        self._environments = run.plan.modal_environments
         self._apps: list[str] = []
         self._costs_asked = time.monotonic()
         self._thread = ZenMLThread(patience=0.0)

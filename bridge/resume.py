@@ -73,10 +73,8 @@ async def end_sandboxes(run: Run, runner: Runner) -> None:
 
 
 async def _alive(run: Run, runner: Runner) -> list[Sandbox]:
-    plan = run.plan
-    specs = [plan.sandbox] if plan.mode.in_one_sandbox else [step.sandbox for step in plan.steps]
     found: list[Sandbox] = []
-    for environment in dict.fromkeys(spec.modal_environment for spec in specs):
+    for environment in run.plan.modal_environments:
         found += await runner.running({names.TAG_RUN_ID: run.id}, environment)
     return found
 

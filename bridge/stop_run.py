@@ -108,11 +108,10 @@ def end_sandboxes(run: PipelineRunResponse, orchestrator: ModalPrefectOrchestrat
     stack, _ = load_stack(snapshot)
     plan = orchestrator.plan(snapshot)
     runner = make_runner(orchestrator.config, stack, plan)
-    environments = {plan.sandbox.modal_environment, *(step.sandbox.modal_environment for step in plan.steps)}
 
     async def end() -> None:
         async with runner:
-            for environment in environments:
+            for environment in plan.modal_environments:
                 for sandbox in await runner.running({names.TAG_RUN_ID: str(run.id)}, environment):
                     await sandbox.terminate()
         await end_operated(str(run.id), snapshot, stack)

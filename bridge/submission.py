@@ -70,11 +70,10 @@ def check_runner(config: ModalPrefectOrchestratorConfig, stack: Stack, plan: Pla
 
     Raises ``SandboxRefused`` (with ``CredentialsRefused``) or ``RunnerUnavailable``.
     """
-    specs = [plan.sandbox] if plan.mode.in_one_sandbox else list(dict.fromkeys(step.sandbox for step in plan.steps))
 
     async def check(runner: Runner) -> None:
         if isinstance(runner, AsksAhead):
-            await runner.check(names.app_name(plan.pipeline), specs)
+            await runner.check(names.app_name(plan.pipeline), plan.sandbox_specs)
 
     ask_runner(config, stack, check)
 
