@@ -49,11 +49,12 @@ from bridge.runners.base import Runner
 from bridge.scheduled import PARAMETER, snapshot_for
 from bridge.settings import RunnerConfig
 from bridge.step import Attempts
-from bridge.truth import Truth, ZenMLThread
+from bridge.step_records import StepRecords
 from bridge.versions import other_bridge
 from bridge.warm import WarmSteps
 from bridge.watch import CANCELLED, Stop, Watch, carried_out
 from bridge.whole_pipeline import WholePipeline, summary
+from bridge.zenml_calls import ZenMLCalls
 
 
 def run_pipeline(flow_run: FlowRun, snapshot_id: UUID, run_id: UUID | None) -> State[None]:
@@ -169,7 +170,7 @@ def _defect(error: Exception) -> str:
 
 
 async def _carry_out(run: Run, runner: Runner, stop: Stop, life: int) -> State[None]:
-    thread, taken_up = ZenMLThread(login_comes_back=True), asyncio.Event()
+    thread, taken_up = ZenMLCalls(login_comes_back=True), asyncio.Event()
     if life == 1:
         taken_up.set()
     try:
@@ -186,7 +187,7 @@ async def _carry_out(run: Run, runner: Runner, stop: Stop, life: int) -> State[N
                 Showing(api.client, run, board, runner),
                 WarmSteps(run, runner, most, lambda: thread.call(lambda: earlier_durations(run.run))) as warm,
             ):
-                truth = Truth(thread, lambda steps: step_runs.latest(run.run, steps))
+                truth = StepRecords(thread, lambda steps: step_runs.latest(run.run, steps))
                 parts = _Parts(run, Attempts(run, runner, thread, truth, warm), shipper, thread, watch, board, taken_up)
                 if life > 1 and run.run.status is ExecutionStatus.STOPPING:
                     ended = await _finish_the_stop(parts, runner, api.client, stop, "it was stopped in ZenML")
@@ -221,7 +222,7 @@ async def _carry_out(run: Run, runner: Runner, stop: Stop, life: int) -> State[N
         thread.close()
 
 
-async def _conclude(run: Run, stop: Stop, ended: _Ended, thread: ZenMLThread) -> State[None]:
+async def _conclude(run: Run, stop: Stop, ended: _Ended, thread: ZenMLCalls) -> State[None]:
     # First: a step that was ended for it may say of itself that it has failed.
     failures = {"": stop.failure, **ended.failures} if stop.failure else dict(ended.failures)
     stopped = (stop.requested and not stop.failure) or (ended.stopped and not failures)
@@ -259,7 +260,7 @@ class _Parts:
     run: Run
     attempts: Attempts
     shipper: LogShipper
-    thread: ZenMLThread
+    thread: ZenMLCalls
     watch: Watch
     board: Board
     taken_up: asyncio.Event

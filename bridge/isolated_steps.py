@@ -37,9 +37,10 @@ from bridge.run import Run
 from bridge.runners.base import Runner, Sandbox
 from bridge.said import read_said
 from bridge.step import Attempts, Begun, while_it_may_live
-from bridge.truth import Truth, ZenMLThread
+from bridge.step_records import StepRecords
 from bridge.upstream_prefect import run_task_after
 from bridge.warm import WarmSteps
+from bridge.zenml_calls import ZenMLCalls
 
 LOOK_SECONDS = 1.0
 """How often ZenML is asked for new ones."""
@@ -60,7 +61,7 @@ class IsolatedSteps:
         run: Run,
         layer: Layer,
         runner: Runner,
-        thread: ZenMLThread,
+        thread: ZenMLCalls,
         shipper: LogShipper,
         client: PrefectClient,
         board: Board,
@@ -310,8 +311,7 @@ class _StepRunTask:
                 on_lost=partial(owner.board.lost, self._row),
             )
         async with WarmSteps(run, owner.runner, None) as warm:
-            # This very step run: ZenML's next attempt may be there before this one's end is judged.
-            truth = Truth(owner.thread, lambda steps: dict.fromkeys(steps, step_runs.record_of(self._step_run_id)))
+            truth = StepRecords.of_step_run(owner.thread, self._step_run_id)
             attempts = Attempts(run, owner.runner, owner.thread, truth, warm)
             outcome = await attempts.attempt_step(
                 step,

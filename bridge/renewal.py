@@ -11,7 +11,7 @@ from zenml.exceptions import CredentialsNotValid
 from zenml.models import PipelineRunResponse
 
 from bridge import lease, signs_of_life
-from bridge.truth import LOGIN_HAS_ENDED, ZenMLThread
+from bridge.zenml_calls import LOGIN_HAS_ENDED, ZenMLCalls
 
 RETRY_SECONDS = 5.0
 
@@ -25,7 +25,7 @@ class _Renewing:
         self._renew = renew
         self._period = lease.period(orphan_timeout)
         # Of its own, and without patience: the next try comes soon, and must not wait behind other calls.
-        self._thread = ZenMLThread(patience=0.0)
+        self._thread = ZenMLCalls(patience=0.0)
         self._task: asyncio.Task[None] | None = None
         self._login_has_ended = False
 

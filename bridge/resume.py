@@ -29,8 +29,8 @@ from bridge.run import Run
 from bridge.runners.base import CallsHosts, Runner, Sandbox
 from bridge.said import PAGE, Said, read_said
 from bridge.step import Begun
-from bridge.truth import ZenMLThread
 from bridge.warm_again import attempts_in
+from bridge.zenml_calls import ZenMLCalls
 
 _logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class Earlier:
 
 
 async def look_back(
-    run: Run, runner: Runner, client: PrefectClient, thread: ZenMLThread, shipper: LogShipper
+    run: Run, runner: Runner, client: PrefectClient, thread: ZenMLCalls, shipper: LogShipper
 ) -> Earlier:
     """Find out what an earlier process of this flow run left. Ends the sandboxes that no attempt needs any more.
 
@@ -92,7 +92,7 @@ async def task_runs_of(client: PrefectClient, flow_run_id: UUID) -> dict[UUID, T
 
 
 class _Look:
-    def __init__(self, run: Run, runner: Runner, client: PrefectClient, thread: ZenMLThread) -> None:
+    def __init__(self, run: Run, runner: Runner, client: PrefectClient, thread: ZenMLCalls) -> None:
         self._run = run
         self._runner = runner
         self._client = client

@@ -27,8 +27,8 @@ NO_PREFECT = [
     # What the orchestration of a dynamic pipeline needs in its sandbox.
     *("isolated.py", "asks.py"),
     # What a step operator needs where it is called from.
-    *("step_operator.py", "operated.py", "operating.py", "step.py", "run.py", "truth.py", "warm.py", "warm_step.py"),
-    "open_run.py",
+    *("step_operator.py", "operated.py", "operating.py", "step.py", "run.py", "warm.py", "warm_step.py"),
+    *("open_run.py", "zenml_calls.py", "step_records.py", "cache_lookup.py"),
 ]
 LAZY = ["bridge", "bridge.plan", "bridge.outcome", "bridge.names", "bridge.errors", "bridge.ready", "bridge.ownership"]
 
