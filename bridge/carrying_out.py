@@ -20,7 +20,7 @@ from zenml.models import PipelineRunResponse
 from zenml.orchestrators.publish_utils import publish_pipeline_run_metadata
 from zenml.stack import Stack
 
-from bridge import login, names, runners, step_runs, terminal, tracing
+from bridge import login, names, step_runs, terminal, tracing
 from bridge.artifacts import Showing, pages
 from bridge.board import Board
 from bridge.dynamic import DynamicPipeline
@@ -45,7 +45,7 @@ from bridge.renewal import Renewal
 from bridge.resume import Earlier, end_sandboxes, look_back
 from bridge.run import Run, runner_of
 from bridge.run_status import begin_stop, end_run, status_of
-from bridge.runners.base import Runner
+from bridge.runners.base import OUTAGE_SECONDS, Runner
 from bridge.scheduled import PARAMETER, snapshot_for
 from bridge.settings import RunnerConfig
 from bridge.step import Attempts
@@ -125,7 +125,7 @@ def introduce(run: Run, flow_run: FlowRun) -> None:
     publish_pipeline_run_metadata(run.run.id, {run.stack.orchestrator.id: metadata})
 
 
-def make_runner(config: RunnerConfig, stack: Stack, plan: Plan, outage: float = runners.OUTAGE_SECONDS) -> Runner:
+def make_runner(config: RunnerConfig, stack: Stack, plan: Plan, outage: float = OUTAGE_SECONDS) -> Runner:
     """The runner that the stack's orchestrator is configured for; ``outage`` is how long Modal may be away."""
     return runner_of(config, stack, plan.create_rate, outage)
 

@@ -23,8 +23,9 @@ from bridge.last_words import LastWords
 from bridge.loop_on_demand import LoopOnDemand
 from bridge.operated import OperatedRun
 from bridge.outcome import Outcome, Verdict
+from bridge.output import OutputLine
 from bridge.renewal import StepRenewal
-from bridge.runners.base import OutputLine, Runner
+from bridge.runners.base import Runner
 from bridge.step import Attempts
 from bridge.step_records import StepRecords
 from bridge.warm import WarmSteps

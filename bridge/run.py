@@ -19,7 +19,7 @@ from bridge.errors import RunIsOver, how_to_replay
 from bridge.host.attempt import StepCommand
 from bridge.plan import Plan, SandboxSpec, StepPlan
 from bridge.registry_login import registry_of
-from bridge.runners.base import Runner, SandboxRequest
+from bridge.runners.base import OUTAGE_SECONDS, Runner, SandboxRequest
 from bridge.settings import RunnerConfig
 
 LOG_ENVIRONMENT = {"ZENML_LOGGING_COLORS_DISABLED": "true", "PYTHONUNBUFFERED": "1"}
@@ -133,9 +133,7 @@ def environment_of(run: PipelineRunResponse, snapshot: PipelineSnapshotResponse)
     return environment
 
 
-def runner_of(
-    config: RunnerConfig, stack: Stack, create_rate: float = 4.0, outage: float = runners.OUTAGE_SECONDS
-) -> Runner:
+def runner_of(config: RunnerConfig, stack: Stack, create_rate: float = 4.0, outage: float = OUTAGE_SECONDS) -> Runner:
     """Make the runner that a component of a stack is configured for.
 
     ``create_rate`` is most sandboxes created per second, ``outage`` how many seconds Modal may be away.

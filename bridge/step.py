@@ -32,9 +32,10 @@ from bridge.outcome import (
     refused,
     stopped_after,
 )
+from bridge.output import OutputLine
 from bridge.plan import StepPlan
 from bridge.run import Run
-from bridge.runners.base import OutputLine, Runner, Sandbox, SandboxRequest
+from bridge.runners.base import Runner, Sandbox, SandboxRequest
 from bridge.step_records import StepRecords
 from bridge.terminal import echo
 from bridge.warm import WarmSteps
