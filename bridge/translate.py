@@ -79,7 +79,6 @@ def translate(
     component: Mapping[str, object],
     component_name: str,
     stack_name: str,
-    images: Mapping[str, str] | None = None,
 ) -> Translation:
     """Translate a snapshot.
 
@@ -89,18 +88,16 @@ def translate(
         component: The orchestrator's config as a mapping; only declared settings and ``runner`` are read.
         component_name: The orchestrator's name, under which ZenML keeps its settings.
         stack_name: The stack's name.
-        images: The image of each step, where it isn't the one of the snapshot's build; of a dynamic pipeline that of
-            its orchestration, under "".
 
     Raises ``InvalidSettings`` and its child ``NotTranslatable``.
     """
     configuration = snapshot.pipeline_configuration
     layers = Layers(component, component_name, configuration.settings)
     if snapshot.is_dynamic:
-        return _dynamic(snapshot, stack_name, layers, component, images)
+        return _dynamic(snapshot, stack_name, layers, component)
     is_local = component.get("runner") == "process"
     mode = Mode(layers.pipeline.execution_mode)
-    reader = _Reader(snapshot, layers, mode, images, is_local=is_local)
+    reader = _Reader(snapshot, layers, mode, is_local=is_local)
     reader.check_network(layers.pipeline, "the pipeline")
     steps = snapshot.step_configurations
     order = ordered({name: reader.upstream(step) for name, step in steps.items()}, configuration.name)
@@ -119,12 +116,11 @@ def _dynamic(
     stack_name: str,
     layers: Layers,
     component: Mapping[str, object],
-    images: Mapping[str, str] | None,
 ) -> Translation:
     """The orchestration of a dynamic pipeline: what its steps ask for is known once they are called."""
     configuration, settings = snapshot.pipeline_configuration, layers.pipeline
     is_local = component.get("runner") == "process"
-    reader = _Reader(snapshot, layers, Mode.DYNAMIC, {} if images is None else images, is_local=is_local)
+    reader = _Reader(snapshot, layers, Mode.DYNAMIC, is_local=is_local)
     where = "the pipeline"
     reader.check_network(settings, where)
     own = with_gpu(reader.asked(where, configuration.settings.get("resources")), texts(settings.gpu), where)
@@ -134,7 +130,7 @@ def _dynamic(
             wanted = reader.asked(f"step {name}", step.config.settings.get("resources"))
             with_gpu(wanted, texts(of_step.gpu), f"step {name}")
     built = snapshot.build.images.get(ORCHESTRATOR_DOCKER_IMAGE_KEY) if snapshot.build else None
-    image = images.get("") if images is not None else built.image if built else None
+    image = built.image if built else None
     command = ["dynamic", "--snapshot-id", str(snapshot.id)]
     if settings.max_parallelism is not None:
         command += ["--max-parallelism", str(settings.max_parallelism)]
@@ -220,7 +216,6 @@ class _Reader:
         snapshot: PipelineSnapshotResponse | NewSnapshot,
         layers: Layers,
         mode: Mode,
-        images: Mapping[str, str] | None,
         *,
         is_local: bool,
     ) -> None:
@@ -233,8 +228,7 @@ class _Reader:
         self._most_retries = PREFECT_MOST_RETRIES if mode is Mode.PER_STEP else PIPELINE_MOST_RETRIES
         self._mode = mode
         self._is_local = is_local
-        self._images = images
-        self._built = snapshot.build.images if images is None and snapshot.build else {}
+        self._built = snapshot.build.images if snapshot.build else {}
         self._specs: dict[tuple[int, Resources, str | None], SandboxSpec] = {}
         self.warnings: list[str] = []
 
@@ -298,8 +292,6 @@ class _Reader:
         return asked(values, where)
 
     def _image(self, name: str) -> str | None:
-        if self._images is not None:
-            return self._images.get(name)
         key = ORCHESTRATOR_DOCKER_IMAGE_KEY
         item = self._built.get(PipelineBuildResponse.get_image_key(key, name)) or self._built.get(key)
         return item.image if item else None

@@ -424,12 +424,6 @@ def test_several_images_in_pipeline_mode_are_refused_before_they_are_built(
             refuse_images(in_one_sandbox, builds)
 
 
-def test_images_from_elsewhere() -> None:
-    stored = snapshot({"a": StepInput()}, images={"orchestrator": "r/old"}, settings=PER_STEP)
-    result = translate(stored, component={}, component_name=NAME, stack_name="s", images={"a": "im-1"})
-    assert result.plan.steps[0].sandbox.image == "im-1"
-
-
 # Caching and retries
 
 
