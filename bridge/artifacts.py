@@ -28,7 +28,7 @@ from bridge.board import Board
 from bridge.plan import Mode
 from bridge.run import Run
 from bridge.runners.base import HasDashboard, Runner
-from bridge.truth import ZenMLThread
+from bridge.zenml_calls import ZenMLCalls
 
 SECONDS = 3.0
 """How often what has changed is sent; a table of thousands of steps goes less often."""
@@ -64,11 +64,10 @@ class Showing:
         self._run = run
         self._board = board
         self._dashboard = runner if isinstance(runner, HasDashboard) else None
-        steps = [run.plan.sandbox] if run.plan.mode.in_one_sandbox else [step.sandbox for step in run.plan.steps]
-        self._environments = list(dict.fromkeys(spec.modal_environment for spec in steps))
+        self._environments = run.plan.modal_environments
         self._apps: list[str] = []
         self._costs_asked = time.monotonic()
-        self._thread = ZenMLThread(patience=0.0)
+        self._thread = ZenMLCalls(patience=0.0)
         self._over = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._away = False

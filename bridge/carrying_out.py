@@ -26,30 +26,33 @@ from bridge.dynamic import DynamicPipeline
 from bridge.errors import BridgeError, PrefectUnavailable, RunIsOver
 from bridge.events import StepEvents
 from bridge.eviction import is_eviction
-from bridge.flow import left_as_it_is, on_own_loop
+from bridge.flow import left_as_it_is
 from bridge.foresight import earlier_durations
 from bridge.host.fresh_keys import use_fresh_keys
 from bridge.left_open import close_task_runs
 from bridge.limits import check_limits
 from bridge.logs import LogShipper
+from bridge.open_run import give_up, layer_of, open_run, own_run
 from bridge.operated_end import end_with
 from bridge.outage import patiently, until_it_answers
+from bridge.own_loop import on_own_loop
 from bridge.own_words import warn_in_run_logs
 from bridge.per_step import PerStep
 from bridge.plan import Mode
 from bridge.ready import Fate
 from bridge.renewal import Renewal
 from bridge.resume import Earlier, end_sandboxes, look_back
-from bridge.run import Run, give_up, layer_of, open_run, own_run, runner_of
+from bridge.run import Run, runner_of
 from bridge.run_status import begin_stop, end_run, status_of
 from bridge.runners.base import Runner
 from bridge.scheduled import snapshot_for
 from bridge.step import Attempts
-from bridge.truth import Truth, ZenMLThread
+from bridge.step_records import StepRecords
 from bridge.versions import other_bridge
 from bridge.warm import WarmSteps
 from bridge.watch import CANCELLED, Stop, Watch, carried_out
 from bridge.whole_pipeline import WholePipeline, summary
+from bridge.zenml_calls import ZenMLCalls
 
 
 def run_pipeline(flow_run: FlowRun, snapshot_id: UUID, run_id: UUID | None) -> State[None]:
@@ -160,7 +163,7 @@ def _defect(error: Exception) -> str:
 
 
 async def _carry_out(run: Run, runner: Runner, stop: Stop, life: int) -> State[None]:
-    thread, taken_up = ZenMLThread(login_comes_back=True), asyncio.Event()
+    thread, taken_up = ZenMLCalls(login_comes_back=True), asyncio.Event()
     if life == 1:
         taken_up.set()
     try:
@@ -177,7 +180,7 @@ async def _carry_out(run: Run, runner: Runner, stop: Stop, life: int) -> State[N
                 Showing(api.client, run, board, runner),
                 WarmSteps(run, runner, most, lambda: thread.call(lambda: earlier_durations(run.run))) as warm,
             ):
-                truth = Truth(thread, lambda steps: step_runs.latest(run.run, steps))
+                truth = StepRecords(thread, lambda steps: step_runs.latest(run.run, steps))
                 parts = _Parts(run, Attempts(run, runner, thread, truth, warm), shipper, thread, watch, board, taken_up)
                 if life > 1 and run.run.status is ExecutionStatus.STOPPING:
                     ended = await _finish_the_stop(parts, runner, api.client, stop, "it was stopped in ZenML")
@@ -212,7 +215,7 @@ async def _carry_out(run: Run, runner: Runner, stop: Stop, life: int) -> State[N
         thread.close()
 
 
-async def _conclude(run: Run, stop: Stop, ended: _Ended, thread: ZenMLThread) -> State[None]:
+async def _conclude(run: Run, stop: Stop, ended: _Ended, thread: ZenMLCalls) -> State[None]:
     # First: a step that was ended for it may say of itself that it has failed.
     failures = {"": stop.failure, **ended.failures} if stop.failure else dict(ended.failures)
     stopped = (stop.requested and not stop.failure) or (ended.stopped and not failures)
@@ -250,7 +253,7 @@ class _Parts:
     run: Run
     attempts: Attempts
     shipper: LogShipper
-    thread: ZenMLThread
+    thread: ZenMLCalls
     watch: Watch
     board: Board
     taken_up: asyncio.Event

@@ -15,7 +15,7 @@ from zenml.models import ComponentResponse, StackResponse
 from zenml.stack import StackComponent
 
 from bridge import names, runners
-from bridge.runners.base import Runner
+from bridge.runners.base import OUTAGE_SECONDS, Runner
 from bridge.runners.registry import Registry
 from bridge.settings import ModalPrefectOrchestratorConfig, ModalPrefectStepOperatorConfig
 
@@ -39,7 +39,7 @@ class Place:
             return {}
         return {name: replace(self, modal_environment=name) for name in modal_environments}
 
-    def runner_for(self, registry: Registry | None = None, outage: float = runners.OUTAGE_SECONDS) -> Runner:
+    def runner_for(self, registry: Registry | None = None, outage: float = OUTAGE_SECONDS) -> Runner:
         """Make its runner; ``registry`` may want a login for its images, ``outage`` is how long Modal may be away."""
         return runners.create(
             self.runner,

@@ -34,8 +34,8 @@ from bridge.run import Run
 from bridge.runners.base import Runner
 from bridge.said import read_said
 from bridge.step import Attempts, Begun
-from bridge.truth import ZenMLThread
 from bridge.upstream_prefect import run_task_after
+from bridge.zenml_calls import ZenMLCalls
 
 MOST_SANDBOXES = 1000
 """How many sandboxes of the orchestration are looked for after a crash: each pause and each loss makes one."""
@@ -57,7 +57,7 @@ class DynamicPipeline:
         runner: Runner,
         attempts: Attempts,
         shipper: LogShipper,
-        thread: ZenMLThread,
+        thread: ZenMLCalls,
         client: PrefectClient,
         board: Board,
         *,

@@ -1,8 +1,8 @@
 """The Prefect flow that runs a ZenML pipeline.
 
-A sync flow with an async core on a loop and thread of its own: ``prefect flow-run retry`` never awaits an async
-flow and runs a sync one inside its own loop, notebooks have a loop already, and a thread is as good a caller
-as any other.
+A sync flow with an async core on a loop and thread of its own (:mod:`bridge.own_loop`): ``prefect flow-run retry``
+never awaits an async flow and runs a sync one inside its own loop, notebooks have a loop already, and a thread is as
+good a caller as any other.
 
 Who deploys the flow imports this module, and so does each process that runs it: it loads Prefect alone. ZenML takes
 seconds, and shows what every library logs from INFO on (:mod:`bridge.carrying_out`).
@@ -10,12 +10,6 @@ seconds, and shows what every library logs from INFO on (:mod:`bridge.carrying_o
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
-from contextvars import copy_context
-from threading import Event, Thread
-from typing import Any, TypeVar
 from uuid import UUID
 
 from prefect import flow, get_run_logger
@@ -25,8 +19,6 @@ from prefect.states import Crashed
 
 from bridge import names
 from bridge.quiet import only_warn_of_requests
-
-T = TypeVar("T")
 
 
 @flow(name=names.DEPLOYMENT, persist_result=False)
@@ -66,46 +58,3 @@ def left_as_it_is(flow_run_id: str, why: str, defect: Exception | None = None) -
     message = f"{why.rstrip('.')}. {how}"
     get_run_logger().error("%s", message, exc_info=defect)
     return Crashed(message=message)
-
-
-def on_own_loop(
-    core: Callable[[], Coroutine[Any, Any, T]], leave: Callable[[BaseException], bool] = lambda interruption: False
-) -> T:
-    """Run a coroutine on a new event loop in a new thread and return its result.
-
-    Whatever interrupts the calling thread in the meantime (Ctrl-C, Prefect's ``TerminationSignal``) cancels the
-    coroutine; its result is still waited for, since it ends sandboxes. A second interruption leaves at once.
-
-    Where ``leave`` says of an interruption that it takes this process away, the coroutine goes no further, ends
-    nothing, and the interruption is raised.
-    """
-    context = copy_context()
-    result: Future[T] = Future()
-    started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[T]]] = Future()
-
-    async def main() -> T:
-        task = asyncio.ensure_future(core())
-        started.set_result((asyncio.get_running_loop(), task))
-        return await task
-
-    def work() -> None:
-        try:
-            result.set_result(context.run(asyncio.run, main()))
-        except BaseException as error:
-            result.set_exception(error)
-
-    thread = Thread(target=work, name="zenml-modal-prefect", daemon=True)
-    thread.start()
-    try:
-        return result.result()
-    except BaseException as interruption:
-        if result.done():
-            raise
-        loop, task = started.result()
-        if leave(interruption) and not result.done():
-            # The loop stands still, as after a SIGKILL: an end of its own would end sandboxes and tell ZenML of it.
-            loop.call_soon_threadsafe(Event().wait)
-            raise
-        if not result.done():
-            loop.call_soon_threadsafe(task.cancel)
-        return result.result()

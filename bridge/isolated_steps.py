@@ -30,15 +30,17 @@ from bridge.isolated import IsolatedRun, Layer, image_of, plan_of, wishes_of
 from bridge.isolated_earlier import EarlierSteps, earlier_steps
 from bridge.limits import Limits
 from bridge.logs import Logger, LogShipper
+from bridge.open_run import load_snapshot
 from bridge.outcome import Cost, Diagnosis, End, Outcome, SandboxEnd, StepRecord, Verdict, judge
 from bridge.ready import Gate, Pass, Slots
-from bridge.run import Run, load_snapshot
+from bridge.run import Run
 from bridge.runners.base import Runner, Sandbox
 from bridge.said import read_said
 from bridge.step import Attempts, Begun, while_it_may_live
-from bridge.truth import Truth, ZenMLThread
+from bridge.step_records import StepRecords
 from bridge.upstream_prefect import run_task_after
 from bridge.warm import WarmSteps
+from bridge.zenml_calls import ZenMLCalls
 
 LOOK_SECONDS = 1.0
 """How often ZenML is asked for new ones."""
@@ -59,7 +61,7 @@ class IsolatedSteps:
         run: Run,
         layer: Layer,
         runner: Runner,
-        thread: ZenMLThread,
+        thread: ZenMLCalls,
         shipper: LogShipper,
         client: PrefectClient,
         board: Board,
@@ -309,8 +311,7 @@ class _StepRunTask:
                 on_lost=partial(owner.board.lost, self._row),
             )
         async with WarmSteps(run, owner.runner, None) as warm:
-            # This very step run: ZenML's next attempt may be there before this one's end is judged.
-            truth = Truth(owner.thread, lambda steps: dict.fromkeys(steps, step_runs.record_of(self._step_run_id)))
+            truth = StepRecords.of_step_run(owner.thread, self._step_run_id)
             attempts = Attempts(run, owner.runner, owner.thread, truth, warm)
             outcome = await attempts.attempt_step(
                 step,

@@ -4,24 +4,19 @@ The flow writes the time into the metadata of its ZenML run, once for all its sa
 sandbox reads it with the token that it has anyway (:mod:`bridge.host.orphan`). So neither needs a way to the other,
 and nobody needs a way to Prefect. The sandbox of a step operator has a lease of its own, in the metadata of its step
 run: another orchestrator has no flow. What is written is compared, never reckoned with: the clocks of two machines
-differ. Eight of these writes and reads fit into one ``orphan_timeout``.
+differ. Eight of these writes and reads (:mod:`bridge.signs_of_life`) fit into one ``orphan_timeout``. Standard library
+only.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
-from uuid import UUID
-
-from zenml.client import Client
-from zenml.enums import MetadataResourceTypes
-from zenml.metadata.metadata_types import MetadataTypeEnum
-from zenml.models import PipelineRunResponse, RunMetadataRequest, RunMetadataResource, StepRunResponse
-
-from bridge import names, whereabouts
+from datetime import datetime
 
 FIRST_SIGN_SECONDS = 120.0
 """How long a flow may take from its beginning to its first sign of life; a few seconds is what it takes."""
+CLOCKS_SECONDS = 60.0
+"""By how much the clocks of two machines may differ."""
 LOOKS = 8
 """How often the lease is renewed, and read, within its time."""
 
@@ -34,41 +29,6 @@ def period(orphan_timeout: float) -> float:
 def grace(orphan_timeout: float) -> float:
     """Return the seconds after the last sign of life at which no sandbox lives on any more that could ask."""
     return orphan_timeout + 2 * period(orphan_timeout)
-
-
-def renew(run: PipelineRunResponse, life: int = 1) -> None:
-    """Write down that the flow of a run is at work, in this process, the ``life``-th of its flow run.
-
-    Raises what ZenML's client raises.
-    """
-    _write(run.project_id, run.id, MetadataResourceTypes.PIPELINE_RUN, names.METADATA_FLOW_ALIVE, life)
-
-
-def renew_step_run(project_id: UUID, step_run_id: UUID) -> None:
-    """Write down that this process, which called a step operator, waits for the step run. Raises the same."""
-    _write(project_id, step_run_id, MetadataResourceTypes.STEP_RUN, names.METADATA_CALLER_ALIVE, 1)
-
-
-def _write(project_id: UUID, resource: UUID, kind: MetadataResourceTypes, key: str, life: int) -> None:
-    now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-    Client().zen_store.create_run_metadata(
-        RunMetadataRequest(
-            project=project_id,
-            resources=[RunMetadataResource(id=resource, type=kind)],
-            values={key: f"{now} {whereabouts.of_this_process()} {life}"},
-            types={key: MetadataTypeEnum.STRING},
-        )
-    )
-
-
-def last_sign(run: PipelineRunResponse) -> str:
-    """Return what the flow of a run, read just now, has written last; "" if it never wrote anything."""
-    return str(run.run_metadata.get(names.METADATA_FLOW_ALIVE, ""))
-
-
-def last_sign_of_caller(step_run: StepRunResponse) -> str:
-    """Return what the caller of a step operator has written last about a step run, read just now."""
-    return str(step_run.run_metadata.get(names.METADATA_CALLER_ALIVE, ""))
 
 
 def age(sign: str, now: datetime) -> float | None:

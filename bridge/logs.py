@@ -28,7 +28,7 @@ from bridge import names
 from bridge.allowance import CLOUD_RECORDS_A_MINUTE, Allowance, take_coalesced
 from bridge.last_words import LastWords
 from bridge.outage import is_passing
-from bridge.runners.base import OutputLine
+from bridge.output import OutputLine
 
 BATCH_LINES = 500
 BATCH_CHARACTERS = 1_000_000

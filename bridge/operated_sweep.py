@@ -17,12 +17,12 @@ from zenml.enums import ExecutionMode, ExecutionStatus, StackComponentType
 from zenml.models import PipelineRunResponse, StackResponse, StepRunResponse
 from zenml.stack import StackComponent
 
-from bridge import lease, names, orphans, step_runs
+from bridge import lease, names, orphans, signs_of_life, step_runs
 from bridge.components import ours, place_of, title
 from bridge.errors import BridgeError, RunNotPossible
-from bridge.flow import on_own_loop
 from bridge.listing import Listing
 from bridge.operated import wishes_of
+from bridge.own_loop import on_own_loop
 from bridge.ownership import Judgement, Owner, judge_caller, judge_idle
 from bridge.runners.base import Sandbox
 from bridge.step_operator import ModalPrefectStepOperator
@@ -104,7 +104,7 @@ class _Sweeper:
             orphan_timeout = self._orphan_timeout(step_run)
         except BridgeError as error:
             return Judgement(Owner.UNCLEAR, f"its settings can't be read: {error}")
-        sign = lease.age(lease.last_sign_of_caller(step_run), datetime.now(timezone.utc))
+        sign = lease.age(signs_of_life.last_sign_of_caller(step_run), datetime.now(timezone.utc))
         return judge_caller(sign, orphan_timeout, self._tolerance)
 
     def _orphan_timeout(self, step_run: StepRunResponse) -> float:

@@ -19,17 +19,18 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 from uuid import UUID
 
-from bridge import step_runs
 from bridge.last_words import LastWords
 from bridge.loop_on_demand import LoopOnDemand
 from bridge.operated import OperatedRun
 from bridge.outcome import Outcome, Verdict
+from bridge.output import OutputLine
 from bridge.renewal import StepRenewal
-from bridge.runners.base import OutputLine, Runner
+from bridge.runners.base import Runner
 from bridge.step import Attempts
-from bridge.truth import Truth, ZenMLThread
+from bridge.step_records import StepRecords
 from bridge.warm import WarmSteps
 from bridge.warm_runs import WarmRuns
+from bridge.zenml_calls import ZenMLCalls
 
 T = TypeVar("T")
 OnSandbox = Callable[[str, str | None], None]
@@ -183,7 +184,7 @@ class Operating:
             return
         made = asyncio.Event()
         told: set[asyncio.Future[None]] = set()
-        thread = ZenMLThread()
+        thread = ZenMLCalls()
 
         def tell(sandbox_id: str, url: str | None) -> None:
             made.set()
@@ -217,12 +218,11 @@ async def _told(told: set[asyncio.Future[None]]) -> None:
             _logger.warning("ZenML couldn't be told where the step runs: %s: %s", type(error).__name__, error)
 
 
-async def _carry_out(step: _Step, runner: Runner, thread: ZenMLThread, warm: WarmSteps) -> Outcome:
+async def _carry_out(step: _Step, runner: Runner, thread: ZenMLCalls, warm: WarmSteps) -> Outcome:
     run, plan = step.run, step.run.step
     async with StepRenewal(run.run.project_id, run.step_run_id, run.plan.orphan_timeout):
-        # This very step run: a dynamic pipeline's next attempt may be there before this one's end is judged.
-        truth = Truth(thread, lambda steps: dict.fromkeys(steps, step_runs.record_of(run.step_run_id)))
-        attempts = Attempts(run, runner, thread, truth, warm)
+        records = StepRecords.of_step_run(thread, run.step_run_id)
+        attempts = Attempts(run, runner, thread, records, warm)
         outcome = await attempts.attempt_step(
             plan, 1, run.step_run_id, step.kill, step.echo, _logger, step_run_id=str(run.step_run_id)
         )

@@ -21,6 +21,7 @@ from prefect.states import Cancelled, Completed, Failed
 
 from bridge import names
 from bridge.board import Board
+from bridge.cache_lookup import CacheLookup
 from bridge.errors import InvalidSettings
 from bridge.limits import LimitMissing, Limits
 from bridge.logs import Logger, LogShipper
@@ -30,9 +31,9 @@ from bridge.ready import Fate, Gate, GraphRun, NotRun, Pass, Slots
 from bridge.resume import Earlier
 from bridge.run import Run
 from bridge.step import Attempts, Begun
-from bridge.step_runs import CacheLookup, record_failure, stop_running
-from bridge.truth import ZenMLThread
+from bridge.step_runs import record_failure, stop_running
 from bridge.upstream_prefect import report_task_run_state, run_task_after
+from bridge.zenml_calls import ZenMLCalls
 
 SETTLING_SECONDS = 10.0
 """How long new steps wait for the sandboxes of steps that ended while no process worked on the flow run."""
@@ -46,7 +47,7 @@ class PerStep:
         run: Run,
         attempts: Attempts,
         shipper: LogShipper,
-        thread: ZenMLThread,
+        thread: ZenMLCalls,
         *,
         board: Board,
         earlier: Earlier,

@@ -193,6 +193,18 @@ class Plan:
         return {step.name: step.upstream for step in self.steps}
 
     @property
+    def sandbox_specs(self) -> tuple[SandboxSpec, ...]:
+        """What its sandboxes are made of, each once; of a dynamic pipeline that of the orchestration alone."""
+        if self.mode.in_one_sandbox:
+            return (self.sandbox,)
+        return tuple(dict.fromkeys(step.sandbox for step in self.steps))
+
+    @property
+    def modal_environments(self) -> tuple[str | None, ...]:
+        """The Modal environments that its sandboxes are in, each once; None is that of the profile."""
+        return tuple(dict.fromkeys(spec.modal_environment for spec in self.sandbox_specs))
+
+    @property
     def most_sandboxes(self) -> int:
         """How many sandboxes ``pipeline`` mode can need one after the other, if each of them dies under a step."""
         deaths = sum(step.retry.retries for step in self.steps)

@@ -10,8 +10,8 @@ from uuid import UUID
 from zenml.exceptions import CredentialsNotValid
 from zenml.models import PipelineRunResponse
 
-from bridge import lease
-from bridge.truth import LOGIN_HAS_ENDED, ZenMLThread
+from bridge import lease, signs_of_life
+from bridge.zenml_calls import LOGIN_HAS_ENDED, ZenMLCalls
 
 RETRY_SECONDS = 5.0
 
@@ -25,7 +25,7 @@ class _Renewing:
         self._renew = renew
         self._period = lease.period(orphan_timeout)
         # Of its own, and without patience: the next try comes soon, and must not wait behind other calls.
-        self._thread = ZenMLThread(patience=0.0)
+        self._thread = ZenMLCalls(patience=0.0)
         self._task: asyncio.Task[None] | None = None
         self._login_has_ended = False
 
@@ -69,11 +69,11 @@ class Renewal(_Renewing):
     """A flow's, for all sandboxes of its run. ``life`` counts the processes of the flow run, this one included."""
 
     def __init__(self, run: PipelineRunResponse, orphan_timeout: float, life: int) -> None:
-        super().__init__(lambda: lease.renew(run, life), orphan_timeout)
+        super().__init__(lambda: signs_of_life.renew(run, life), orphan_timeout)
 
 
 class StepRenewal(_Renewing):
     """That of a step operator's caller, for the sandbox of one step run."""
 
     def __init__(self, project_id: UUID, step_run_id: UUID, orphan_timeout: float) -> None:
-        super().__init__(lambda: lease.renew_step_run(project_id, step_run_id), orphan_timeout)
+        super().__init__(lambda: signs_of_life.renew_step_run(project_id, step_run_id), orphan_timeout)

@@ -29,8 +29,8 @@ from bridge.run import Run
 from bridge.runners.base import CallsHosts, Runner, Sandbox
 from bridge.said import PAGE, Said, read_said
 from bridge.step import Begun
-from bridge.truth import ZenMLThread
 from bridge.warm_again import attempts_in
+from bridge.zenml_calls import ZenMLCalls
 
 _logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class Earlier:
 
 
 async def look_back(
-    run: Run, runner: Runner, client: PrefectClient, thread: ZenMLThread, shipper: LogShipper
+    run: Run, runner: Runner, client: PrefectClient, thread: ZenMLCalls, shipper: LogShipper
 ) -> Earlier:
     """Find out what an earlier process of this flow run left. Ends the sandboxes that no attempt needs any more.
 
@@ -71,10 +71,8 @@ async def end_sandboxes(run: Run, runner: Runner) -> None:
 
 
 async def _alive(run: Run, runner: Runner) -> list[Sandbox]:
-    plan = run.plan
-    specs = [plan.sandbox] if plan.mode.in_one_sandbox else [step.sandbox for step in plan.steps]
     found: list[Sandbox] = []
-    for environment in dict.fromkeys(spec.modal_environment for spec in specs):
+    for environment in run.plan.modal_environments:
         found += await runner.running({names.TAG_RUN_ID: run.id}, environment)
     return found
 
@@ -92,7 +90,7 @@ async def task_runs_of(client: PrefectClient, flow_run_id: UUID) -> dict[UUID, T
 
 
 class _Look:
-    def __init__(self, run: Run, runner: Runner, client: PrefectClient, thread: ZenMLThread) -> None:
+    def __init__(self, run: Run, runner: Runner, client: PrefectClient, thread: ZenMLCalls) -> None:
         self._run = run
         self._runner = runner
         self._client = client

@@ -19,23 +19,20 @@ from zenml.client import Client
 from zenml.enums import ExecutionStatus
 from zenml.models import PipelineRunResponse
 
-from bridge import lease, names, orphans, step_runs, whereabouts
+from bridge import names, orphans, signs_of_life, step_runs
 from bridge.errors import RunNotPossible, how_to_replay
+from bridge.flow_process import alive_here, doubt_of_death
 from bridge.left_open import close_flow_run
+from bridge.open_run import load_snapshot, load_stack
 from bridge.plan import FailureMode, Plan
 from bridge.prefect_api import prefect_api, prefect_settings
-from bridge.run import is_over, load_snapshot, load_stack
+from bridge.run import is_over
 from bridge.stop_run import end_sandboxes
 from bridge.submission import run_here
 from bridge.work_pool import nobody_works
 
 if TYPE_CHECKING:
     from bridge.orchestrator import ModalPrefectOrchestrator
-
-SLACK_SECONDS = 15.0
-"""How much later than planned a sign of life may come."""
-CLOCKS_SECONDS = 60.0
-"""By how much the clocks of Prefect's server and of a flow's machine may differ."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +154,7 @@ def _end_what_is_left(flow_run: FlowRun, run: PipelineRunResponse, sure: bool, s
         return
     snapshot = load_snapshot(_snapshot_id(run))
     orchestrator = load_stack(snapshot)[1]
-    plan, sign = orchestrator.plan(snapshot), lease.last_sign(run)
+    plan, sign = orchestrator.plan(snapshot), signs_of_life.last_sign(run)
     if alive_here(flow_run, sign):
         return
     if not sure and doubt_of_death(flow_run, sign, plan.orphan_timeout, datetime.now(timezone.utc)):
@@ -226,7 +223,7 @@ def _check_state(flow_run: FlowRun, run_id: UUID) -> None:
 
 def _check_process(flow_run: FlowRun, run: PipelineRunResponse, plan: Plan, sure: bool) -> None:
     """Raise ``RunNotPossible`` if the process of a flow run is alive, or may be as far as anybody can tell."""
-    sign = lease.last_sign(run)
+    sign = signs_of_life.last_sign(run)
     if process := alive_here(flow_run, sign):
         raise RunNotPossible(
             f"flow run {flow_run.id} is alive: its process, {process}, is on this machine. To stop the run: "
@@ -234,40 +231,3 @@ def _check_process(flow_run: FlowRun, run: PipelineRunResponse, plan: Plan, sure
         )
     if not sure and (doubt := doubt_of_death(flow_run, sign, plan.orphan_timeout, datetime.now(timezone.utc))):
         raise RunNotPossible(f"flow run {flow_run.id} may be alive: {doubt}: two of them would run steps twice.")
-
-
-def alive_here(flow_run: FlowRun, sign: str) -> str:
-    """Return the id of the process that works on a flow run, if it is alive on this machine, else "".
-
-    ``sign`` is the last sign of life (:mod:`bridge.lease`) of the flow run.
-    """
-    process, life = lease.signer(sign)
-    return process.split("/")[-2] if sign and life == flow_run.run_count and whereabouts.is_there(process) else ""
-
-
-def doubt_of_death(flow_run: FlowRun, sign: str, orphan_timeout: float, now: datetime) -> str:
-    """Say why a flow run may be worked on by a process elsewhere, and what to do; "" if that is out of the question."""
-    state = flow_run.state
-    process, life = lease.signer(sign)
-    signed = bool(sign) and life == flow_run.run_count
-    # Prefect calls a flow Crashed whose heartbeats it misses: also one that goes on, after an outage of its own.
-    if state is None or (state.is_final() and not (signed and state.is_crashed() and _signed_since(state, sign))):
-        return ""
-    # An earlier process of the flow run may have given the last sign, and the present one be about to give its first.
-    if signed:
-        if whereabouts.is_there(process) is False:
-            return ""
-        age, most = lease.age(sign, now) or 0.0, 2 * lease.period(orphan_timeout) + SLACK_SECONDS
-        seen = f"it gave a sign of life {age:.0f} s ago, on {process.partition('~')[0]}"
-    else:
-        age, most = (now - state.timestamp).total_seconds(), lease.FIRST_SIGN_SECONDS
-        seen = f"it has been {state.name} for {age:.0f} s and has given no sign of life yet"
-    if state.is_pending():  # who knows how long its machine takes
-        return f"{seen}. Pass --yes if you know that nothing is starting it"
-    if age > most:
-        return ""
-    return f"{seen}. Wait {most - age:.0f} s, or pass --yes if you know that its process is gone"
-
-
-def _signed_since(state: State[None], sign: str) -> bool:
-    return (lease.age(sign, state.timestamp) or 0.0) < -CLOCKS_SECONDS

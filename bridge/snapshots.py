@@ -8,7 +8,7 @@ from zenml.client import Client
 from zenml.models import PipelineSnapshotResponse
 
 from bridge.errors import RunNotPossible
-from bridge.run import load_snapshot
+from bridge.open_run import load_snapshot
 
 
 def find_snapshot(what: str) -> PipelineSnapshotResponse:

@@ -32,12 +32,14 @@ from bridge.outcome import (
     refused,
     stopped_after,
 )
+from bridge.output import OutputLine
 from bridge.plan import StepPlan
 from bridge.run import Run
-from bridge.runners.base import OutputLine, Runner, Sandbox, SandboxRequest
+from bridge.runners.base import Runner, Sandbox, SandboxRequest
+from bridge.step_records import StepRecords
 from bridge.terminal import echo
-from bridge.truth import Truth, ZenMLThread
 from bridge.warm import WarmSteps
+from bridge.zenml_calls import ZenMLCalls
 
 if TYPE_CHECKING:
     from bridge.logs import Logger  # which imports Prefect: a step operator's process may have none
@@ -105,7 +107,7 @@ async def _is(it: T) -> T:
 class Attempts:
     """Makes attempts for one run. One instance a flow run; used from its event loop only."""
 
-    def __init__(self, run: Run, runner: Runner, thread: ZenMLThread, truth: Truth, warm: WarmSteps) -> None:
+    def __init__(self, run: Run, runner: Runner, thread: ZenMLCalls, truth: StepRecords, warm: WarmSteps) -> None:
         self._run = run
         self._runner = runner
         self._thread = thread

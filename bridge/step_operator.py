@@ -337,13 +337,13 @@ class ModalPrefectStepOperator(BaseStepOperator):
 
     def _wait_too(self, step_run: StepRunResponse, orphan_timeout: int) -> None:
         """Say that somebody waits for a step run whose caller is gone: its sandbox would end itself for want of one."""
-        from bridge import lease
+        from bridge import lease, signs_of_life
 
         now = time.monotonic()
         if now < self._next_signs.get(step_run.id, now):
             return
         try:
-            lease.renew_step_run(step_run.project_id, step_run.id)
+            signs_of_life.renew_step_run(step_run.project_id, step_run.id)
         except Exception as error:
             # It is said again the next time; the sandbox doesn't count the time in which it can't ask either.
             logger.warning("ZenML couldn't be told that somebody waits: %s: %s", type(error).__name__, error)

@@ -13,13 +13,15 @@ from zenml.client import Client
 from zenml.enums import ExecutionStatus
 from zenml.models import PipelineRunResponse
 
-from bridge import lease, names, step_runs
+from bridge import names, signs_of_life, step_runs
 from bridge.errors import BridgeError
-from bridge.flow import on_own_loop
+from bridge.flow_process import alive_here, doubt_of_death
 from bridge.left_open import close_flow_run
+from bridge.open_run import load_snapshot, load_stack
 from bridge.operated_end import end_operated
+from bridge.own_loop import on_own_loop
 from bridge.prefect_api import prefect_api
-from bridge.run import load_snapshot, load_stack, runner_of
+from bridge.run import runner_of
 from bridge.run_status import end_run
 from bridge.status import read_flow_run
 
@@ -63,13 +65,11 @@ def _at_work(flow_run: FlowRun | None) -> bool:
 
 def _is_dead(flow_run: FlowRun | None, run: PipelineRunResponse, orchestrator: ModalPrefectOrchestrator) -> bool:
     """Whether the process of a flow run is gone for certain that Prefect still calls Running, or Cancelling."""
-    from bridge.revival import alive_here, doubt_of_death
-
     if flow_run is None or flow_run.state is None or run.snapshot is None:
         return False
     if not (flow_run.state.is_running() or flow_run.state.is_cancelling()):
         return False
-    sign = lease.last_sign(Client().zen_store.get_run(run.id))
+    sign = signs_of_life.last_sign(Client().zen_store.get_run(run.id))
     try:
         orphan_timeout = orchestrator.run_settings(load_snapshot(run.snapshot.id)).orphan_timeout
     except BridgeError:
@@ -103,11 +103,10 @@ def end_sandboxes(run: PipelineRunResponse, orchestrator: ModalPrefectOrchestrat
     stack, _ = load_stack(snapshot)
     plan = orchestrator.plan(snapshot)
     runner = runner_of(orchestrator.config, stack, plan.create_rate)
-    environments = {plan.sandbox.modal_environment, *(step.sandbox.modal_environment for step in plan.steps)}
 
     async def end() -> None:
         async with runner:
-            for environment in environments:
+            for environment in plan.modal_environments:
                 for sandbox in await runner.running({names.TAG_RUN_ID: str(run.id)}, environment):
                     await sandbox.terminate()
         await end_operated(str(run.id), snapshot, stack)

@@ -20,8 +20,9 @@ from zenml.stack import Stack
 from bridge import names, tracing
 from bridge.deployments import ensure_deployment
 from bridge.errors import RunNotPossible, how_to_replay
-from bridge.flow import on_own_loop, zenml_pipeline
+from bridge.flow import zenml_pipeline
 from bridge.outage import once_it_answers
+from bridge.own_loop import on_own_loop
 from bridge.plan import Plan
 from bridge.prefect_api import prefect_api
 from bridge.run import runner_of
@@ -69,11 +70,10 @@ def check_runner(config: ModalPrefectOrchestratorConfig, stack: Stack, plan: Pla
 
     Raises ``SandboxRefused`` (with ``CredentialsRefused``) or ``RunnerUnavailable``.
     """
-    specs = [plan.sandbox] if plan.mode.in_one_sandbox else list(dict.fromkeys(step.sandbox for step in plan.steps))
 
     async def check(runner: Runner) -> None:
         if isinstance(runner, AsksAhead):
-            await runner.check(names.app_name(plan.pipeline), specs)
+            await runner.check(names.app_name(plan.pipeline), plan.sandbox_specs)
 
     ask_runner(config, stack, check)
 

@@ -28,22 +28,20 @@ from zenml.models import ComponentResponse, PipelineRunResponse, StackResponse
 from zenml.stack import StackComponent
 from zenml.utils.pagination_utils import depaginate
 
-from bridge import lease, names, operated_sweep, orphans
+from bridge import lease, names, operated_sweep, orphans, signs_of_life
 from bridge.components import Place, config_of, ours, place_of, title
 from bridge.errors import BridgeError, RunNotPossible
-from bridge.flow import on_own_loop
 from bridge.left_open import close_flow_run
 from bridge.listing import Listing, Tagged
 from bridge.orchestrator import ModalPrefectOrchestrator
 from bridge.outcome import Diagnosis
+from bridge.own_loop import on_own_loop
 from bridge.ownership import OVER, Facts, FlowState, Judgement, Owner, judge
 from bridge.prefect_api import prefect_api, prefect_settings
 from bridge.run_status import status_of
 from bridge.swept import Found, Report, named, noted, read_uuid
 from bridge.watch import cancelled_before
 
-TOLERANCE_SECONDS = 60.0
-"""By how much the clocks of two machines may differ."""
 _PAGE = 200
 _LISTED = 100
 
@@ -94,7 +92,7 @@ def sweep(
     *,
     end: bool,
     modal_environments: Sequence[str] = (),
-    tolerance: float = TOLERANCE_SECONDS,
+    tolerance: float = lease.CLOCKS_SECONDS,
 ) -> Report:
     """Look at a stack, and end what nobody owns where ``end`` says so.
 
@@ -115,7 +113,7 @@ def sweep_each(
     *,
     end: bool,
     modal_environments: Sequence[str] = (),
-    tolerance: float = TOLERANCE_SECONDS,
+    tolerance: float = lease.CLOCKS_SECONDS,
 ) -> list[Report]:
     """Do the same with several stacks, which may have several Modal accounts: one of them has each environment."""
     reports = [_swept(stack, end, modal_environments, tolerance) for stack in stacks]
@@ -279,7 +277,7 @@ class _Sweeper:
             orphan_timeout = self._orphan_timeout(run)
         except BridgeError as error:
             return Judgement(Owner.UNCLEAR, f"its settings can't be read: {error}")
-        sign = lease.last_sign(run) if run is not None else ""
+        sign = signs_of_life.last_sign(run) if run is not None else ""
         judgement = judge(
             Facts(
                 state=_STATES[state.type] if state is not None else FlowState.UNKNOWN,

@@ -25,8 +25,9 @@ def sweep_stacks(stack: str | None = None, end: bool = True, tolerance: float | 
         tolerance: By how many seconds the clocks of two machines may differ. Leave it empty for a minute.
     """
     only_warn_of_requests()
+    from bridge.lease import CLOCKS_SECONDS
     from bridge.ownership import Owner
-    from bridge.sweep import TOLERANCE_SECONDS, stacks, sweep
+    from bridge.sweep import stacks, sweep
     from bridge.terminal import show_once
 
     show_once()
@@ -38,7 +39,7 @@ def sweep_stacks(stack: str | None = None, end: bool = True, tolerance: float | 
     problems: list[str] = []
     ended = left = 0
     for one in chosen:
-        report = sweep(one, end=end, tolerance=TOLERANCE_SECONDS if tolerance is None else tolerance)
+        report = sweep(one, end=end, tolerance=CLOCKS_SECONDS if tolerance is None else tolerance)
         for line in report.lines():
             logger.info("%s", line)
         problems += [f"stack {report.stack}: {problem}" for problem in report.problems]

@@ -22,8 +22,8 @@ from bridge.outcome import Outcome, Verdict
 from bridge.plan import FailureMode, Plan
 from bridge.run import environment_of
 from bridge.runners.base import Runner
-from bridge.truth import ZenMLThread
 from bridge.warm import WarmSteps
+from bridge.zenml_calls import ZenMLCalls
 
 END_SECONDS = 20.0
 """How long a process that ends waits for the end of its idle sandboxes."""
@@ -70,7 +70,7 @@ class WarmRuns:
         return bool(self._kept)
 
     @asynccontextmanager
-    async def warm_for(self, run: OperatedRun, runner: Runner, thread: ZenMLThread) -> AsyncIterator[WarmSteps]:
+    async def warm_for(self, run: OperatedRun, runner: Runner, thread: ZenMLCalls) -> AsyncIterator[WarmSteps]:
         """Within, the step run may be carried out. Raises what ZenML raises where it can't be asked."""
         kept = await self._of(run, runner, thread)
         if kept is None:
@@ -114,7 +114,7 @@ class WarmRuns:
         if idle := [kept.keeping for kept in self._kept.values() if not kept.steps]:
             await asyncio.wait(idle, timeout=END_SECONDS)
 
-    async def _of(self, run: OperatedRun, runner: Runner, thread: ZenMLThread) -> _Kept | None:
+    async def _of(self, run: OperatedRun, runner: Runner, thread: ZenMLCalls) -> _Kept | None:
         """The sandboxes of a run; None where the step has one of its own."""
         plan = run.shared
         if plan is None:

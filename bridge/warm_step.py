@@ -18,8 +18,8 @@ from bridge.host import wire
 from bridge.host.ends import decode
 from bridge.kinds import LIFETIME_SECONDS
 from bridge.outcome import End, SandboxEnd
-from bridge.runners.base import CallsHosts, HostCall, OutputLine, Sandbox
-from bridge.runners.lines import LineAssembler
+from bridge.output import LineAssembler, OutputLine
+from bridge.runners.base import CallsHosts, HostCall, Sandbox
 
 OUTAGE_SECONDS = 600.0
 """How long a host in a running sandbox may be out of reach before its step counts as lost."""

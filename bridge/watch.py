@@ -23,7 +23,7 @@ from bridge import run_status, step_runs
 from bridge.outcome import Reported
 from bridge.plan import Mode
 from bridge.run import Run
-from bridge.truth import ZenMLThread
+from bridge.zenml_calls import ZenMLCalls
 
 PREFECT_SECONDS = 2.0
 ZENML_SECONDS = 4.0
@@ -98,7 +98,7 @@ class Watch:
         self._client = client
         self._run = run
         # Of its own, and without patience: the next look comes soon, and one that hangs must not hold up the end.
-        self._thread = ZenMLThread(patience=0.0)
+        self._thread = ZenMLCalls(patience=0.0)
         self._tasks: list[asyncio.Task[None]] = []
         self._looked_back = False
 

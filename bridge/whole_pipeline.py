@@ -42,8 +42,8 @@ from bridge.resume import Earlier
 from bridge.run import Run
 from bridge.run_status import status_of
 from bridge.step import Attempts, Begun
-from bridge.truth import ZenMLThread
 from bridge.upstream_prefect import report_task_run_state, run_task_after
+from bridge.zenml_calls import ZenMLCalls
 
 _OPEN = frozenset({Reported.RUNNING, Reported.RETRYING})
 
@@ -56,7 +56,7 @@ class WholePipeline:
         run: Run,
         attempts: Attempts,
         shipper: LogShipper,
-        thread: ZenMLThread,
+        thread: ZenMLCalls,
         board: Board,
         earlier: Earlier,
     ) -> None:

@@ -31,7 +31,8 @@ def settings_page() -> str:
         "# Settings",
         _GENERATED,
         "Settings stand on the component, on a pipeline and, where it makes sense, on a step. The nearer one wins; "
-        "None never overrides, mappings are merged key by key. A value that can't be right is refused before anything starts; a GPU type, cloud or region that only Modal can judge, when the first sandbox is made.",
+        "None never overrides, mappings are merged key by key. A value that can't be right is refused before anything "
+        "starts; a GPU type, cloud or region that only Modal can judge, when the first sandbox is made.",
         "CPU, memory and the number of GPUs come from ZenML's `ResourceSettings`.",
         "## The orchestrator",
         *_fields(ModalPrefectOrchestratorSettings, ModalPrefectOrchestratorSettings.model_fields),

@@ -25,8 +25,8 @@ def plan(what: str) -> None:
     SNAPSHOT_OR_PIPELINE is the id of a snapshot (`zenml pipeline snapshot list` shows them), or the name of a
     pipeline, of which the newest snapshot is meant.
     """
+    from bridge.open_run import load_stack
     from bridge.preview import as_text, describe
-    from bridge.run import load_stack
     from bridge.runners import create
     from bridge.runners.base import CallsHosts
     from bridge.snapshots import find_snapshot

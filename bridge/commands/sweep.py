@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from bridge.commands.failure import told_plainly
+from bridge.lease import CLOCKS_SECONDS
 
 
 @click.command()
@@ -20,7 +21,7 @@ from bridge.commands.failure import told_plainly
 @click.option(
     "--tolerance",
     type=click.FloatRange(min=0),
-    default=60.0,
+    default=CLOCKS_SECONDS,
     show_default=True,
     help="By how many seconds the clocks of two machines may differ.",
 )

@@ -13,12 +13,11 @@ from zenml.enums import StoreType
 from bridge.doctor.finding import Finding, Grade
 from bridge.doctor.patient import Patient, Unmet
 from bridge.errors import InvalidSettings
+from bridge.lease import CLOCKS_SECONDS
 from bridge.prefect_api import prefect_settings
 
 NOTICED_SECONDS = 5.0
 """A ``Date`` header has whole seconds, and an answer takes its time."""
-HARMFUL_SECONDS = 60.0
-"""The tolerance of `modal-prefect sweep`."""
 _PATIENCE = 10.0
 
 
@@ -44,7 +43,7 @@ def compared(servers: Iterable[tuple[str, str]]) -> Iterator[Finding]:
             agreed.append(whose)
             continue
         how = f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} {whose}"
-        grade = Grade.PROBLEM if abs(ahead) > HARMFUL_SECONDS else Grade.NOTE
+        grade = Grade.PROBLEM if abs(ahead) > CLOCKS_SECONDS else Grade.NOTE
         yield Finding(check, grade, f"this machine's clock is {how}", "Set it by NTP: `sudo timedatectl set-ntp true`")
     if agreed:
         yield Finding(check, Grade.OK, f"agrees with {' and '.join(agreed)}")

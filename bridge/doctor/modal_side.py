@@ -14,7 +14,7 @@ from bridge.components import OurConfig, Place, place_of, title
 from bridge.doctor.finding import Finding, Grade, told
 from bridge.doctor.patient import Patient
 from bridge.errors import CredentialsRefused, InvalidSettings, RunnerUnavailable, SandboxRefused
-from bridge.flow import on_own_loop
+from bridge.own_loop import on_own_loop
 from bridge.plan import SandboxSpec, VolumeMount
 from bridge.runners.base import AsksAhead, Runner
 from bridge.validation import modal_builds_with

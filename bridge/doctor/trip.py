@@ -20,8 +20,8 @@ from bridge.doctor.finding import Finding, Grade, told
 from bridge.doctor.modal_side import OUTAGE_SECONDS, places_of
 from bridge.doctor.patient import Patient
 from bridge.errors import CapacityUnavailable, RunnerError, RunnerUnavailable
-from bridge.flow import on_own_loop
 from bridge.outcome import SandboxEnd
+from bridge.own_loop import on_own_loop
 from bridge.plan import SandboxSpec
 from bridge.registry_login import registry_of
 from bridge.runners.base import Runner, SandboxRequest

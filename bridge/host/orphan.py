@@ -25,8 +25,9 @@ from zenml.exceptions import AuthorizationException, CredentialsNotValid
 
 from bridge import names, orphans
 from bridge.host import patience, refusal, tracing
-from bridge.lease import Lease, last_sign, last_sign_of_caller, period
+from bridge.lease import Lease, period
 from bridge.outcome import TOKEN_REFUSED
+from bridge.signs_of_life import last_sign, last_sign_of_caller
 
 GRACE_SECONDS = 10.0
 """From SIGTERM to the end of a step that is a program of its own."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 from bridge.host.pipes import Pipe, streams
-from bridge.runners.base import MAX_LINE_LENGTH, OutputLine
-from bridge.runners.lines import LineAssembler
+from bridge.output import MAX_LINE_LENGTH, LineAssembler, OutputLine, Stream
 
 
 class StepOutput:
@@ -30,7 +29,7 @@ class StepOutput:
         await asyncio.gather(*(pipe.drain(seconds) for pipe in self._pipes))
 
 
-def _in_lines(prefix: str, stream: Literal["stdout", "stderr"], target: BinaryIO) -> Pipe:
+def _in_lines(prefix: str, stream: Stream, target: BinaryIO) -> Pipe:
     """Make a pipe whose lines are written to ``target`` as they come."""
     assembler = LineAssembler(stream, limit=max(MAX_LINE_LENGTH - len(prefix), 1000))
 

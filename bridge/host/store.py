@@ -1,6 +1,6 @@
 """ZenML's store as the scheduler asks it: off the event loop, and again while it can't be reached.
 
-The flow's :mod:`bridge.truth` does the same with a library that a sandbox need not have.
+The flow's :mod:`bridge.zenml_calls` does the same with a library that a sandbox need not have.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from zenml.client import Client
 from zenml.enums import ExecutionStatus
 
 from bridge import step_runs
+from bridge.cache_lookup import CacheLookup
 from bridge.daemon_threads import DaemonThreads
 from bridge.host.preload import Loaded
 from bridge.open_questions import OpenQuestions
@@ -41,7 +42,7 @@ class Store:
         self._closed = threading.Event()
         self._pool = DaemonThreads(_THREADS, "zenml")
         self._questions = OpenQuestions()
-        self._cache = step_runs.CacheLookup(loaded.snapshot, loaded.run, loaded.stack) if loaded.stack else None
+        self._cache = CacheLookup(loaded.snapshot, loaded.run, loaded.stack) if loaded.stack else None
 
     async def _ask(self, function: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._patiently, function)

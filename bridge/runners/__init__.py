@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from bridge.runners.base import Runner
+from bridge.runners.base import OUTAGE_SECONDS, Runner
 from bridge.runners.registry import Registry
-
-OUTAGE_SECONDS = 120.0
-"""How long Modal may be unreachable before a runner says so; the SDK itself gives up after 0.7 s."""
 
 
 def create(

@@ -12,19 +12,19 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from bridge.host.wire import Call
 from bridge.outcome import SandboxEnd
+from bridge.output import OutputLine
 from bridge.plan import SandboxSpec
 from bridge.prices import NoPrices, Prices
 
 if TYPE_CHECKING:
     from bridge.image_definition import ImageDefinition
 
-MAX_LINE_LENGTH = 20_000
-"""Longest output line a runner hands on, in characters; longer ones are cut and say so. Prefect Cloud takes
-25,000 characters a log line."""
+OUTAGE_SECONDS = 120.0
+"""How long Modal may be unreachable before a runner says so; the SDK itself gives up after 0.7 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +44,6 @@ class SandboxRequest:
     secret_environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     tags: Mapping[str, str] = field(default_factory=dict)
     not_inherited: Collection[str] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class OutputLine:
-    """One line of a sandbox's output, without its line end. ``time`` is timezone-aware, as near to the writing
-    as the runner can tell."""
-
-    text: str
-    stream: Literal["stdout", "stderr"]
-    time: datetime
 
 
 class Sandbox(Protocol):

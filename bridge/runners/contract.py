@@ -33,8 +33,9 @@ from bridge.errors import RunnerUnavailable
 from bridge.host import wire
 from bridge.host.wire import Call
 from bridge.outcome import End, SandboxEnd
+from bridge.output import MAX_LINE_LENGTH, OutputLine
 from bridge.plan import SandboxSpec
-from bridge.runners.base import MAX_LINE_LENGTH, CallsHosts, HostCall, OutputLine, Runner, Sandbox, SandboxRequest
+from bridge.runners.base import CallsHosts, HostCall, Runner, Sandbox, SandboxRequest
 
 if TYPE_CHECKING:
     from bridge.runners.scripted import Stage

@@ -17,8 +17,7 @@ import modal
 from bridge import names, upstream_modal
 from bridge.plan import SandboxSpec
 from bridge.prices import NoPrices, Prices
-from bridge.runners import OUTAGE_SECONDS
-from bridge.runners.base import HostCall, Sandbox, SandboxRequest
+from bridge.runners.base import OUTAGE_SECONDS, HostCall, Sandbox, SandboxRequest
 from bridge.runners.modal_build import ImageBuilder
 from bridge.runners.modal_call import BLIP_SECONDS, talk
 from bridge.runners.modal_clients import Clients

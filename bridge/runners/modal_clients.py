@@ -16,7 +16,7 @@ import modal
 
 from bridge import header_value, upstream_modal
 from bridge.errors import CredentialsRefused
-from bridge.runners import OUTAGE_SECONDS
+from bridge.runners.base import OUTAGE_SECONDS
 from bridge.runners.modal_errors import CREDENTIALS_FIX, SDK_ERRORS, is_away, ride_out, translated
 
 # Its DEBUG records are the headers of every request, tokens among them; whoever asks ZenML for DEBUG gets them, and

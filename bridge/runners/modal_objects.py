@@ -16,7 +16,7 @@ from modal import exception
 import bridge
 from bridge import names, upstream_modal
 from bridge.errors import RunnerUnavailable, SandboxRefused
-from bridge.runners import OUTAGE_SECONDS
+from bridge.runners.base import OUTAGE_SECONDS
 from bridge.runners.modal_clients import Clients
 from bridge.runners.modal_errors import SDK_ERRORS, is_away, ride_out, translated
 from bridge.runners.registry import Registry

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import modal
 from tenacity import (
@@ -20,8 +20,7 @@ from tenacity import (
 
 from bridge import upstream_modal
 from bridge.errors import RunnerError, RunnerUnavailable
-from bridge.runners.base import OutputLine
-from bridge.runners.lines import LineAssembler
+from bridge.output import LineAssembler, OutputLine, Stream
 from bridge.runners.modal_clients import Clients
 from bridge.runners.modal_errors import SDK_ERRORS, is_transient, ride_out, translated
 
@@ -37,8 +36,7 @@ _BATCHES = 64
 
 _logger = logging.getLogger(__name__)
 
-Streams = Literal["stdout", "stderr"]
-_DESCRIPTORS: tuple[tuple[int, Streams], ...] = ((1, "stdout"), (2, "stderr"))
+_DESCRIPTORS: tuple[tuple[int, Stream], ...] = ((1, "stdout"), (2, "stderr"))
 
 
 class _Trouble:
@@ -151,7 +149,7 @@ class ModalOutput:
         known = [trouble.last for trouble in self._troubles.values() if trouble.last]
         return RunnerUnavailable(" ".join([late, *known[:1]]))
 
-    async def _pump(self, handle: modal.Sandbox, descriptor: int, stream: Streams) -> None:
+    async def _pump(self, handle: modal.Sandbox, descriptor: int, stream: Stream) -> None:
         assembler = LineAssembler(stream)
         trouble = self._troubles[descriptor]
         position = ""

@@ -12,7 +12,7 @@ from modal import exception
 from bridge import upstream_modal
 from bridge.errors import RunnerUnavailable
 from bridge.outcome import End, SandboxEnd
-from bridge.runners.base import OutputLine
+from bridge.output import OutputLine
 from bridge.runners.modal_clients import Clients
 from bridge.runners.modal_errors import SDK_ERRORS, is_transient, ride_out, translated
 from bridge.upstream_modal import Result, Status

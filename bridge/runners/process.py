@@ -22,8 +22,9 @@ import bridge
 from bridge import names
 from bridge.errors import RunnerUnavailable, SandboxRefused
 from bridge.outcome import SandboxEnd
+from bridge.output import OutputLine
 from bridge.runners import environment, supervisor
-from bridge.runners.base import HostCall, OutputLine, Sandbox, SandboxRequest
+from bridge.runners.base import HostCall, Sandbox, SandboxRequest
 from bridge.runners.local_folder import LocalFolder, StoredRequest, is_closed
 from bridge.runners.local_host import talk
 from bridge.runners.local_state import LocalState

@@ -27,20 +27,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
-from typing import Literal, Protocol
+from typing import Protocol
 
 from bridge.errors import RunnerUnavailable, SandboxRefused
 from bridge.outcome import End, SandboxEnd
-from bridge.runners.base import OutputLine, SandboxRequest
-from bridge.runners.lines import LineAssembler, utc_now
+from bridge.output import LineAssembler, OutputLine, Stream, utc_now
+from bridge.runners.base import SandboxRequest
 from bridge.runners.once import Once
 
 OUTPUT_CHARACTERS = 16 << 20
 """Most output kept of one sandbox; of more the oldest is dropped, and a line says so."""
 
 _CHUNKS_AT_ONCE = 256
-
-Stream = Literal["stdout", "stderr"]
 
 
 class Timer(Protocol):

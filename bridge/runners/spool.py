@@ -8,8 +8,7 @@ from io import FileIO
 from pathlib import Path
 from types import TracebackType
 
-from bridge.runners.base import OutputLine
-from bridge.runners.lines import LineAssembler
+from bridge.output import LineAssembler, OutputLine
 from bridge.runners.supervisor import FRAME, SEGMENT_BYTES
 
 _FRAMES_AT_ONCE = 16

@@ -20,8 +20,9 @@ from zenml.client import Client
 from zenml.pipelines.run_utils import create_placeholder_run
 
 from bridge.carrying_out import carry_out
+from bridge.open_run import load_snapshot, load_stack
 from bridge.outcome import End, SandboxEnd
-from bridge.run import Run, load_snapshot, load_stack
+from bridge.run import Run
 from bridge.runners.base import SandboxRequest
 from bridge.runners.scripted import ScriptedRunner, Stage
 from bridge.submission import create_flow_run

@@ -227,8 +227,8 @@ def test_start_up_is_taken_apart() -> None:
             "futures/_base.py:result",
             "t.py:w",
         ],
-        ["call.py:main", "zenml/a.py:b", "/bridge/run.py:open_run", "zen_stores/rest_zen_store.py:get", "t.py:w"],
-        ["call.py:main", "/bridge/flow.py:on_own_loop", "futures/_base.py:result", "t.py:w"],
+        ["call.py:main", "zenml/a.py:b", "/bridge/open_run.py:open_run", "zen_stores/rest_zen_store.py:get", "t.py:w"],
+        ["call.py:main", "/bridge/own_loop.py:on_own_loop", "futures/_base.py:result", "t.py:w"],
     ]
     at = [[10.0 + number, {"MainThread": number - 1, "other": 0}] for number in range(1, 6)]
     found = breakdown({"stacks": stacks, "at": at}, 10.0, 14.5)

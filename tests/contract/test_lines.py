@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.runners.base import MAX_LINE_LENGTH
-from bridge.runners.lines import LineAssembler
+from bridge.output import MAX_LINE_LENGTH, LineAssembler
 
 
 def assemble(chunks: list[bytes], limit: int = MAX_LINE_LENGTH) -> list[str]:

@@ -23,9 +23,10 @@ from grpclib import Status
 from bridge import names
 from bridge.errors import CapacityUnavailable, CredentialsRefused, RunnerUnavailable, SandboxRefused
 from bridge.outcome import End
+from bridge.output import OutputLine
 from bridge.plan import Gpu, Resources, SandboxSpec, VolumeMount
 from bridge.prices import NoPrices, Prices
-from bridge.runners.base import OutputLine, Runner, SandboxRequest
+from bridge.runners.base import Runner, SandboxRequest
 from bridge.runners.modal import ModalRunner
 from bridge.runners.modal_output import DRAIN_SECONDS
 from bridge.runners.modal_sandbox import ModalSandbox

@@ -16,7 +16,8 @@ from uuid import UUID
 from prefect.client.orchestration import get_client
 from zenml.client import Client
 
-from bridge.lease import last_sign, signer
+from bridge.lease import signer
+from bridge.signs_of_life import last_sign
 from tests.integration.lab import PROJECT, STACK_CODE, Lab, Ran, eventually
 from tests.integration.under import Under
 

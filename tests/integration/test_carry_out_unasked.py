@@ -18,7 +18,7 @@ from zenml.utils import source_utils
 
 from bridge.carrying_out import carry_out
 from bridge.errors import RunnerUnavailable
-from bridge.run import load_snapshot, load_stack
+from bridge.open_run import load_snapshot, load_stack
 from bridge.runners.base import SandboxRequest
 from bridge.runners.modal import ModalRunner
 from bridge.runners.modal_sandbox import ModalSandbox

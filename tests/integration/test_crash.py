@@ -24,9 +24,10 @@ from prefect.states import Cancelled, Crashed, Scheduled
 from zenml.client import Client
 from zenml.enums import ExecutionStatus
 
-from bridge.lease import last_sign, signer
+from bridge.lease import signer
 from bridge.names import FLOW_ENTRYPOINT
 from bridge.runners import supervisor
+from bridge.signs_of_life import last_sign
 from tests.integration.lab import PROJECT, STACK_CODE, Lab, Ran, asked, eventually
 from tests.integration.lives import Lives
 from tests.integration.test_cli import COMMAND

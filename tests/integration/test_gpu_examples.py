@@ -14,8 +14,8 @@ import pytest
 from click.testing import CliRunner
 
 from bridge.cli import main
+from bridge.open_run import load_snapshot, load_stack
 from bridge.plan import Mode
-from bridge.run import load_snapshot, load_stack
 from tests import servers
 from tests.contract.modal_lab import TOO_OLD_FOR_V2
 from tests.integration.lab import IMAGE, Lab, Ran

@@ -16,7 +16,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, LogFilter
 from zenml.client import Client
 
-from bridge.runners import OUTAGE_SECONDS
+from bridge.runners.base import OUTAGE_SECONDS
 from tests.integration.lab import Lab, Ran, eventually
 from tests.integration.under import Under, cancel
 

@@ -22,8 +22,8 @@ from zenml.pipelines.run_utils import create_placeholder_run
 from zenml.utils import source_utils
 from zenml.utils.time_utils import utc_now
 
+from bridge.open_run import load_snapshot, load_stack
 from bridge.orchestrator import ModalPrefectOrchestrator
-from bridge.run import load_snapshot, load_stack
 from tests.integration.begun import begin
 from tests.integration.lab import PROJECT, Lab, eventually
 from tests.integration.test_outages import gone

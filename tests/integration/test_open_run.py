@@ -18,8 +18,9 @@ from zenml.utils import source_utils
 
 from bridge.errors import RunIsOver
 from bridge.flow import zenml_pipeline
+from bridge.open_run import adopt_run, load_snapshot, load_stack
 from bridge.revival import resume
-from bridge.run import adopt_run, environment_of, load_snapshot, load_stack
+from bridge.run import environment_of
 from bridge.run_status import bind_run, end_run
 from bridge.submission import create_flow_run
 from tests.integration.begun import begin

@@ -14,7 +14,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Crashed
 from zenml.client import Client
 
-from bridge import lease
+from bridge import signs_of_life
 from bridge.ownership import Owner
 from bridge.sweep import stacks, sweep
 from bridge.swept import Report
@@ -73,7 +73,7 @@ def test_a_flow_that_comes_back_meanwhile_keeps_its_run(lab: Lab, stack: str) ->
     for each in (run, other):
         put_into(each, Crashed(message="no such image"))
     box = left_on_modal(lab.modal.token, stack, run, None)
-    with after_the_first_look(lab, run, lambda: lease.renew(run)):
+    with after_the_first_look(lab, run, lambda: signs_of_life.renew(run)):
         report = swept(stack)
     (said,) = report.problems
     assert said.startswith(f"run {run.name}: left alone after all: its flow gave its last sign of life")

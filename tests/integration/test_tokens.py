@@ -23,7 +23,8 @@ from zenml.login.credentials_store import CredentialsStore
 from bridge.doctor.finding import Grade
 from bridge.doctor.patient import Patient
 from bridge.doctor.zenml_side import server
-from bridge.lease import age, last_sign
+from bridge.lease import age
+from bridge.signs_of_life import last_sign
 from tests.integration.conftest import forget_zenml
 from tests.integration.lab import Lab, Ran, eventually, lab_beside
 from tests.integration.under import Under

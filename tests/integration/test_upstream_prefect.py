@@ -36,7 +36,7 @@ def test_they_do_what_they_are_used_for(lab: Lab) -> None:
     from prefect.context import TaskRunContext
     from prefect.states import Cancelled, Completed, Failed
 
-    from bridge.flow import on_own_loop
+    from bridge.own_loop import on_own_loop
     from bridge.upstream_prefect import report_task_run_state, run_existing_flow_run, run_task_after
 
     ids = {"first": uuid4(), "second": uuid4(), "third": uuid4()}

@@ -15,28 +15,30 @@ from zenml.pipelines.run_utils import create_placeholder_run
 from bridge import step_runs
 from bridge.board import Board
 from bridge.logs import LogShipper
+from bridge.open_run import load_snapshot, load_stack
 from bridge.per_step import PerStep
 from bridge.plan import Mode
 from bridge.resume import Earlier
-from bridge.run import Run, load_snapshot, load_stack, runner_of
+from bridge.run import Run, runner_of
 from bridge.step import Attempts
+from bridge.step_records import StepRecords
 from bridge.submission import create_flow_run
-from bridge.truth import Truth, ZenMLThread
 from bridge.upstream_prefect import run_existing_flow_run
 from bridge.warm import WarmSteps
 from bridge.whole_pipeline import WholePipeline, summary
+from bridge.zenml_calls import ZenMLCalls
 from tests.flows import flow_of
 
 
 async def _carry_out(run: Run) -> State[None]:
-    thread, runner = ZenMLThread(), runner_of(run.config, run.stack)
+    thread, runner = ZenMLCalls(), runner_of(run.config, run.stack)
     async with (
         AsyncClientContext.get_or_create() as api,
         runner,
         LogShipper(api.client, UUID(run.flow_run_id)) as shipper,
         WarmSteps(run, runner, None) as warm,
     ):
-        truth = Truth(thread, lambda steps: step_runs.latest(run.run, steps))
+        truth = StepRecords(thread, lambda steps: step_runs.latest(run.run, steps))
         attempts = Attempts(run, runner, thread, truth, warm)
         if run.plan.mode is Mode.PER_STEP:
             steps = PerStep(run, attempts, shipper, thread, board=Board(run.plan), earlier=Earlier(), parallelism=None)

@@ -15,10 +15,10 @@ LEAVES = """
 import asyncio
 import threading
 
-from bridge.truth import ZenMLThread
+from bridge.zenml_calls import ZenMLCalls
 
 async def main():
-    thread = ZenMLThread()
+    thread = ZenMLCalls()
     begun = threading.Event()
 
     def never_ends():

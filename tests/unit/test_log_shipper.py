@@ -19,7 +19,7 @@ from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from bridge.allowance import Allowance, take_coalesced
 from bridge.logs import FIRST_LINES, LAST_LINES, LogShipper
-from bridge.runners.base import OutputLine
+from bridge.output import OutputLine
 from bridge.said import Said
 
 API = "http://prefect.test/api"

@@ -10,7 +10,8 @@ import pytest
 
 from bridge.open_questions import OpenQuestions
 from bridge.outcome import Reported, StepRecord
-from bridge.truth import Truth, ZenMLThread
+from bridge.step_records import StepRecords
+from bridge.zenml_calls import ZenMLCalls
 
 SUCCESS = StepRecord(Reported.SUCCEEDED, "1", 1)
 FAILURE = StepRecord(Reported.FAILED, "2", 1)
@@ -24,16 +25,16 @@ async def test_a_known_success_comes_after_a_failure_that_is_being_asked_about()
         assert answers.wait(30)
         return dict.fromkeys(steps, FAILURE)
 
-    thread = ZenMLThread()
-    truth = Truth(thread, latest)
+    thread = ZenMLCalls()
+    records = StepRecords(thread, latest)
     heard: list[StepRecord] = []
 
     async def hear(record: asyncio.Future[StepRecord]) -> None:
         heard.append(await record)
 
-    failing = asyncio.ensure_future(hear(asyncio.ensure_future(truth.read("fails"))))
+    failing = asyncio.ensure_future(hear(asyncio.ensure_future(records.read("fails"))))
     await asyncio.to_thread(asked.wait, 30)
-    succeeding = asyncio.ensure_future(hear(asyncio.ensure_future(truth.in_order(SUCCESS))))
+    succeeding = asyncio.ensure_future(hear(asyncio.ensure_future(records.in_order(SUCCESS))))
     try:
         await asyncio.wait({succeeding}, timeout=0.1)  # time in which it could have come first
         answers.set()
@@ -45,11 +46,11 @@ async def test_a_known_success_comes_after_a_failure_that_is_being_asked_about()
 
 
 async def test_where_nothing_is_asked_nobody_waits() -> None:
-    thread = ZenMLThread()
+    thread = ZenMLCalls()
     try:
-        truth = Truth(thread, lambda steps: dict.fromkeys(steps, FAILURE))
-        assert await truth.read("fails") == FAILURE
-        assert await asyncio.wait_for(truth.in_order(SUCCESS), 30) == SUCCESS
+        records = StepRecords(thread, lambda steps: dict.fromkeys(steps, FAILURE))
+        assert await records.read("fails") == FAILURE
+        assert await asyncio.wait_for(records.in_order(SUCCESS), 30) == SUCCESS
     finally:
         thread.close()
 

@@ -48,3 +48,14 @@ def test_prints() -> None:
     assert str(dataclasses.replace(step("c"), retry=RetryPolicy((5,)))).endswith(", 1 retry]")
     assert str(Resources()) == "default"
     assert made.upstream == {"a": (), "b": ("a",)}
+
+
+def test_which_sandboxes_and_where() -> None:
+    here, there = SandboxSpec(), SandboxSpec(modal_environment="eu", timeout=60)
+    others = [dataclasses.replace(there, timeout=90), there]
+    steps = [dataclasses.replace(step(str(n)), sandbox=spec) for n, spec in enumerate([there, *others])]
+    made = plan(*steps)
+    assert made.sandbox_specs == (there, others[0])
+    assert made.modal_environments == ("eu",), "not the profile's, in which none of them is"
+    shared = dataclasses.replace(made, mode=Mode.PIPELINE, sandbox=here)
+    assert (shared.sandbox_specs, shared.modal_environments) == ((here,), (None,))

@@ -53,6 +53,6 @@ def part(stack: Sequence[str]) -> str:
         return "ours_requests"
     if within("/submission.py:check_runner"):
         return "ours_check"
-    if within("/flow.py:on_own_loop", "/sandbox_utils.py:"):
+    if within("/own_loop.py:on_own_loop", "/sandbox_utils.py:"):
         return "ours_modal"
     return "ours_prefect" if within("/prefect/") else "ours_rest"

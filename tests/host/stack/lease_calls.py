@@ -1,18 +1,18 @@
-"""``bridge.lease`` and what becomes of a run without it, with arguments and answers that fit into JSON."""
+"""``bridge.signs_of_life`` and what becomes of a run without it, with arguments and answers that fit into JSON."""
 
 from __future__ import annotations
 
 from zenml.client import Client
 
-from bridge import lease
+from bridge import signs_of_life
 
 
 def renew(run: str) -> None:
-    lease.renew(Client().get_pipeline_run(run))
+    signs_of_life.renew(Client().get_pipeline_run(run))
 
 
 def last_sign(run: str) -> str:
-    return lease.last_sign(Client().get_pipeline_run(run))
+    return signs_of_life.last_sign(Client().get_pipeline_run(run))
 
 
 def reason(run: str) -> str:

@@ -8,6 +8,7 @@ from zenml.client import Client
 from zenml.stack import Stack
 
 from bridge import step_runs
+from bridge.cache_lookup import CacheLookup
 from bridge.outcome import Diagnosis
 
 
@@ -102,6 +103,6 @@ def complete(step_run: str) -> None:
 
 
 def cache_answers(run: str, steps: list[str]) -> list:
-    lookup = step_runs.CacheLookup(*_known(run))
+    lookup = CacheLookup(*_known(run))
     answers = [lookup.answer(step) for step in steps]
     return [answer.value if answer else None for answer in answers]

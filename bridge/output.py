@@ -1,15 +1,29 @@
-"""Bytes of a stream become lines: every runner's output passes here, so that all cut and repair alike."""
+"""Output of sandboxes and steps: bytes of a stream become lines, all cut and repaired alike. Standard library only."""
 
 from __future__ import annotations
 
 import codecs
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Literal
 
-from bridge.runners.base import MAX_LINE_LENGTH, OutputLine
-
+MAX_LINE_LENGTH = 20_000
+"""Longest output line that is handed on, in characters; longer ones are cut and say so. Prefect Cloud takes 25,000
+characters a log line."""
 _SHORTEST_LIMIT = 80  # a cut line still has to say that it was cut
+
+Stream = Literal["stdout", "stderr"]
+
+
+@dataclass(frozen=True, slots=True)
+class OutputLine:
+    """One line of a sandbox's output, without its line end. ``time`` is timezone-aware, as near to the writing
+    as the runner can tell."""
+
+    text: str
+    stream: Stream
+    time: datetime
 
 
 def utc_now() -> datetime:
@@ -30,7 +44,7 @@ class LineAssembler:
 
     def __init__(
         self,
-        stream: Literal["stdout", "stderr"],
+        stream: Stream,
         *,
         limit: int = MAX_LINE_LENGTH,
         now: Callable[[], datetime] = utc_now,

@@ -1,15 +1,14 @@
-"""Reading ZenML from the flow's event loop: off the loop, together, and again until there is an answer.
+"""Calling ZenML from an event loop: off the loop, and again until there is an answer.
 
-ZenML's client is synchronous. Its calls run in a few threads of their own; steps that end at the same moment
-are read in one query; a server that can't be reached is asked again, since "I couldn't ask" says nothing about
-a step.
+ZenML's client is synchronous. Its calls run in a few threads of their own; a server that can't be reached is asked
+again, since "I couldn't ask" says nothing about a step.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextvars import copy_context
 from typing import TypeVar
 
@@ -23,8 +22,6 @@ from tenacity import (
 from zenml.exceptions import CredentialsNotValid
 
 from bridge.daemon_threads import DaemonThreads
-from bridge.open_questions import OpenQuestions
-from bridge.outcome import StepRecord
 from bridge.zenml_away import couldnt_ask
 
 T = TypeVar("T")
@@ -40,7 +37,7 @@ LOGIN_HAS_ENDED = (
 _logger = logging.getLogger(__name__)
 
 
-class ZenMLThread:
+class ZenMLCalls:
     """Runs ZenML calls off the event loop. Close it with :meth:`close`.
 
     With ``login_comes_back`` a login that has ended is waited for like a server: a person may log in again.
@@ -85,45 +82,3 @@ def _say(state: RetryCallState) -> None:
         _logger.warning("%s (%s) Asking again.", LOGIN_HAS_ENDED, error)
         return
     _logger.warning("ZenML can't be reached (%s); asking again.", type(error).__name__)
-
-
-class Truth:
-    """Reads step records, many at a time.
-
-    Args:
-        thread: Where ZenML is called.
-        latest: ``step_runs.latest`` of one run.
-    """
-
-    def __init__(self, thread: ZenMLThread, latest: Callable[[Sequence[str]], dict[str, StepRecord]]) -> None:
-        self._thread = thread
-        self._latest = latest
-        self._asked: dict[str, asyncio.Future[StepRecord]] = {}
-        self._reader: asyncio.Task[None] | None = None
-        self._questions = OpenQuestions()
-
-    async def read(self, step: str) -> StepRecord:
-        """Return ZenML's newest record of ``step``, read after this call began."""
-        future = self._asked.get(step)
-        if future is None:
-            future = self._asked[step] = asyncio.get_running_loop().create_future()
-        if self._reader is None or self._reader.done():
-            self._reader = asyncio.ensure_future(self._read_all())
-        return await self._questions.asked(future)
-
-    async def in_order(self, record: StepRecord) -> StepRecord:
-        """Return a record that needs no question, once everything is answered that is being asked now."""
-        await self._questions.all_answered()
-        return record
-
-    async def _read_all(self) -> None:
-        while self._asked:
-            asked, self._asked = self._asked, {}
-            try:
-                records = await self._thread.call(lambda asked=asked: self._latest(list(asked)))  # type: ignore[misc]
-            except Exception as error:
-                for future in asked.values():
-                    future.set_exception(error)
-            else:
-                for step, future in asked.items():
-                    future.set_result(records.get(step, StepRecord()))

@@ -10,8 +10,8 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Cancelling, Crashed, Pending, Running
 
 from bridge import whereabouts
+from bridge.flow_process import alive_here, doubt_of_death
 from bridge.lease import FIRST_SIGN_SECONDS
-from bridge.revival import alive_here, doubt_of_death
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
 ELSEWHERE = "pod-1~0a1b2c3d/7/123"
