@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
+from functools import partial
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
@@ -28,7 +29,7 @@ from zenml.models import ComponentResponse, PipelineRunResponse, StackResponse
 from zenml.stack import StackComponent
 from zenml.utils.pagination_utils import depaginate
 
-from bridge import lease, names, operated_sweep, orphans
+from bridge import lease, names, operated_sweep, orphans, prefect_pages
 from bridge.components import Place, config_of, ours, place_of, title
 from bridge.errors import BridgeError, RunNotPossible
 from bridge.flow import on_own_loop
@@ -44,7 +45,6 @@ from bridge.watch import cancelled_before
 
 TOLERANCE_SECONDS = 60.0
 """By how much the clocks of two machines may differ."""
-_PAGE = 200
 _LISTED = 100
 
 _STATES = {
@@ -225,15 +225,10 @@ class _Sweeper:
             state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_OPEN)),
         )
         found: dict[UUID, FlowRun] = {}
-        offset = 0
-        while True:
-            page = prefect.read_flow_runs(flow_run_filter=chosen, limit=_PAGE, offset=offset)
-            for flow_run in page:
-                if (run_id := read_uuid(names.run_id_of_tags(flow_run.tags))) is not None:
-                    found[run_id] = flow_run
-            if len(page) < _PAGE:
-                return found
-            offset += len(page)
+        for flow_run in prefect_pages.each(partial(prefect.read_flow_runs, flow_run_filter=chosen)):
+            if (run_id := read_uuid(names.run_id_of_tags(flow_run.tags))) is not None:
+                found[run_id] = flow_run
+        return found
 
     def _found(
         self,
