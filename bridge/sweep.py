@@ -30,7 +30,7 @@ from zenml.stack import StackComponent
 from zenml.utils.pagination_utils import depaginate
 
 from bridge import lease, names, operated_sweep, orphans, prefect_pages
-from bridge.components import Place, config_of, ours, place_of, title
+from bridge.components import Place, config_of, ours, place_of, stack_named, title
 from bridge.errors import BridgeError, RunNotPossible
 from bridge.flow import on_own_loop
 from bridge.left_open import close_flow_run
@@ -66,13 +66,9 @@ def stacks(name: str | None = None, everything: bool = False) -> list[StackRespo
 
     Raises ``RunNotPossible`` where there is none, or it has neither.
     """
-    client = Client()
     if everything:
-        return [stack for stack in depaginate(client.list_stacks, hydrate=True) if ours(stack)]
-    try:
-        stack = client.get_stack(name, hydrate=True) if name is not None else client.active_stack_model
-    except (KeyError, ValueError) as error:
-        raise RunNotPossible(f"--stack {name}: there is no such stack. `zenml stack list` shows them.") from error
+        return [stack for stack in depaginate(Client().list_stacks, hydrate=True) if ours(stack)]
+    stack = stack_named(name)
     if not ours(stack):
         raise RunNotPossible(
             f"The stack `{stack.name}` has neither an orchestrator nor a step operator of flavour `{names.FLAVOR}`. "
