@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_after_attempt, wait_random_exponential
 
+from bridge.awaiting import set_within
 from bridge.outcome import Cost, Diagnosis, Outcome, Verdict
 
 if TYPE_CHECKING:
@@ -111,10 +112,7 @@ class Again:
             self._lost(outcome.diagnosis.what)
 
     async def _sleep(self, seconds: float) -> None:
-        try:
-            await asyncio.wait_for(self._kill.wait(), seconds)
-        except asyncio.TimeoutError:
-            return
+        await set_within(self._kill, seconds)
 
 
 def _outcome(state: RetryCallState) -> Outcome:

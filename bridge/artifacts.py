@@ -5,7 +5,6 @@ Modal. Kept up to date while the run goes on, as well as may be: an artifact nev
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import time
@@ -24,6 +23,7 @@ from zenml.utils.dashboard_utils import get_run_url
 from zenml.utils.time_utils import utc_now
 
 from bridge import asks, names, step_runs
+from bridge.awaiting import set_within
 from bridge.board import Board
 from bridge.plan import Mode
 from bridge.run import Run
@@ -95,8 +95,7 @@ class Showing:
         pause = max(SECONDS, len(self._run.plan.steps) / ROWS_A_SECOND)
         while not self._over.is_set():
             await self._show()
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._over.wait(), pause)
+            await set_within(self._over, pause)
         if self._run.plan.mode.in_one_sandbox:
             await self._trying(self._ask_zenml)
         self._board.close("the run ended before it could start")

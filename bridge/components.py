@@ -10,11 +10,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Literal, cast
 
+from zenml.client import Client
 from zenml.enums import StackComponentType
 from zenml.models import ComponentResponse, StackResponse
 from zenml.stack import StackComponent
 
 from bridge import names, runners
+from bridge.errors import RunNotPossible
 from bridge.runners.base import OUTAGE_SECONDS, Runner
 from bridge.runners.registry import Registry
 from bridge.settings import ModalPrefectOrchestratorConfig, ModalPrefectStepOperatorConfig
@@ -48,6 +50,16 @@ class Place:
             registry=registry,
             outage=outage,
         )
+
+
+def stack_named(name: str | None) -> StackResponse:
+    """Return the stack of that name or id; the active one for None. Raises ``RunNotPossible`` if there is none."""
+    client = Client()
+    try:
+        return client.get_stack(name, hydrate=True) if name is not None else client.active_stack_model
+    except (KeyError, ValueError) as error:
+        which = f"--stack {name}" if name is not None else "The active stack"
+        raise RunNotPossible(f"{which}: there is no such stack. `zenml stack list` shows them.") from error
 
 
 def ours(stack: StackResponse, *kinds: StackComponentType) -> list[ComponentResponse]:

@@ -23,6 +23,7 @@ from zenml.models import PipelineRunResponse
 
 from bridge import names, step_runs
 from bridge.again import NotAsked, differing
+from bridge.awaiting import set_within
 from bridge.board import Board
 from bridge.host.dynamic import BROKEN, COMPLETED, FAILED
 from bridge.isolated import Layer
@@ -143,7 +144,7 @@ class DynamicPipeline:
                 return self._failed(str(diagnosis))
             get_run_logger().warning("%s. Another sandbox goes on.", diagnosis)
             self._board.all_lost(diagnosis.what)
-            await self._pause(pauses.pop(0))
+            await set_within(self._kill, pauses.pop(0))
             number += 0 if end.end is End.NEVER_STARTED else 1
         return self._state(run)
 
@@ -157,11 +158,6 @@ class DynamicPipeline:
             )
         except NotAsked as error:
             return SandboxEnd(End.NEVER_STARTED, detail=str(error))
-
-    async def _pause(self, seconds: float) -> None:
-        killed = asyncio.ensure_future(self._kill.wait())
-        await asyncio.wait({killed}, timeout=seconds)
-        killed.cancel()
 
     def _read(self) -> PipelineRunResponse:
         return Client().zen_store.get_run(self.run.run.id)

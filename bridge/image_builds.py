@@ -19,6 +19,7 @@ from bridge.errors import RunNotPossible
 from bridge.image_definition import ImageDefinition, define
 from bridge.image_facts import facts_of
 from bridge.runners.base import BuildsImages, Runner
+from bridge.said_once import SaidOnce
 
 T = TypeVar("T")
 Ask = Callable[[Callable[[Runner], Coroutine[Any, Any, T]]], T]
@@ -35,7 +36,7 @@ class ImageBuilds:
 
     def __init__(self) -> None:
         self._built: dict[tuple[str | None, ImageDefinition], str] = {}
-        self._said: set[str] = set()
+        self._warnings = SaidOnce()
 
     def built(
         self,
@@ -76,8 +77,7 @@ class ImageBuilds:
     ) -> str:
         where = f"step {build.step_name}" if build.step_name else "the pipeline"
         translation = define(build.settings, facts_of(build, stack, build_secrets, where), where)
-        for warning in translation.warnings:
-            self._say_once(warning)
+        self._warnings.warn(translation.warnings, logger)
         definition = translation.definition
         key = (environment, definition)
         if key not in self._built:
@@ -91,11 +91,6 @@ class ImageBuilds:
             self._built[key] = ask(build_it)
             logger.info("The image of %s is %s.", where, names.built_image(self._built[key]))
         return names.built_image(self._built[key])
-
-    def _say_once(self, warning: str) -> None:
-        if warning not in self._said:
-            self._said.add(warning)
-            logger.warning("%s", warning)
 
 
 def _finished(build: BuildConfiguration, image: str) -> BuildConfiguration:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from uuid import UUID
@@ -29,13 +29,14 @@ from bridge.errors import BridgeError, InvalidSettings, RunnerUnavailable
 from bridge.isolated import IsolatedRun, Layer, image_of, plan_of, wishes_of
 from bridge.isolated_earlier import EarlierSteps, earlier_steps
 from bridge.limits import Limits
-from bridge.logs import Logger, LogShipper
+from bridge.logs import LogShipper
 from bridge.open_run import load_snapshot
 from bridge.outcome import Cost, Diagnosis, End, Outcome, SandboxEnd, StepRecord, Verdict, judge
 from bridge.ready import Gate, Pass, Slots
 from bridge.run import Run
 from bridge.runners.base import Runner, Sandbox
 from bridge.said import read_said
+from bridge.said_once import SaidOnce
 from bridge.step import Attempts, Begun, while_it_may_live
 from bridge.step_records import StepRecords
 from bridge.upstream_prefect import run_task_after
@@ -78,8 +79,8 @@ class IsolatedSteps:
         self.board = board
         self.limits = Limits()
         self.goes_on = goes_on
-        self._said = set(ignored.of_run(run.snapshot, run.plan, run.config))
-        """What is not used of settings, and was told: at submission, of an earlier step."""
+        self.not_used = SaidOnce(ignored.of_run(run.snapshot, run.plan, run.config))
+        """What is not used of settings is said at submission, or of the first step run that it is so of."""
         self._gate = Gate(Slots(parallelism))
         self._done_with: set[UUID] = set()
         """Step runs that want no sandbox, and children that have ended."""
@@ -158,13 +159,6 @@ class IsolatedSteps:
             await asyncio.wait(self._tasks.values())
         for task in self._tasks.values():
             task.result()
-
-    def say_once(self, warnings: Iterable[str], logger: Logger) -> None:
-        """Warn of what no other step run of this run has warned of."""
-        for warning in warnings:
-            if warning not in self._said:
-                self._said.add(warning)
-                logger.warning("%s", warning)
 
     def is_newest(self, found: Asked) -> bool:
         """Whether a step run is the newest one of its step that has a task run."""
@@ -252,7 +246,7 @@ class _StepRunTask:
         owner, logger = self._owner, get_run_logger()
         try:
             run, not_used = await owner.thread.call(self._isolated_run)
-            owner.say_once(not_used, logger)
+            owner.not_used.warn(not_used, logger)
             begun = await self._begun(run.step.sandbox.timeout) if owner.goes_on else None
             limit = run.step.concurrency_limit
             async with contextlib.AsyncExitStack() as stack:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from uuid import UUID
 
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
@@ -12,12 +13,9 @@ from prefect.states import Cancelled, Completed, Failed
 from zenml.client import Client
 from zenml.enums import ExecutionStatus
 
-from bridge import names, step_runs
+from bridge import names, prefect_pages, step_runs
 from bridge.prefect_api import prefect_api
 from bridge.upstream_prefect import report_task_run_state
-
-PAGE = 200
-"""Most task runs that Prefect's API returns at once."""
 
 
 def close_flow_run(flow_run: FlowRun, run_id: UUID | None, ended: ExecutionStatus, because: str) -> None:
@@ -72,15 +70,10 @@ def close_task_runs(
 
 def _open(flow_run_id: UUID) -> list[TaskRun]:
     chosen = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id]))
-    found: list[TaskRun] = []
     with prefect_api() as client:
-        while True:
-            page = client.read_task_runs(
-                flow_run_filter=chosen, limit=PAGE, offset=len(found), sort=TaskRunSort.ID_DESC
-            )
-            found += page
-            if len(page) < PAGE:
-                return [task_run for task_run in found if task_run.state is None or not task_run.state.is_final()]
+        read = partial(client.read_task_runs, flow_run_filter=chosen, sort=TaskRunSort.ID_DESC)
+        found = prefect_pages.each(read)
+        return [task_run for task_run in found if task_run.state is None or not task_run.state.is_final()]
 
 
 def _state(status: ExecutionStatus | None, because: str) -> State[None]:

@@ -20,6 +20,7 @@ from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError, concurr
 from prefect.exceptions import ObjectNotFound
 
 from bridge import names
+from bridge.awaiting import set_within
 from bridge.errors import InvalidSettings
 from bridge.logs import Logger
 from bridge.plan import Plan
@@ -135,8 +136,7 @@ class Limits:
                         logger.info("Waits for a slot of the concurrency limit %s: %s", limit, _why(error))
                     said = True
                 pause = min(LONGEST_PAUSE_SECONDS, ASK_SECONDS * self._waiting) * random.uniform(0.5, 1.5)
-                with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(permit.kill.wait(), pause)
+                await set_within(permit.kill, pause)
             return None
         finally:
             self._waiting -= 1

@@ -26,6 +26,7 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_never, wait_exponen
 
 from bridge import names
 from bridge.allowance import CLOUD_RECORDS_A_MINUTE, Allowance, take_coalesced
+from bridge.awaiting import set_within
 from bridge.last_words import LastWords
 from bridge.outage import is_passing
 from bridge.output import OutputLine
@@ -214,7 +215,7 @@ class LogShipper:
         deadline = asyncio.get_running_loop().time() + DELIVERY_SECONDS
         while self._gone < most and asyncio.get_running_loop().time() < deadline:
             self._hurry.set()
-            await _either(self._progress, deadline - asyncio.get_running_loop().time())
+            await set_within(self._progress, deadline - asyncio.get_running_loop().time())
 
     def _left_the_queue(self, lines: int) -> None:
         self._gone += lines
@@ -250,7 +251,7 @@ class LogShipper:
             await self._more.wait()
             if len(self._lines) < BATCH_LINES:
                 # Lines come in bursts; what arrives within this moment travels together.
-                await _either(self._hurry, FLUSH_SECONDS)
+                await set_within(self._hurry, FLUSH_SECONDS)
             self._more.clear()
             while self._lines:
                 before = len(self._lines)
@@ -260,7 +261,7 @@ class LogShipper:
                     await self._send(batch)
                     self._left_the_queue(taken)
                 elif not self._closing.is_set():
-                    await _either(self._closing, self._allowance.seconds())
+                    await set_within(self._closing, self._allowance.seconds())
             if not self._closing.is_set():
                 self._hurry.clear()
             if self._dropped:
@@ -299,11 +300,3 @@ class LogShipper:
             # Asked again, Prefect would refuse them again, and no run is worth its logs.
             _logger.warning("Prefect refused %d log lines: %s: %s", len(batch), type(error).__name__, error)
         self._in_flight = 0
-
-
-async def _either(event: asyncio.Event, seconds: float) -> None:
-    """Wait for ``event``, at most ``seconds``."""
-    try:
-        await asyncio.wait_for(event.wait(), seconds)
-    except asyncio.TimeoutError:
-        return

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 from uuid import UUID
 
+from bridge.awaiting import done_or_set
 from bridge.last_words import LastWords
 from bridge.loop_on_demand import LoopOnDemand
 from bridge.operated import OperatedRun
@@ -204,9 +205,7 @@ class Operating:
 
         step.task = asyncio.ensure_future(carry_out())
         self._steps[run.step_run_id] = step
-        is_made = asyncio.ensure_future(made.wait())
-        await asyncio.wait({step.task, is_made}, return_when=asyncio.FIRST_COMPLETED)
-        is_made.cancel()
+        await done_or_set(step.task, made)
 
 
 async def _told(told: set[asyncio.Future[None]]) -> None:

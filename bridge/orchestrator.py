@@ -6,7 +6,7 @@ Imported in every sandbox, since ZenML loads the active stack there: neither Mod
 from __future__ import annotations
 
 import os
-from functools import cache, lru_cache, partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, cast
 from uuid import UUID
 
@@ -27,6 +27,7 @@ from bridge.errors import BridgeError
 from bridge.local import local_environment
 from bridge.plan import Plan
 from bridge.run_status import bind_run
+from bridge.said_once import SaidOnce
 from bridge.sandbox_metadata import sandbox_metadata
 from bridge.settings import ModalPrefectOrchestratorConfig, ModalPrefectOrchestratorSettings
 from bridge.translate import NewSnapshot, Translation, refuse_images, translate
@@ -50,6 +51,8 @@ if TYPE_CHECKING:
     from bridge.submission import Pool
 
 logger = get_logger(__name__)
+
+_of_children = SaidOnce()
 
 
 class ModalPrefectOrchestrator(ContainerizedOrchestrator):
@@ -478,13 +481,7 @@ def _warn_of_child(layer: Layer) -> None:
     """Say, once in this process, what of a child pipeline's settings is not used."""
     from bridge.isolated import unused_of_child
 
-    for warning in unused_of_child(layer):
-        _warn_once(warning)
-
-
-@cache
-def _warn_once(warning: str) -> None:
-    logger.warning("%s", warning)
+    _of_children.warn(unused_of_child(layer), logger)
 
 
 @lru_cache(maxsize=1)

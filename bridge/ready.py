@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
 
+from bridge.awaiting import done_or_set
 from bridge.plan import FailureMode
 
 
@@ -207,17 +208,13 @@ class Pass:
                 self._held = True
                 entered.set_result(None)
 
-        killed = asyncio.ensure_future(self.kill.wait())
         self._gate.ask(self._step, self._priority, enter)
         try:
-            waiting: set[asyncio.Future[Any]] = {entered, killed}
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            await done_or_set(entered, self.kill)
         except asyncio.CancelledError:
             entered.cancel()
             self.give_back()
             raise
-        finally:
-            killed.cancel()
         if not self._held:
             entered.cancel()
         return self._held

@@ -19,15 +19,14 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import TaskRun
 from prefect.client.schemas.sorting import TaskRunSort
 
-from bridge import names, step_runs
+from bridge import names, prefect_pages, step_runs
 from bridge.errors import RunnerError
 from bridge.logs import LogShipper
-from bridge.outage import patiently
 from bridge.outcome import SUCCESSFUL, Reported, StepRecord
 from bridge.plan import Mode, StepPlan
 from bridge.run import Run
 from bridge.runners.base import CallsHosts, Runner, Sandbox
-from bridge.said import PAGE, Said, read_said
+from bridge.said import Said, read_said
 from bridge.step import Begun
 from bridge.warm_again import attempts_in
 from bridge.zenml_calls import ZenMLCalls
@@ -80,13 +79,8 @@ async def _alive(run: Run, runner: Runner) -> list[Sandbox]:
 async def task_runs_of(client: PrefectClient, flow_run_id: UUID) -> dict[UUID, TaskRun]:
     """Return the task runs of a flow run; an API that is away is asked again. Raises what Prefect's client raises."""
     chosen = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id]))
-    found: dict[UUID, TaskRun] = {}
-    while True:
-        read = partial(client.read_task_runs, flow_run_filter=chosen, limit=PAGE, offset=len(found))
-        page = await patiently(partial(read, sort=TaskRunSort.ID_DESC))
-        found.update((task_run.id, task_run) for task_run in page)
-        if len(page) < PAGE:
-            return found
+    read = partial(client.read_task_runs, flow_run_filter=chosen, sort=TaskRunSort.ID_DESC)
+    return {task_run.id: task_run async for task_run in prefect_pages.each_patiently(read)}
 
 
 class _Look:

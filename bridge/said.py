@@ -16,12 +16,9 @@ from prefect.client.schemas.filters import LogFilter, LogFilterTaskRunId
 from prefect.client.schemas.objects import Log
 from prefect.client.schemas.sorting import LogSort
 
-from bridge import names
+from bridge import names, prefect_pages
 from bridge.logs import sandbox_of_line
-from bridge.outage import patiently
 
-PAGE = 200
-"""Most records that Prefect's API returns at once."""
 _AT_ONCE = 8
 
 
@@ -51,15 +48,11 @@ async def read_said(client: PrefectClient, task_run_ids: Iterable[UUID]) -> Said
 
     async def read(task_run_id: UUID) -> None:
         chosen = LogFilter(task_run_id=LogFilterTaskRunId(any_=[task_run_id]))
-        offset = 0
         async with room:
-            while True:
-                page = await patiently(partial(client.read_logs, chosen, PAGE, offset, LogSort.TIMESTAMP_ASC))
-                for log in page:
-                    said.add(log)
-                offset += len(page)
-                if len(page) < PAGE:
-                    return
+            async for log in prefect_pages.each_patiently(
+                partial(client.read_logs, chosen, sort=LogSort.TIMESTAMP_ASC)
+            ):
+                said.add(log)
 
     await asyncio.gather(*(read(task_run_id) for task_run_id in task_run_ids))
     return said

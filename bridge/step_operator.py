@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import defaultdict
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, cast
 
@@ -24,12 +25,13 @@ from bridge import ignored, names
 from bridge.errors import BridgeError, RunNotPossible
 from bridge.local import local_environment
 from bridge.outcome import Diagnosis, Verdict
+from bridge.said_once import SaidOnce
 from bridge.sandbox_metadata import sandbox_metadata
 from bridge.settings import ModalPrefectStepOperatorConfig, ModalPrefectStepOperatorSettings
 from bridge.validation import check_operator_stack, modal_builds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
     from uuid import UUID
 
     from zenml.config.base_settings import BaseSettings
@@ -71,9 +73,9 @@ class ModalPrefectStepOperator(BaseStepOperator):
         return {}
 
     @cached_property
-    def _said(self) -> set[tuple[UUID, str]]:
-        """By run, what is not used of settings and was told."""
-        return set()
+    def _not_used(self) -> defaultdict[UUID, SaidOnce]:
+        """By run, what is not used of settings: said of the first step that it is so of, in this process."""
+        return defaultdict(SaidOnce)
 
     @property
     def config(self) -> ModalPrefectStepOperatorConfig:
@@ -161,7 +163,8 @@ class ModalPrefectStepOperator(BaseStepOperator):
         wishes = wishes_of(name, config, self.config, self.name)
         pools = () if snapshot.is_dynamic else pools_not_used(dict(config.resource_settings), f"step {name}")
         cold = warm_not_used(name, config, wishes.settings, dynamic=snapshot.is_dynamic)
-        self._say_once(info.run_id, (*pools, *ignored.of_component(self.config), *wishes.warnings, *cold))
+        not_used = (*pools, *ignored.of_component(self.config), *wishes.warnings, *cold)
+        self._not_used[info.run_id].warn(not_used, logger)
         image = self._image(info) if self.config.runner == "modal" else None
         retry = config.retry
         return OperatedRun(
@@ -202,13 +205,6 @@ class ModalPrefectStepOperator(BaseStepOperator):
         if self.config.runner == "process" or snapshot.build is None:
             return None
         return snapshot.build.get_image(component_key=names.STEP_OPERATOR_IMAGE_KEY, step=step)
-
-    def _say_once(self, run_id: UUID, warnings: Iterable[str]) -> None:
-        """Warn of what no other step of the run has warned of, in this process."""
-        for warning in warnings:
-            if (run_id, warning) not in self._said:
-                self._said.add((run_id, warning))
-                logger.warning("%s", warning)
 
     def _image(self, info: StepRunInfo) -> str:
         try:

@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
+from functools import partial
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
@@ -28,8 +29,8 @@ from zenml.models import ComponentResponse, PipelineRunResponse, StackResponse
 from zenml.stack import StackComponent
 from zenml.utils.pagination_utils import depaginate
 
-from bridge import lease, names, operated_sweep, orphans, signs_of_life
-from bridge.components import Place, config_of, ours, place_of, title
+from bridge import lease, names, operated_sweep, orphans, prefect_pages, signs_of_life
+from bridge.components import Place, config_of, ours, place_of, stack_named, title
 from bridge.errors import BridgeError, RunNotPossible
 from bridge.left_open import close_flow_run
 from bridge.listing import Listing, Tagged
@@ -42,7 +43,6 @@ from bridge.run_status import status_of
 from bridge.swept import Found, Report, named, noted, read_uuid
 from bridge.watch import cancelled_before
 
-_PAGE = 200
 _LISTED = 100
 
 _STATES = {
@@ -64,13 +64,9 @@ def stacks(name: str | None = None, everything: bool = False) -> list[StackRespo
 
     Raises ``RunNotPossible`` where there is none, or it has neither.
     """
-    client = Client()
     if everything:
-        return [stack for stack in depaginate(client.list_stacks, hydrate=True) if ours(stack)]
-    try:
-        stack = client.get_stack(name, hydrate=True) if name is not None else client.active_stack_model
-    except (KeyError, ValueError) as error:
-        raise RunNotPossible(f"--stack {name}: there is no such stack. `zenml stack list` shows them.") from error
+        return [stack for stack in depaginate(Client().list_stacks, hydrate=True) if ours(stack)]
+    stack = stack_named(name)
     if not ours(stack):
         raise RunNotPossible(
             f"The stack `{stack.name}` has neither an orchestrator nor a step operator of flavour `{names.FLAVOR}`. "
@@ -223,15 +219,10 @@ class _Sweeper:
             state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_OPEN)),
         )
         found: dict[UUID, FlowRun] = {}
-        offset = 0
-        while True:
-            page = prefect.read_flow_runs(flow_run_filter=chosen, limit=_PAGE, offset=offset)
-            for flow_run in page:
-                if (run_id := read_uuid(names.run_id_of_tags(flow_run.tags))) is not None:
-                    found[run_id] = flow_run
-            if len(page) < _PAGE:
-                return found
-            offset += len(page)
+        for flow_run in prefect_pages.each(partial(prefect.read_flow_runs, flow_run_filter=chosen)):
+            if (run_id := read_uuid(names.run_id_of_tags(flow_run.tags))) is not None:
+                found[run_id] = flow_run
+        return found
 
     def _found(
         self,

@@ -18,7 +18,7 @@ _OURS = re.compile(r"\d+\.\d+\.\d+([abrc.+-].*)?")
 def check_zenml(snapshot: PipelineSnapshotResponse, here: str = zenml.__version__) -> None:
     """Raise ``RunNotPossible`` if another release series of ZenML made the snapshot: its data may mean other things."""
     there = snapshot.client_version
-    if there is None or _series(there) == _series(here):
+    if there is None or series(there) == series(here):
         return
     raise RunNotPossible(
         f"snapshot_id={snapshot.id}: ZenML {there} made this snapshot, and ZenML {here} is installed where the flow "
@@ -27,8 +27,9 @@ def check_zenml(snapshot: PipelineSnapshotResponse, here: str = zenml.__version_
     )
 
 
-def _series(release: str) -> list[str]:
-    return release.split(".")[:2]
+def series(release: str) -> str:
+    """Return the release series of a version of ZenML: 0.98 of 0.98.1."""
+    return ".".join(release.split(".")[:2])
 
 
 def other_bridge(deployment_version: str | None, here: str | None = None) -> str | None:

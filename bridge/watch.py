@@ -20,6 +20,7 @@ from zenml.client import Client
 from zenml.enums import ExecutionStatus
 
 from bridge import run_status, step_runs
+from bridge.awaiting import set_within
 from bridge.outcome import Reported
 from bridge.plan import Mode
 from bridge.run import Run
@@ -120,8 +121,7 @@ class Watch:
         drain(stop.reason)
         if not stop.killing.is_set():
             await self._tell("interrupt the steps", lambda: run_status.interrupt_steps(self._run.run))
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(stop.killing.wait(), GRACE_SECONDS)
+        await set_within(stop.killing, GRACE_SECONDS)
         await self._announce()
         stop.kill(stop.reason)
         kill(stop.reason)

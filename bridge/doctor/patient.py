@@ -12,17 +12,13 @@ from zenml.models import ComponentResponse, StackResponse
 from zenml.stack import Stack
 from zenml.zen_stores.base_zen_store import BaseZenStore
 
-from bridge.components import OurConfig, config_of, ours
+from bridge.components import OurConfig, config_of, ours, stack_named
 from bridge.errors import BridgeError
 from bridge.settings import ModalPrefectOrchestratorConfig
 
 
 class Unmet(Exception):
     """A check can't look, because something before it isn't in order; the message says what."""
-
-
-class NoSuchStack(BridgeError):
-    """The stack to be looked at doesn't exist."""
 
 
 class Patient:
@@ -50,16 +46,8 @@ class Patient:
 
     @cached_property
     def stack_model(self) -> StackResponse:
-        """The stack, as ZenML has it. Raises ``NoSuchStack``."""
-        client = Client()
-        if self.stack_name is None:
-            return client.active_stack_model
-        try:
-            return client.get_stack(self.stack_name, hydrate=True)
-        except (KeyError, ValueError) as error:
-            raise NoSuchStack(
-                f"--stack {self.stack_name}: ZenML has no such stack. `zenml stack list` shows them."
-            ) from error
+        """The stack, as ZenML has it. Raises ``RunNotPossible`` if there is none."""
+        return stack_named(self.stack_name)
 
     @cached_property
     def stack(self) -> Stack:

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 
 from prefect.client.orchestration import SyncPrefectClient
@@ -19,7 +20,7 @@ from prefect.settings import (
     temporary_settings,
 )
 
-from bridge import names
+from bridge import names, prefect_pages
 from bridge.doctor.finding import Finding, Grade, told
 from bridge.doctor.patient import Patient, Unmet
 from bridge.errors import InvalidSettings
@@ -30,7 +31,6 @@ from bridge.work_pool import check_pool, nobody_works
 
 PATIENCE_SECONDS = 10.0
 """How long a server that doesn't answer is waited for. Prefect's client waits a minute, six times."""
-_PAGE = 100
 _NO_SERVER = (
     "Start a server that stays with `prefect server start`, and `prefect config set "
     "PREFECT_API_URL=http://127.0.0.1:4200/api`"
@@ -148,10 +148,7 @@ def _impatiently() -> Iterator[None]:
 
 def _all(client: SyncPrefectClient) -> Iterator[DeploymentResponse]:
     ours = DeploymentFilter(tags=DeploymentFilterTags(all_=[names.TAG_ZENML]))
-    offset = 0
-    while page := client.read_deployments(deployment_filter=ours, limit=_PAGE, offset=offset):
-        yield from page
-        offset += len(page)
+    return prefect_pages.each(partial(client.read_deployments, deployment_filter=ours))
 
 
 def _out_of_date(deployment: DeploymentResponse) -> str | None:

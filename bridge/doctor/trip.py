@@ -25,6 +25,7 @@ from bridge.own_loop import on_own_loop
 from bridge.plan import SandboxSpec
 from bridge.registry_login import registry_of
 from bridge.runners.base import Runner, SandboxRequest
+from bridge.versions import series
 
 SECONDS = 600.0
 """How long it may take; the first pull of a large image takes minutes."""
@@ -131,8 +132,7 @@ def judge(seen: Seen, image: str | None, address: str, needed: list[Requirement]
 
 
 def _unfit(versions: dict[str, str | None], needed: list[Requirement]) -> Iterator[tuple[str, str | None, str]]:
-    series = ".".join(zenml.__version__.split(".")[:2])
-    for requirement in [Requirement(f"zenml=={series}.*"), *needed]:
+    for requirement in [Requirement(f"zenml=={series(zenml.__version__)}.*"), *needed]:
         there = versions.get(requirement.name)
         if there is None or not requirement.specifier.contains(there, prereleases=True):
             yield requirement.name, there, f"{requirement.name}{requirement.specifier}"

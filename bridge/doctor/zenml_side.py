@@ -17,6 +17,7 @@ from bridge.doctor.installation import unfit
 from bridge.doctor.patient import Patient, Unmet
 from bridge.settings import ModalPrefectOrchestratorConfig
 from bridge.validation import check_operator_stack, check_stack
+from bridge.versions import series
 
 _SERVER = "zenml server"
 _WORDS = 200
@@ -74,7 +75,7 @@ def no_answer(url: str) -> Finding | None:
 
 def of_one_series(there: str, here: str = zenml.__version__) -> Finding | None:
     """What is wrong where ZenML's server is of another release series than the client."""
-    if there.split(".")[:2] == here.split(".")[:2]:
+    if series(there) == series(here):
         return None
     what = f"ZenML's server is {there}, and the client here is {here}"
     return Finding(_SERVER, Grade.PROBLEM, what, f"pip install 'zenml=={there}', or bring the server to {here}")

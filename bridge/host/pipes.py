@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Callable
 
+from bridge.awaiting import set_within
 from bridge.host.attempt import Streams
 
 _CHUNK = 1 << 16
@@ -41,9 +42,7 @@ class Pipe:
 
     async def drain(self, seconds: float) -> None:
         """Read what is left; at most ``seconds``, since a daemon of the step may hold the pipe open."""
-        try:
-            await asyncio.wait_for(self._closed.wait(), seconds)
-        except asyncio.TimeoutError:
+        if not await set_within(self._closed, seconds):
             self._close()
 
 

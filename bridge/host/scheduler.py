@@ -13,6 +13,7 @@ import shutil
 import signal
 from typing import Any
 
+from bridge.awaiting import done_or_set, set_within
 from bridge.host.admission import SharedSandbox
 from bridge.host.attempt import Attempt, StepHost, StepProcess
 from bridge.host.forking import NoFork
@@ -219,10 +220,8 @@ class Scheduler:
             process = await self._start(attempt, output)
         finally:
             output.started()
-        ended: asyncio.Future[Any] = asyncio.ensure_future(process.wait())
-        killed: asyncio.Future[Any] = asyncio.ensure_future(permit.kill.wait())
-        await asyncio.wait({ended, killed}, return_when=asyncio.FIRST_COMPLETED)
-        killed.cancel()
+        ended = asyncio.ensure_future(process.wait())
+        await done_or_set(ended, permit.kill)
         if not ended.done():
             await self._end(process, ended)
         await ended
@@ -276,11 +275,7 @@ class Scheduler:
         delay = delays[record.version - 1]
         _logger.info("Step %s is tried again in %g s (%d of %d).", step, delay, record.version, len(delays))
         permit.give_back()
-        try:
-            await asyncio.wait_for(permit.kill.wait(), delay)
-        except asyncio.TimeoutError:
-            return await permit.take_again()
-        return False
+        return not await set_within(permit.kill, delay) and await permit.take_again()
 
 
 def _visible(gpus: tuple[int, ...]) -> str:

@@ -15,6 +15,7 @@ from modal import exception
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
 from bridge import names, upstream_modal
+from bridge.awaiting import done_or_set
 from bridge.errors import CapacityUnavailable, RunnerUnavailable, SandboxRefused
 from bridge.plan import SandboxSpec
 from bridge.runners.base import SandboxRequest
@@ -247,17 +248,11 @@ class Creator:
         """Create one; None if it has no machine in time. A create is cut off only where it hangs."""
         this = _Try()
         create = asyncio.create_task(self._create(request, gpu, arguments, this))
-        gone = asyncio.create_task(abandoned.wait())
-        try:
-            await asyncio.wait(
-                {create, gone}, timeout=request.spec.capacity_timeout, return_when=asyncio.FIRST_COMPLETED
-            )
-            if abandoned.is_set():
-                await self._until_cuttable(create, request)
-            if create.done():
-                return _Made(await self._sandbox(create.result(), request.name), not this.found)
-        finally:
-            gone.cancel()
+        await done_or_set(create, abandoned, request.spec.capacity_timeout)
+        if abandoned.is_set():
+            await self._until_cuttable(create, request)
+        if create.done():
+            return _Made(await self._sandbox(create.result(), request.name), not this.found)
         create.cancel()
         await asyncio.wait({create})
         if this.found and abandoned.is_set():
@@ -385,12 +380,10 @@ def tags_of(request: SandboxRequest, spec: SandboxSpec) -> dict[str, str]:
 async def _unless(event: asyncio.Event, awaitable: Coroutine[Any, Any, T]) -> T:
     """Return what it returns, or cancel it and raise ``_Abandoned`` once the event is set."""
     task = asyncio.ensure_future(awaitable)
-    gone = asyncio.create_task(event.wait())
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        await done_or_set(task, event)
         if event.is_set() and not task.done():
             raise _Abandoned
         return task.result()
     finally:
-        gone.cancel()
         task.cancel()

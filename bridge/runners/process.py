@@ -20,6 +20,7 @@ from types import TracebackType
 
 import bridge
 from bridge import names
+from bridge.awaiting import set_within
 from bridge.errors import RunnerUnavailable, SandboxRefused
 from bridge.outcome import SandboxEnd
 from bridge.output import OutputLine
@@ -100,7 +101,7 @@ class ProcessSandbox:
                 elif ended:
                     break
                 else:
-                    await self._ended_within(_TAIL_SECONDS)
+                    await set_within(self._ended, _TAIL_SECONDS)
             for line in reader.finish():
                 yield line
 
@@ -108,7 +109,7 @@ class ProcessSandbox:
         """End it: SIGTERM to its process group, after a grace SIGKILL to all that is left."""
         self.folder.ask_to_end()
         self.watch()
-        if not await self._ended_within(self._request.grace + _HUNG_SECONDS):
+        if not await set_within(self._ended, self._request.grace + _HUNG_SECONDS):
             raise RunnerUnavailable(f"Sandbox {self.id} doesn't end; its folder is {self.folder.path}")
 
     def close(self) -> None:
@@ -144,13 +145,6 @@ class ProcessSandbox:
         self._end = self.folder.end()
         self._ended.set()
         reap(self.id)
-
-    async def _ended_within(self, seconds: float) -> bool:
-        try:
-            await asyncio.wait_for(self._ended.wait(), seconds)
-        except asyncio.TimeoutError:
-            return False
-        return True
 
     def _known_end(self) -> SandboxEnd:
         if self._end is None:
