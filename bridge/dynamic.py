@@ -11,8 +11,6 @@ from __future__ import annotations
 import asyncio
 from uuid import UUID
 
-from prefect import Task
-from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.logging import get_run_logger
@@ -34,8 +32,8 @@ from bridge.run import Run
 from bridge.runners.base import Runner
 from bridge.said import read_said
 from bridge.step import Attempts, Begun
+from bridge.step_task import EngineTask
 from bridge.truth import ZenMLThread
-from bridge.upstream_prefect import run_task_after
 
 MOST_SANDBOXES = 1000
 """How many sandboxes of the orchestration are looked for after a crash: each pause and each loss makes one."""
@@ -116,12 +114,10 @@ class DynamicPipeline:
         await self._thread.call(self._end_what_is_left)
 
     async def _orchestrate(self, number: int, begun: Begun | None) -> State[None]:
-        async def attempt(upstream: tuple[()]) -> State[None]:
+        async def attempt(_: int) -> State[None]:
             return await self._outcome(number, begun)
 
-        name = names.prefect_name(self.run.plan.pipeline)
-        task = Task(attempt, name=name, task_run_name=lambda: name, cache_policy=NO_CACHE, persist_result=False)
-        return await run_task_after(task, self._task_run_id, (), attempts_before=number - 1)
+        return await EngineTask(self.run.plan.pipeline, attempt).run(self._task_run_id, attempts_before=number - 1)
 
     async def _outcome(self, number: int, begun: Begun | None) -> State[None]:
         """Run sandbox after sandbox until ZenML knows an end of the run."""

@@ -13,8 +13,6 @@ from dataclasses import replace
 from functools import partial
 from uuid import UUID
 
-from prefect import Task
-from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.logging import get_run_logger
@@ -36,8 +34,8 @@ from bridge.run import Run, load_snapshot
 from bridge.runners.base import Runner, Sandbox
 from bridge.said import read_said
 from bridge.step import Attempts, Begun, while_it_may_live
+from bridge.step_task import EngineTask
 from bridge.truth import Truth, ZenMLThread
-from bridge.upstream_prefect import run_task_after
 from bridge.warm import WarmSteps
 
 LOOK_SECONDS = 1.0
@@ -224,11 +222,9 @@ class _StepRunTask:
         self._telling: list[asyncio.Future[None]] = []
 
     async def execute(self) -> None:
-        name = names.prefect_name(self._title)
-        task = Task(self._attempt, name=name, task_run_name=lambda: name, cache_policy=NO_CACHE, persist_result=False)
         if not self._has_ended:  # else ZenML has told the board
             self._show()
-        state = await run_task_after(task, self._task_run_id, self._upstream)
+        state = await EngineTask(self._title, self._attempt).run(self._task_run_id, self._upstream)
         if not state.is_completed() and self._owner.is_newest(self._asked):
             self._owner.board.explain(self._row, state.message or "")
 
@@ -236,7 +232,7 @@ class _StepRunTask:
         attempt = self._asked.step_run.version
         self._owner.board.add(self._row, gpu, attempt=attempt, step_run=str(self._step_run_id))
 
-    async def _attempt(self, upstream: tuple[()]) -> State[None]:
+    async def _attempt(self, number: int) -> State[None]:
         if self._has_ended:
             return _state(await self._end_of_earlier())
         if not await self._permit.take_again():

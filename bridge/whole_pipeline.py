@@ -10,10 +10,7 @@ from __future__ import annotations
 import asyncio
 from uuid import UUID
 
-from prefect import Task
-from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import State, TaskRun
-from prefect.context import TaskRunContext
+from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Completed, Failed
 from zenml.enums import ExecutionStatus
@@ -29,8 +26,8 @@ from bridge.resume import Earlier
 from bridge.run import Run
 from bridge.run_status import status_of
 from bridge.step import Attempts, Begun
+from bridge.step_task import EngineTask
 from bridge.truth import ZenMLThread
-from bridge.upstream_prefect import report_task_run_state, run_task_after
 
 _OPEN = frozenset({Reported.RUNNING, Reported.RETRYING})
 
@@ -49,8 +46,6 @@ class WholePipeline:
     ) -> None:
         self.run = run
         self._board = board
-        self._task_run: TaskRun | None = None
-        self._attempting = False
         self.kill = asyncio.Event()
         self.last_attempt = False
         """True once the run is being stopped: then a lost sandbox isn't followed by another."""
@@ -80,55 +75,33 @@ class WholePipeline:
     async def execute(self) -> State[None]:
         """Run the pipeline to its end and return the state of its task run."""
         plan = self.run.plan
-
-        def may_retry(task: object, task_run: object, state: object) -> bool:
-            return self._again and not self.last_attempt and not self.kill.is_set()
-
         # Prefect counts both kinds of retries together; `_again` keeps each kind to its own number. What an earlier
         # process of this flow run tried counts.
         before = self._begun.number - 1 if self._begun is not None else 0
         retries = max(0, plan.most_sandboxes - 1 - before)
-        task = Task(
-            self._attempt,
-            name=names.prefect_name(plan.pipeline),
-            task_run_name=lambda: names.prefect_name(plan.pipeline),
-            cache_policy=NO_CACHE,
-            persist_result=False,
+        delays = differing(min(50, retries))
+        task = EngineTask(
+            plan.pipeline,
+            self._outcome_of,
             retries=retries,
-            retry_delay_seconds=differing(min(50, retries)) or None,
-            retry_condition_fn=may_retry,
+            delays=delays,
+            may_retry=lambda: self._again and not self._is_to_end,
         )
-        call = asyncio.ensure_future(run_task_after(task, self.task_run_id, (), attempts_before=before))
-        killed = asyncio.ensure_future(self.kill.wait())
-        await asyncio.wait({call, killed}, return_when=asyncio.FIRST_COMPLETED)
-        killed.cancel()
-        if not call.done() and not self._attempting and self._task_run is not None:
-            # It waits for its next sandbox inside Prefect's engine, where only a cancel reaches it.
-            call.cancel()
-            await asyncio.wait({call})
-            return await self._give_up(self._task_run)
-        state = await call
-        if self._again and (self.kill.is_set() or self.last_attempt) and self._task_run is not None:
-            return await self._give_up(self._task_run)
+        state = await task.run_unless_killed(self.task_run_id, (), before, self.kill)
+        if state is None or (self._again and self._is_to_end):
+            return await self._give_up(task)
         return state
 
-    async def _give_up(self, task_run: TaskRun) -> State[None]:
+    @property
+    def _is_to_end(self) -> bool:
+        return self.kill.is_set() or self.last_attempt
+
+    async def _give_up(self, task: EngineTask) -> State[None]:
         """End a task run that was to have another sandbox when the run was stopped."""
         state: State[None] = Cancelled(message="The pipeline was stopped while it waited for another sandbox.")
-        report_task_run_state(task_run, state)
+        task.report(state)
         await self._stop(await self._records())
         return state
-
-    async def _attempt(self, upstream: tuple[()]) -> State[None]:
-        context = TaskRunContext.get()
-        if context is None:
-            raise RuntimeError("An attempt runs inside its Prefect task run")
-        self._task_run = context.task_run
-        self._attempting = True
-        try:
-            return await self._outcome_of(context.task_run.run_count)
-        finally:
-            self._attempting = False
 
     async def _outcome_of(self, number: int) -> State[None]:
         self._again = False
