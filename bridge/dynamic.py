@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 from uuid import UUID
 
-from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Completed, Failed
@@ -21,19 +20,15 @@ from zenml.models import PipelineRunResponse
 
 from bridge import names, step_runs
 from bridge.again import NotAsked, differing
-from bridge.board import Board
+from bridge.flow_parts import FlowParts
 from bridge.host.dynamic import BROKEN, COMPLETED, FAILED
 from bridge.isolated import Layer
 from bridge.isolated_steps import IsolatedSteps
-from bridge.logs import LogShipper
 from bridge.outcome import Diagnosis, End, Outcome, SandboxEnd, StepRecord, judge
 from bridge.resume import task_runs_of
-from bridge.run import Run
-from bridge.runners.base import Runner
 from bridge.said import read_said
-from bridge.step import Attempts, Begun
+from bridge.step import Begun
 from bridge.step_task import EngineTask
-from bridge.truth import ZenMLThread
 
 MOST_SANDBOXES = 1000
 """How many sandboxes of the orchestration are looked for after a crash: each pause and each loss makes one."""
@@ -48,38 +43,23 @@ class DynamicPipeline:
     ``goes_on`` says whether an earlier process of the flow run may have begun it.
     """
 
-    def __init__(
-        self,
-        run: Run,
-        layer: Layer,
-        runner: Runner,
-        attempts: Attempts,
-        shipper: LogShipper,
-        thread: ZenMLThread,
-        client: PrefectClient,
-        board: Board,
-        *,
-        parallelism: int | None,
-        goes_on: bool,
-    ) -> None:
-        self.run = run
+    def __init__(self, parts: FlowParts, layer: Layer, *, parallelism: int | None, goes_on: bool) -> None:
+        self.run = parts.run
         self.failures: dict[str, str] = {}
         self.stopped = False
         self.paused = False
-        self._runner = runner
-        self._attempts = attempts
-        self._shipper = shipper
-        self._thread = thread
-        self._client = client
-        self._board = board
+        self._runner = parts.runner
+        self._attempts = parts.attempts
+        self._shipper = parts.shipper
+        self._thread = parts.thread
+        self._client = parts.client
+        self._board = parts.board
         self._left: tuple[int, Begun | None] = (1, None)
         """The sandbox of the orchestration that is there already, and its number; or the next one's."""
         self._kill = asyncio.Event()
         self._last_sandbox = False
-        self._task_run_id = names.task_run_id(run.flow_run_id, None)
-        self._isolated = IsolatedSteps(
-            run, layer, runner, thread, shipper, client, board, parallelism=parallelism, goes_on=goes_on
-        )
+        self._task_run_id = names.task_run_id(self.run.flow_run_id, None)
+        self._isolated = IsolatedSteps(parts, layer, parallelism=parallelism, goes_on=goes_on)
 
     def drain(self, reason: str) -> None:
         """Start no other sandbox. What runs is interrupted by ZenML's heartbeats, or ended when the grace is over."""

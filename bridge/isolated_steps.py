@@ -13,7 +13,6 @@ from dataclasses import replace
 from functools import partial
 from uuid import UUID
 
-from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Completed, Failed
@@ -22,20 +21,20 @@ from zenml.utils.env_utils import get_runtime_environment
 
 from bridge import asks, ignored, names, step_runs
 from bridge.asks import Asked
-from bridge.board import Board
 from bridge.errors import BridgeError, InvalidSettings, RunnerUnavailable
+from bridge.flow_parts import FlowParts
 from bridge.isolated import IsolatedRun, Layer, image_of, plan_of, wishes_of
 from bridge.isolated_earlier import EarlierSteps, earlier_steps
 from bridge.limits import Limits
-from bridge.logs import Logger, LogShipper
+from bridge.logs import Logger
 from bridge.outcome import Cost, Diagnosis, End, Outcome, SandboxEnd, StepRecord, Verdict, judge
 from bridge.ready import Gate, Pass, Slots
-from bridge.run import Run, load_snapshot
-from bridge.runners.base import Runner, Sandbox
+from bridge.run import load_snapshot
+from bridge.runners.base import Sandbox
 from bridge.said import read_said
 from bridge.step import Attempts, Begun, while_it_may_live
 from bridge.step_task import EngineTask
-from bridge.truth import Truth, ZenMLThread
+from bridge.truth import Truth
 from bridge.warm import WarmSteps
 
 LOOK_SECONDS = 1.0
@@ -46,32 +45,20 @@ class IsolatedSteps:
     """Starts them as they are asked for, and sees them to their ends. One event loop.
 
     Args:
-        run: The run of the dynamic pipeline.
+        parts: Those of the dynamic pipeline. Each step has an ``Attempts`` of its own.
         layer: What lies beneath the settings of its steps.
         parallelism: Most of them at once; None for any number.
         goes_on: Whether an earlier process of this flow run may have begun some.
     """
 
-    def __init__(
-        self,
-        run: Run,
-        layer: Layer,
-        runner: Runner,
-        thread: ZenMLThread,
-        shipper: LogShipper,
-        client: PrefectClient,
-        board: Board,
-        *,
-        parallelism: int | None,
-        goes_on: bool,
-    ) -> None:
-        self.run = run
+    def __init__(self, parts: FlowParts, layer: Layer, *, parallelism: int | None, goes_on: bool) -> None:
+        run = self.run = parts.run
         self.layer = layer
-        self.runner = runner
-        self.thread = thread
-        self.shipper = shipper
-        self.client = client
-        self.board = board
+        self.runner = parts.runner
+        self.thread = parts.thread
+        self.shipper = parts.shipper
+        self.client = parts.client
+        self.board = parts.board
         self.limits = Limits()
         self.goes_on = goes_on
         self._said = set(ignored.of_run(run.snapshot, run.plan, run.config))

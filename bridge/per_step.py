@@ -17,19 +17,17 @@ from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Completed, Failed
 
 from bridge import names
-from bridge.board import Board
 from bridge.errors import InvalidSettings
+from bridge.flow_parts import FlowParts
 from bridge.limits import LimitMissing, Limits
-from bridge.logs import Logger, LogShipper
+from bridge.logs import Logger
 from bridge.outcome import SUCCESSFUL, Cost, Diagnosis, Outcome, Reported, StepRecord, Verdict, refused
 from bridge.plan import FailureMode, StepPlan
 from bridge.ready import Fate, Gate, GraphRun, NotRun, Pass, Slots
 from bridge.resume import Earlier
-from bridge.run import Run
-from bridge.step import Attempts, Begun
+from bridge.step import Begun
 from bridge.step_runs import CacheLookup, record_failure, stop_running
 from bridge.step_task import EngineTask
-from bridge.truth import ZenMLThread
 
 SETTLING_SECONDS = 10.0
 """How long new steps wait for the sandboxes of steps that ended while no process worked on the flow run."""
@@ -38,23 +36,13 @@ SETTLING_SECONDS = 10.0
 class PerStep:
     """Runs the steps of one run, each as a task run of the current flow run."""
 
-    def __init__(
-        self,
-        run: Run,
-        attempts: Attempts,
-        shipper: LogShipper,
-        thread: ZenMLThread,
-        *,
-        board: Board,
-        earlier: Earlier,
-        parallelism: int | None,
-    ) -> None:
-        self.run = run
-        self.board = board
-        self.attempts = attempts
-        self.shipper = shipper
+    def __init__(self, parts: FlowParts, *, earlier: Earlier, parallelism: int | None) -> None:
+        run = self.run = parts.run
+        self.board = parts.board
+        self.attempts = parts.attempts
+        self.shipper = parts.shipper
         self.earlier = earlier
-        self._thread = thread
+        self._thread = parts.thread
         self._cache = CacheLookup(run.snapshot, run.run, run.stack)
         self.task_runs = {step.name: names.task_run_id(run.flow_run_id, step.name) for step in run.plan.steps}
         self.limits = Limits()
@@ -68,7 +56,7 @@ class PerStep:
             failure_mode=run.plan.failure_mode,
             finished=earlier.successful,
             begun=earlier.begun,
-            closed=attempts.begin_no_more,
+            closed=self.attempts.begin_no_more,
         )
         self._kill_settling = asyncio.Event()
 

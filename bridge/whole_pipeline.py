@@ -17,17 +17,15 @@ from zenml.enums import ExecutionStatus
 
 from bridge import names, step_runs
 from bridge.again import NotAsked, differing
-from bridge.board import Board
+from bridge.flow_parts import FlowParts
 from bridge.limits import LimitMissing, Limits
-from bridge.logs import Logger, LogShipper
+from bridge.logs import Logger
 from bridge.outcome import SUCCESSFUL, Cost, Diagnosis, End, Outcome, Reported, SandboxEnd, StepRecord, judge, refused
 from bridge.plan import FailureMode
 from bridge.resume import Earlier
-from bridge.run import Run
 from bridge.run_status import status_of
-from bridge.step import Attempts, Begun
+from bridge.step import Begun
 from bridge.step_task import EngineTask
-from bridge.truth import ZenMLThread
 
 _OPEN = frozenset({Reported.RUNNING, Reported.RETRYING})
 
@@ -35,26 +33,18 @@ _OPEN = frozenset({Reported.RUNNING, Reported.RETRYING})
 class WholePipeline:
     """Runs one run in one sandbox, as the one task run of the current flow run."""
 
-    def __init__(
-        self,
-        run: Run,
-        attempts: Attempts,
-        shipper: LogShipper,
-        thread: ZenMLThread,
-        board: Board,
-        earlier: Earlier,
-    ) -> None:
-        self.run = run
-        self._board = board
+    def __init__(self, parts: FlowParts, earlier: Earlier) -> None:
+        self.run = parts.run
+        self._board = parts.board
         self.kill = asyncio.Event()
         self.last_attempt = False
         """True once the run is being stopped: then a lost sandbox isn't followed by another."""
         self.stopped = False
         self.failures: dict[str, str] = {}
-        self.task_run_id = names.task_run_id(run.flow_run_id, None)
-        self._attempts = attempts
-        self._shipper = shipper
-        self._thread = thread
+        self.task_run_id = names.task_run_id(self.run.flow_run_id, None)
+        self._attempts = parts.attempts
+        self._shipper = parts.shipper
+        self._thread = parts.thread
         self._limits = Limits()
         self._earlier = earlier
         self._begun = earlier.pipeline
