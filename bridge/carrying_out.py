@@ -47,7 +47,7 @@ from bridge.run_status import begin_stop, end_run, status_of
 from bridge.runners.base import Runner
 from bridge.scheduled import PARAMETER, snapshot_for
 from bridge.settings import RunnerConfig
-from bridge.step import Attempts
+from bridge.step import Attempt, Attempts
 from bridge.truth import Truth, ZenMLThread
 from bridge.versions import other_bridge
 from bridge.warm import WarmSteps
@@ -365,8 +365,8 @@ async def _end_pipeline(parts: FlowParts, earlier: Earlier) -> None:
     kill.set()
     task_run_id = names.task_run_id(run.flow_run_id, None)
     log = parts.shipper.open(task_run_id, send=run.plan.stream_logs)
-    number = earlier.pipeline.number
-    await parts.attempts.attempt_pipeline(number, task_run_id, kill, log, get_run_logger(), earlier.pipeline)
+    begun = earlier.pipeline
+    await parts.attempts.attempt_pipeline(Attempt(begun.number, task_run_id, kill, log, get_run_logger(), begun=begun))
 
 
 async def _per_step(parts: FlowParts, watch: Watch, most: int | None, earlier: Earlier) -> _Ended:

@@ -27,7 +27,7 @@ from bridge.isolated_steps import IsolatedSteps
 from bridge.outcome import Diagnosis, End, Outcome, SandboxEnd, StepRecord, judge
 from bridge.resume import task_runs_of
 from bridge.said import read_said
-from bridge.step import Begun
+from bridge.step import Attempt, Begun
 from bridge.step_task import EngineTask
 
 MOST_SANDBOXES = 1000
@@ -127,10 +127,9 @@ class DynamicPipeline:
         log = self._shipper.open(
             self._task_run_id, send=self.run.plan.stream_logs, on_sandbox=self._board.all_in_sandbox
         )
+        attempt = Attempt(number, self._task_run_id, self._kill, log, get_run_logger(), begun=begun)
         try:
-            return await self._attempts.attempt_pipeline(
-                number, self._task_run_id, self._kill, log, get_run_logger(), begun
-            )
+            return await self._attempts.attempt_pipeline(attempt)
         except NotAsked as error:
             return SandboxEnd(End.NEVER_STARTED, detail=str(error))
 

@@ -32,7 +32,7 @@ from bridge.ready import Gate, Pass, Slots
 from bridge.run import load_snapshot
 from bridge.runners.base import Sandbox
 from bridge.said import read_said
-from bridge.step import Attempts, Begun, while_it_may_live
+from bridge.step import Attempt, Attempts, Begun, while_it_may_live
 from bridge.step_task import EngineTask
 from bridge.truth import Truth
 from bridge.warm import WarmSteps
@@ -295,16 +295,10 @@ class _StepRunTask:
             # This very step run: ZenML's next attempt may be there before this one's end is judged.
             truth = Truth(owner.thread, lambda steps: dict.fromkeys(steps, step_runs.record_of(self._step_run_id)))
             attempts = Attempts(run, owner.runner, owner.thread, truth, warm)
-            outcome = await attempts.attempt_step(
-                step,
-                1,
-                self._task_run_id,
-                kill,
-                log,
-                get_run_logger(),
-                step_run_id=str(self._step_run_id),
-                begun=begun,
+            attempt = Attempt(
+                1, self._task_run_id, kill, log, get_run_logger(), step_run_id=str(self._step_run_id), begun=begun
             )
+            outcome = await attempts.attempt_step(step, attempt)
         await asyncio.gather(*self._telling)
         if outcome.verdict is Verdict.SUCCEEDED and not step.reports:
             orchestrator = run.stack.orchestrator.id

@@ -26,7 +26,7 @@ from bridge.operated import OperatedRun
 from bridge.outcome import Outcome, Verdict
 from bridge.renewal import StepRenewal
 from bridge.runners.base import OutputLine, Runner
-from bridge.step import Attempts
+from bridge.step import Attempt, Attempts
 from bridge.truth import Truth, ZenMLThread
 from bridge.warm import WarmSteps
 from bridge.warm_runs import WarmRuns
@@ -222,10 +222,8 @@ async def _carry_out(step: _Step, runner: Runner, thread: ZenMLThread, warm: War
     async with StepRenewal(run.run.project_id, run.step_run_id, run.plan.orphan_timeout):
         # This very step run: a dynamic pipeline's next attempt may be there before this one's end is judged.
         truth = Truth(thread, lambda steps: dict.fromkeys(steps, step_runs.record_of(run.step_run_id)))
-        attempts = Attempts(run, runner, thread, truth, warm)
-        outcome = await attempts.attempt_step(
-            plan, 1, run.step_run_id, step.kill, step.echo, _logger, step_run_id=str(run.step_run_id)
-        )
+        attempt = Attempt(1, run.step_run_id, step.kill, step.echo, _logger, step_run_id=str(run.step_run_id))
+        outcome = await Attempts(run, runner, thread, truth, warm).attempt_step(plan, attempt)
     if outcome.verdict is Verdict.FAILED:
         _explain(outcome, step.echo)
     return outcome

@@ -25,7 +25,7 @@ from bridge.outcome import SUCCESSFUL, Cost, Diagnosis, Outcome, Reported, StepR
 from bridge.plan import FailureMode, StepPlan
 from bridge.ready import Fate, Gate, GraphRun, NotRun, Pass, Slots
 from bridge.resume import Earlier
-from bridge.step import Begun
+from bridge.step import Attempt, Begun
 from bridge.step_runs import CacheLookup, record_failure, stop_running
 from bridge.step_task import EngineTask
 
@@ -231,9 +231,9 @@ class _StepTask:
             on_sandbox=partial(owner.board.in_sandbox, step.name),
             on_lost=partial(owner.board.lost, step.name),
         )
-        return await owner.attempts.attempt_step(
-            step, number, task_run_id, self._permit.kill, log, logger, begun=begun, over=self._permit.ends
-        )
+        permit = self._permit
+        attempt = Attempt(number, task_run_id, permit.kill, log, logger, begun=begun, over=permit.ends)
+        return await owner.attempts.attempt_step(step, attempt)
 
     def _may_try_again(self, outcome: Outcome, number: int) -> bool:
         # Decided once: a stop between two answers would leave the two sides with different ends. ZenML has heard of the

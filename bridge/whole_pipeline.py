@@ -24,7 +24,7 @@ from bridge.outcome import SUCCESSFUL, Cost, Diagnosis, End, Outcome, Reported, 
 from bridge.plan import FailureMode
 from bridge.resume import Earlier
 from bridge.run_status import status_of
-from bridge.step import Begun
+from bridge.step import Attempt, Begun
 from bridge.step_task import EngineTask
 
 _OPEN = frozenset({Reported.RUNNING, Reported.RETRYING})
@@ -131,7 +131,8 @@ class WholePipeline:
     async def _in_sandbox(self, number: int, logger: Logger, begun: Begun | None) -> SandboxEnd | Outcome:
         in_sandbox = self._board.all_in_sandbox
         log = self._shipper.open(self.task_run_id, send=self.run.plan.stream_logs, on_sandbox=in_sandbox)
-        return await self._attempts.attempt_pipeline(number, self.task_run_id, self.kill, log, logger, begun)
+        attempt = Attempt(number, self.task_run_id, self.kill, log, logger, begun=begun)
+        return await self._attempts.attempt_pipeline(attempt)
 
     async def _judge(self, end: SandboxEnd, records: dict[str, StepRecord]) -> State[None]:
         if end.end in (End.LOST, End.EVICTED, End.NEVER_STARTED):
