@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from uuid import UUID
 
-from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import AsyncClientContext, FlowRunContext
 from prefect.logging import get_run_logger
@@ -27,6 +27,7 @@ from bridge.errors import BridgeError, PrefectUnavailable, RunIsOver
 from bridge.events import StepEvents
 from bridge.eviction import is_eviction
 from bridge.flow import left_as_it_is
+from bridge.flow_parts import FlowParts
 from bridge.foresight import earlier_durations
 from bridge.host.fresh_keys import use_fresh_keys
 from bridge.left_open import close_task_runs
@@ -46,7 +47,7 @@ from bridge.run import Run, runner_of
 from bridge.run_status import begin_stop, end_run, status_of
 from bridge.runners.base import Runner
 from bridge.scheduled import snapshot_for
-from bridge.step import Attempts
+from bridge.step import Attempt, Attempts
 from bridge.step_records import StepRecords
 from bridge.versions import other_bridge
 from bridge.warm import WarmSteps
@@ -139,7 +140,7 @@ async def carry_out(run: Run, runner: Runner, *, life: int = 1) -> State[None]:
     an earlier process began, it ends nothing and returns ``Crashed``.
     """
     stop = Stop()
-    work = asyncio.ensure_future(_carry_out(run, runner, stop, life))
+    work = asyncio.ensure_future(_CarryingOut(run, runner, stop, life).to_its_end())
     while not work.done():
         try:
             await asyncio.wait({work})
@@ -162,75 +163,157 @@ def _defect(error: Exception) -> str:
     return f"The flow itself failed: {type(error).__name__}: {error}"
 
 
-async def _carry_out(run: Run, runner: Runner, stop: Stop, life: int) -> State[None]:
-    thread, taken_up = ZenMLCalls(login_comes_back=True), asyncio.Event()
-    if life == 1:
-        taken_up.set()
-    try:
-        await thread.call(lambda: use_fresh_keys(Client().zen_store))
+class _CarryingOut:
+    """One process of a flow run at work on its ZenML run.
+
+    Args:
+        run: The run.
+        runner: Where its sandboxes are.
+        stop: What ends it early.
+        life: Which process of the flow run this is, from 1.
+    """
+
+    def __init__(self, run: Run, runner: Runner, stop: Stop, life: int) -> None:
+        self._run = run
+        self._runner = runner
+        self._stop = stop
+        self._life = life
+        self._goes_on = life > 1
+        self._taken_up = life == 1
+        """Whether this process has in hand what an earlier one left: an error before that ends nothing."""
+        self._thread = ZenMLCalls(login_comes_back=True)
+
+    async def to_its_end(self) -> State[None]:
+        """Bring both runs to their end and return the flow run's state. Raises a defect, of which ZenML was told."""
+        run, stop = self._run, self._stop
+        try:
+            await self._thread.call(lambda: use_fresh_keys(Client().zen_store))
+            ended = await self._work()
+            if ended.paused and not stop.requested:
+                return paused(run)
+            return await self._conclude(ended)
+        except BridgeError as error:
+            message = str(error)
+            if not self._taken_up:
+                return left_as_it_is(run.flow_run_id, message)
+            await self._thread.call(lambda: end_run(run.run, failures={"": message}, stopped=stop.requested))
+            return Failed(message=message)
+        except Exception as error:
+            # A defect, or an outage beyond patience: ZenML's run must not stay running for it.
+            message = _defect(error)
+            if not self._taken_up:
+                return left_as_it_is(run.flow_run_id, message, error)
+            await self._thread.call(lambda: end_run(run.run, failures={"": message}, stopped=False))
+            raise
+        finally:
+            self._thread.close()
+
+    async def _work(self) -> _Ended:
+        """Run the plan among those who keep it alive, watch it and show it."""
+        run, runner, thread = self._run, self._runner, self._thread
         # One client for the core and all its task runs.
         async with AsyncClientContext.get_or_create() as api, runner:
-            board = Board(run.plan, listener=StepEvents(run), goes_on=life > 1)
+            board = Board(run.plan, listener=StepEvents(run), goes_on=self._goes_on)
             terminal.watch(board, run.run.name, lambda: pages(UUID(run.flow_run_id), run.run))
             most = run.plan.max_parallelism or runner.default_parallelism
             async with (
-                Renewal(run.run, run.plan.orphan_timeout, life),
+                Renewal(run.run, run.plan.orphan_timeout, self._life),
                 LogShipper(api.client, UUID(run.flow_run_id)) as shipper,
-                Watch(stop, api.client, run) as watch,
+                Watch(self._stop, api.client, run) as watch,
                 Showing(api.client, run, board, runner),
                 WarmSteps(run, runner, most, lambda: thread.call(lambda: earlier_durations(run.run))) as warm,
             ):
                 truth = StepRecords(thread, lambda steps: step_runs.latest(run.run, steps))
-                parts = _Parts(run, Attempts(run, runner, thread, truth, warm), shipper, thread, watch, board, taken_up)
-                if life > 1 and run.run.status is ExecutionStatus.STOPPING:
-                    ended = await _finish_the_stop(parts, runner, api.client, stop, "it was stopped in ZenML")
-                elif life > 1 and await patiently(watch.cancelled_already):
-                    ended = await _finish_the_stop(parts, runner, api.client, stop, CANCELLED)
-                elif run.plan.mode is Mode.DYNAMIC:
-                    ended = await _dynamic(parts, runner, api.client, most, life)
-                elif run.plan.mode is Mode.PER_STEP:
-                    ended = await _per_step(parts, most, await _earlier(parts, runner, api.client, life))
-                else:
-                    ended = await _whole_pipeline(parts, await _earlier(parts, runner, api.client, life))
-                if stop.requested or ended.failures:
+                attempts = Attempts(run, runner, thread, truth, warm)
+                parts = FlowParts(run, runner, api.client, thread, shipper, board, attempts)
+                ended = await self._run_plan(parts, watch, most)
+                if self._stop.requested or ended.failures:
                     await end_with(run)
                 await until_it_answers(api.client, UUID(run.flow_run_id))
-        if ended.paused and not stop.requested:
-            return paused(run)
-        return await _conclude(run, stop, ended, thread)
-    except BridgeError as error:
-        message = str(error)
-        if not taken_up.is_set():
-            return left_as_it_is(run.flow_run_id, message)
-        await thread.call(lambda: end_run(run.run, failures={"": message}, stopped=stop.requested))
-        return Failed(message=message)
-    except Exception as error:
-        # A defect, or an outage beyond patience: ZenML's run must not stay running for it.
-        message = _defect(error)
-        if not taken_up.is_set():
-            return left_as_it_is(run.flow_run_id, message, error)
-        await thread.call(lambda: end_run(run.run, failures={"": message}, stopped=False))
-        raise
-    finally:
-        thread.close()
+                return ended
 
+    async def _run_plan(self, parts: FlowParts, watch: Watch, most: int | None) -> _Ended:
+        """Run it in its mode, ``most`` sandboxes at once; or finish the stop that an earlier process began."""
+        why = await self._stopped_before(watch)
+        if why is not None:
+            return await self._finish_the_stop(parts, why)
+        mode = self._run.plan.mode
+        if mode is Mode.DYNAMIC:
+            return await self._dynamic(parts, watch, most)
+        earlier = await self._earlier(parts)
+        if mode is Mode.PER_STEP:
+            return await _per_step(parts, watch, most, earlier)
+        return await _whole_pipeline(parts, watch, earlier)
 
-async def _conclude(run: Run, stop: Stop, ended: _Ended, thread: ZenMLCalls) -> State[None]:
-    # First: a step that was ended for it may say of itself that it has failed.
-    failures = {"": stop.failure, **ended.failures} if stop.failure else dict(ended.failures)
-    stopped = (stop.requested and not stop.failure) or (ended.stopped and not failures)
-    await thread.call(lambda: end_run(run.run, failures=failures, stopped=stopped))
-    status = await thread.call(lambda: status_of(run.run)) if stopped and stop.reason != CANCELLED else None
-    if status is ExecutionStatus.COMPLETED:
-        get_run_logger().info("Its last step was over before the run could be stopped: %s.", stop.reason)
+    async def _stopped_before(self, watch: Watch) -> str | None:
+        """Why the run was to stop when an earlier process died; None if it wasn't."""
+        if not self._goes_on:
+            return None
+        if self._run.run.status is ExecutionStatus.STOPPING:
+            return "it was stopped in ZenML"
+        return CANCELLED if await patiently(watch.cancelled_already) else None
+
+    async def _finish_the_stop(self, parts: FlowParts, reason: str) -> _Ended:
+        """End what a process left that died before it had stopped its run."""
+        run, mode = self._run, self._run.plan.mode
+        self._stop.kill(reason)
+        # First, else a step that ends before its run is stopping would be tried again.
+        await self._thread.call(lambda: begin_stop(run.run))
+        if mode is not Mode.DYNAMIC:
+            try:
+                earlier = await _look_back(parts)
+                if mode is Mode.PER_STEP:
+                    await _end_steps(parts, earlier, reason)
+                else:
+                    await _end_pipeline(parts, earlier)
+            except Exception as error:
+                # What its steps said is worth less than the end of its sandboxes, which comes next.
+                get_run_logger().warning("What its steps said last can't all be read: %s", error)
+        await end_sandboxes(run, self._runner)
+        await self._thread.call(lambda: step_runs.stop_left(run.run))
+        await _close_task_runs(parts, "The run was stopped.")
+        return _Ended({}, True)
+
+    async def _earlier(self, parts: FlowParts) -> Earlier:
+        """Take up what there is already: of an earlier process, or of the run that this one replays."""
+        run = self._run
+        if self._goes_on:
+            earlier = await _look_back(parts)
+            self._taken_up = True
+            return earlier
+        if run.run.original_run:
+            steps = [step.name for step in run.plan.steps]
+            return Earlier(await self._thread.call(lambda: step_runs.latest(run.run, steps)))
+        return Earlier()
+
+    async def _dynamic(self, parts: FlowParts, watch: Watch, most: int | None) -> _Ended:
+        pipeline = DynamicPipeline(parts, layer_of(self._run), parallelism=most, goes_on=self._goes_on)
+        if self._goes_on:
+            await pipeline.look_back()
+            self._taken_up = True
+        async with carried_out(watch, drain=pipeline.drain, kill=pipeline.kill):
+            await pipeline.execute()
+        if self._goes_on:
+            await _close_task_runs(parts, "Nobody worked on it any more.")
+        return _Ended(pipeline.failures, pipeline.stopped, pipeline.paused)
+
+    async def _conclude(self, ended: _Ended) -> State[None]:
+        run, stop, thread = self._run, self._stop, self._thread
+        # First: a step that was ended for it may say of itself that it has failed.
+        failures = {"": stop.failure, **ended.failures} if stop.failure else dict(ended.failures)
+        stopped = (stop.requested and not stop.failure) or (ended.stopped and not failures)
+        await thread.call(lambda: end_run(run.run, failures=failures, stopped=stopped))
+        status = await thread.call(lambda: status_of(run.run)) if stopped and stop.reason != CANCELLED else None
+        if status is ExecutionStatus.COMPLETED:
+            get_run_logger().info("Its last step was over before the run could be stopped: %s.", stop.reason)
+            return Completed()
+        if stopped:
+            # Also after a failure: Prefect takes no other end of a flow run that was cancelled.
+            because = f": {stop.reason}" if stop.reason else ""
+            return Cancelled(message=f"The run was stopped{because}.{_and_failed(failures)}")
+        if failures:
+            return Failed(message=summary(failures))
         return Completed()
-    if stopped:
-        # Also after a failure: Prefect takes no other end of a flow run that was cancelled.
-        because = f": {stop.reason}" if stop.reason else ""
-        return Cancelled(message=f"The run was stopped{because}.{_and_failed(failures)}")
-    if failures:
-        return Failed(message=summary(failures))
-    return Completed()
 
 
 def paused(run: Run) -> State[None]:
@@ -248,55 +331,14 @@ def _and_failed(failures: dict[str, str]) -> str:
     return f" Before that, {summary(failures)[:1].lower()}{summary(failures)[1:]}" if failures else ""
 
 
-@dataclass(frozen=True)
-class _Parts:
-    run: Run
-    attempts: Attempts
-    shipper: LogShipper
-    thread: ZenMLCalls
-    watch: Watch
-    board: Board
-    taken_up: asyncio.Event
-    """Set once this process has in hand what an earlier one left: an error before that ends nothing."""
+async def _look_back(parts: FlowParts) -> Earlier:
+    return await look_back(parts.run, parts.runner, parts.client, parts.thread, parts.shipper)
 
 
-async def _earlier(parts: _Parts, runner: Runner, client: PrefectClient, life: int) -> Earlier:
-    run = parts.run
-    if life > 1:
-        earlier = await look_back(run, runner, client, parts.thread, parts.shipper)
-        parts.taken_up.set()
-        return earlier
-    if run.run.original_run:
-        steps = [step.name for step in run.plan.steps]
-        return Earlier(await parts.thread.call(lambda: step_runs.latest(run.run, steps)))
-    return Earlier()
-
-
-async def _finish_the_stop(parts: _Parts, runner: Runner, client: PrefectClient, stop: Stop, reason: str) -> _Ended:
-    """End what a process left that died before it had stopped its run."""
-    stop.kill(reason)
-    # First, else a step that ends before its run is stopping would be tried again.
-    await parts.thread.call(lambda: begin_stop(parts.run.run))
-    if parts.run.plan.mode is not Mode.DYNAMIC:
-        try:
-            earlier = await look_back(parts.run, runner, client, parts.thread, parts.shipper)
-            if parts.run.plan.mode is Mode.PER_STEP:
-                await _end_steps(parts, earlier, reason)
-            else:
-                await _end_pipeline(parts, earlier)
-        except Exception as error:
-            # What its steps said is worth less than the end of its sandboxes, which comes next.
-            get_run_logger().warning("What its steps said last can't all be read: %s", error)
-    await end_sandboxes(parts.run, runner)
-    await parts.thread.call(lambda: step_runs.stop_left(parts.run.run))
-    await _close_task_runs(parts, client, "The run was stopped.")
-    return _Ended({}, True)
-
-
-async def _close_task_runs(parts: _Parts, client: PrefectClient, because: str) -> None:
+async def _close_task_runs(parts: FlowParts, because: str) -> None:
     """End the task runs that an earlier process left open and nobody took up."""
     run_id, flow_run_id = parts.run.run.id, UUID(parts.run.flow_run_id)
-    await until_it_answers(client, flow_run_id)
+    await until_it_answers(parts.client, flow_run_id)
     try:
         await parts.thread.call(lambda: close_task_runs(flow_run_id, run_id, because))
     except PrefectUnavailable as error:
@@ -304,26 +346,14 @@ async def _close_task_runs(parts: _Parts, client: PrefectClient, because: str) -
         get_run_logger().warning("Task runs may stay open in Prefect: %s", error)
 
 
-def _steps(parts: _Parts, earlier: Earlier, parallelism: int | None) -> PerStep:
-    return PerStep(
-        parts.run,
-        parts.attempts,
-        parts.shipper,
-        parts.thread,
-        board=parts.board,
-        earlier=earlier,
-        parallelism=parallelism,
-    )
-
-
-async def _end_steps(parts: _Parts, earlier: Earlier, reason: str) -> None:
+async def _end_steps(parts: FlowParts, earlier: Earlier, reason: str) -> None:
     """End the steps that an earlier process began, having read what nobody has read of them; no other one begins."""
-    steps = _steps(parts, earlier, None)
+    steps = PerStep(parts, earlier=earlier, parallelism=None)
     steps.kill(reason)
     await steps.run_all()
 
 
-async def _end_pipeline(parts: _Parts, earlier: Earlier) -> None:
+async def _end_pipeline(parts: FlowParts, earlier: Earlier) -> None:
     """End the sandbox of the pipeline that an earlier process began, having read what nobody has read of its output."""
     if earlier.pipeline is None or earlier.pipeline.where is None:
         return
@@ -331,43 +361,19 @@ async def _end_pipeline(parts: _Parts, earlier: Earlier) -> None:
     kill.set()
     task_run_id = names.task_run_id(run.flow_run_id, None)
     log = parts.shipper.open(task_run_id, send=run.plan.stream_logs)
-    number = earlier.pipeline.number
-    await parts.attempts.attempt_pipeline(number, task_run_id, kill, log, get_run_logger(), earlier.pipeline)
+    begun = earlier.pipeline
+    await parts.attempts.attempt_pipeline(Attempt(begun.number, task_run_id, kill, log, get_run_logger(), begun=begun))
 
 
-async def _dynamic(parts: _Parts, runner: Runner, client: PrefectClient, parallelism: int | None, life: int) -> _Ended:
-    run = parts.run
-    pipeline = DynamicPipeline(
-        run,
-        layer_of(run),
-        runner,
-        parts.attempts,
-        parts.shipper,
-        parts.thread,
-        client,
-        parts.board,
-        parallelism=parallelism,
-        goes_on=life > 1,
-    )
-    if life > 1:
-        await pipeline.look_back()
-        parts.taken_up.set()
-    async with carried_out(parts.watch, drain=pipeline.drain, kill=pipeline.kill):
-        await pipeline.execute()
-    if life > 1:
-        await _close_task_runs(parts, client, "Nobody worked on it any more.")
-    return _Ended(pipeline.failures, pipeline.stopped, pipeline.paused)
-
-
-async def _per_step(parts: _Parts, parallelism: int | None, earlier: Earlier) -> _Ended:
-    steps = _steps(parts, earlier, parallelism)
-    async with carried_out(parts.watch, drain=steps.graph.drain, kill=steps.kill):
+async def _per_step(parts: FlowParts, watch: Watch, most: int | None, earlier: Earlier) -> _Ended:
+    steps = PerStep(parts, earlier=earlier, parallelism=most)
+    async with carried_out(watch, drain=steps.graph.drain, kill=steps.kill):
         await steps.run_all()
     return _Ended(steps.failures, Fate.STOPPED in steps.graph.fates.values())
 
 
-async def _whole_pipeline(parts: _Parts, earlier: Earlier) -> _Ended:
-    pipeline = WholePipeline(parts.run, parts.attempts, parts.shipper, parts.thread, parts.board, earlier)
-    async with carried_out(parts.watch, drain=pipeline.drain, kill=pipeline.end):
+async def _whole_pipeline(parts: FlowParts, watch: Watch, earlier: Earlier) -> _Ended:
+    pipeline = WholePipeline(parts, earlier)
+    async with carried_out(watch, drain=pipeline.drain, kill=pipeline.end):
         await pipeline.execute()
     return _Ended(pipeline.failures, pipeline.stopped)

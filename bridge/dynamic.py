@@ -11,9 +11,6 @@ from __future__ import annotations
 import asyncio
 from uuid import UUID
 
-from prefect import Task
-from prefect.cache_policies import NO_CACHE
-from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Completed, Failed
@@ -24,19 +21,15 @@ from zenml.models import PipelineRunResponse
 from bridge import names, step_runs
 from bridge.again import NotAsked, differing
 from bridge.awaiting import set_within
-from bridge.board import Board
+from bridge.flow_parts import FlowParts
 from bridge.host.dynamic import BROKEN, COMPLETED, FAILED
 from bridge.isolated import Layer
 from bridge.isolated_steps import IsolatedSteps
-from bridge.logs import LogShipper
 from bridge.outcome import Diagnosis, End, Outcome, SandboxEnd, StepRecord, diagnose
 from bridge.resume import task_runs_of
-from bridge.run import Run
-from bridge.runners.base import Runner
 from bridge.said import read_said
-from bridge.step import Attempts, Begun
-from bridge.upstream_prefect import run_task_after
-from bridge.zenml_calls import ZenMLCalls
+from bridge.step import Attempt, Begun
+from bridge.step_task import EngineTask
 
 MOST_SANDBOXES = 1000
 """How many sandboxes of the orchestration are looked for after a crash: each pause and each loss makes one."""
@@ -51,38 +44,23 @@ class DynamicPipeline:
     ``goes_on`` says whether an earlier process of the flow run may have begun it.
     """
 
-    def __init__(
-        self,
-        run: Run,
-        layer: Layer,
-        runner: Runner,
-        attempts: Attempts,
-        shipper: LogShipper,
-        thread: ZenMLCalls,
-        client: PrefectClient,
-        board: Board,
-        *,
-        parallelism: int | None,
-        goes_on: bool,
-    ) -> None:
-        self.run = run
+    def __init__(self, parts: FlowParts, layer: Layer, *, parallelism: int | None, goes_on: bool) -> None:
+        self.run = parts.run
         self.failures: dict[str, str] = {}
         self.stopped = False
         self.paused = False
-        self._runner = runner
-        self._attempts = attempts
-        self._shipper = shipper
-        self._thread = thread
-        self._client = client
-        self._board = board
+        self._runner = parts.runner
+        self._attempts = parts.attempts
+        self._shipper = parts.shipper
+        self._thread = parts.thread
+        self._client = parts.client
+        self._board = parts.board
         self._left: tuple[int, Begun | None] = (1, None)
         """The sandbox of the orchestration that is there already, and its number; or the next one's."""
         self._kill = asyncio.Event()
         self._last_sandbox = False
-        self._task_run_id = names.task_run_id(run.flow_run_id, None)
-        self._isolated = IsolatedSteps(
-            run, layer, runner, thread, shipper, client, board, parallelism=parallelism, goes_on=goes_on
-        )
+        self._task_run_id = names.task_run_id(self.run.flow_run_id, None)
+        self._isolated = IsolatedSteps(parts, layer, parallelism=parallelism, goes_on=goes_on)
 
     def drain(self, reason: str) -> None:
         """Start no other sandbox. What runs is interrupted by ZenML's heartbeats, or ended when the grace is over."""
@@ -117,12 +95,10 @@ class DynamicPipeline:
         await self._thread.call(self._end_what_is_left)
 
     async def _orchestrate(self, number: int, begun: Begun | None) -> State[None]:
-        async def attempt(upstream: tuple[()]) -> State[None]:
+        async def attempt(_: int) -> State[None]:
             return await self._outcome(number, begun)
 
-        name = names.prefect_name(self.run.plan.pipeline)
-        task = Task(attempt, name=name, task_run_name=lambda: name, cache_policy=NO_CACHE, persist_result=False)
-        return await run_task_after(task, self._task_run_id, (), attempts_before=number - 1)
+        return await EngineTask(self.run.plan.pipeline, attempt).run(self._task_run_id, attempts_before=number - 1)
 
     async def _outcome(self, number: int, begun: Begun | None) -> State[None]:
         """Run sandbox after sandbox until ZenML knows an end of the run."""
@@ -152,10 +128,9 @@ class DynamicPipeline:
         log = self._shipper.open(
             self._task_run_id, send=self.run.plan.stream_logs, on_sandbox=self._board.all_in_sandbox
         )
+        attempt = Attempt(number, self._task_run_id, self._kill, log, get_run_logger(), begun=begun)
         try:
-            return await self._attempts.attempt_pipeline(
-                number, self._task_run_id, self._kill, log, get_run_logger(), begun
-            )
+            return await self._attempts.attempt_pipeline(attempt)
         except NotAsked as error:
             return SandboxEnd(End.NEVER_STARTED, detail=str(error))
 

@@ -13,9 +13,6 @@ from dataclasses import replace
 from functools import partial
 from uuid import UUID
 
-from prefect import Task
-from prefect.cache_policies import NO_CACHE
-from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Completed, Failed
@@ -24,24 +21,21 @@ from zenml.utils.env_utils import get_runtime_environment
 
 from bridge import asks, ignored, names, step_runs
 from bridge.asks import Asked
-from bridge.board import Board
 from bridge.errors import BridgeError, InvalidSettings, RunnerUnavailable
+from bridge.flow_parts import FlowParts
 from bridge.isolated import IsolatedRun, Layer, image_of, plan_of, wishes_of
 from bridge.isolated_earlier import EarlierSteps, earlier_steps
 from bridge.limits import Limits
-from bridge.logs import LogShipper
 from bridge.open_run import load_snapshot
 from bridge.outcome import Cost, Diagnosis, End, Outcome, SandboxEnd, StepRecord, Verdict, judge
 from bridge.ready import Gate, Pass, Slots
-from bridge.run import Run
-from bridge.runners.base import Runner, Sandbox
+from bridge.runners.base import Sandbox
 from bridge.said import read_said
 from bridge.said_once import SaidOnce
-from bridge.step import Attempts, Begun, while_it_may_live
+from bridge.step import Attempt, Attempts, Begun, while_it_may_live
 from bridge.step_records import StepRecords
-from bridge.upstream_prefect import run_task_after
+from bridge.step_task import EngineTask
 from bridge.warm import WarmSteps
-from bridge.zenml_calls import ZenMLCalls
 
 LOOK_SECONDS = 1.0
 """How often ZenML is asked for new ones."""
@@ -51,32 +45,20 @@ class IsolatedSteps:
     """Starts them as they are asked for, and sees them to their ends. One event loop.
 
     Args:
-        run: The run of the dynamic pipeline.
+        parts: Those of the dynamic pipeline. Each step has an ``Attempts`` of its own.
         layer: What lies beneath the settings of its steps.
         parallelism: Most of them at once; None for any number.
         goes_on: Whether an earlier process of this flow run may have begun some.
     """
 
-    def __init__(
-        self,
-        run: Run,
-        layer: Layer,
-        runner: Runner,
-        thread: ZenMLCalls,
-        shipper: LogShipper,
-        client: PrefectClient,
-        board: Board,
-        *,
-        parallelism: int | None,
-        goes_on: bool,
-    ) -> None:
-        self.run = run
+    def __init__(self, parts: FlowParts, layer: Layer, *, parallelism: int | None, goes_on: bool) -> None:
+        run = self.run = parts.run
         self.layer = layer
-        self.runner = runner
-        self.thread = thread
-        self.shipper = shipper
-        self.client = client
-        self.board = board
+        self.runner = parts.runner
+        self.thread = parts.thread
+        self.shipper = parts.shipper
+        self.client = parts.client
+        self.board = parts.board
         self.limits = Limits()
         self.goes_on = goes_on
         self.not_used = SaidOnce(ignored.of_run(run.snapshot, run.plan, run.config))
@@ -220,11 +202,9 @@ class _StepRunTask:
         self._telling: list[asyncio.Future[None]] = []
 
     async def execute(self) -> None:
-        name = names.prefect_name(self._title)
-        task = Task(self._attempt, name=name, task_run_name=lambda: name, cache_policy=NO_CACHE, persist_result=False)
         if not self._has_ended:  # else ZenML has told the board
             self._show()
-        state = await run_task_after(task, self._task_run_id, self._upstream)
+        state = await EngineTask(self._title, self._attempt).run(self._task_run_id, self._upstream)
         if not state.is_completed() and self._owner.is_newest(self._asked):
             self._owner.board.explain(self._row, state.message or "")
 
@@ -232,7 +212,7 @@ class _StepRunTask:
         attempt = self._asked.step_run.version
         self._owner.board.add(self._row, gpu, attempt=attempt, step_run=str(self._step_run_id))
 
-    async def _attempt(self, upstream: tuple[()]) -> State[None]:
+    async def _attempt(self, number: int) -> State[None]:
         if self._has_ended:
             return _state(await self._end_of_earlier())
         if not await self._permit.take_again():
@@ -307,16 +287,10 @@ class _StepRunTask:
         async with WarmSteps(run, owner.runner, None) as warm:
             truth = StepRecords.of_step_run(owner.thread, self._step_run_id)
             attempts = Attempts(run, owner.runner, owner.thread, truth, warm)
-            outcome = await attempts.attempt_step(
-                step,
-                1,
-                self._task_run_id,
-                kill,
-                log,
-                get_run_logger(),
-                step_run_id=str(self._step_run_id),
-                begun=begun,
+            attempt = Attempt(
+                1, self._task_run_id, kill, log, get_run_logger(), step_run_id=str(self._step_run_id), begun=begun
             )
+            outcome = await attempts.attempt_step(step, attempt)
         await asyncio.gather(*self._telling)
         if outcome.verdict is Verdict.SUCCEEDED and not step.reports:
             orchestrator = run.stack.orchestrator.id

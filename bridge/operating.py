@@ -27,7 +27,7 @@ from bridge.outcome import Outcome, Verdict
 from bridge.output import OutputLine
 from bridge.renewal import StepRenewal
 from bridge.runners.base import Runner
-from bridge.step import Attempts
+from bridge.step import Attempt, Attempts
 from bridge.step_records import StepRecords
 from bridge.warm import WarmSteps
 from bridge.warm_runs import WarmRuns
@@ -221,10 +221,8 @@ async def _carry_out(step: _Step, runner: Runner, thread: ZenMLCalls, warm: Warm
     run, plan = step.run, step.run.step
     async with StepRenewal(run.run.project_id, run.step_run_id, run.plan.orphan_timeout):
         records = StepRecords.of_step_run(thread, run.step_run_id)
-        attempts = Attempts(run, runner, thread, records, warm)
-        outcome = await attempts.attempt_step(
-            plan, 1, run.step_run_id, step.kill, step.echo, _logger, step_run_id=str(run.step_run_id)
-        )
+        attempt = Attempt(1, run.step_run_id, step.kill, step.echo, _logger, step_run_id=str(run.step_run_id))
+        outcome = await Attempts(run, runner, thread, records, warm).attempt_step(plan, attempt)
     if outcome.verdict is Verdict.FAILED:
         _explain(outcome, step.echo)
     return outcome

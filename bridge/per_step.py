@@ -12,28 +12,23 @@ from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from uuid import UUID
 
-from prefect import Task
-from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import State, TaskRun
-from prefect.context import TaskRunContext
+from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Completed, Failed
 
 from bridge import names
-from bridge.board import Board
 from bridge.cache_lookup import CacheLookup
 from bridge.errors import InvalidSettings
+from bridge.flow_parts import FlowParts
 from bridge.limits import LimitMissing, Limits
-from bridge.logs import Logger, LogShipper
+from bridge.logs import Logger
 from bridge.outcome import SUCCESSFUL, Cost, Diagnosis, Outcome, Reported, StepRecord, Verdict, refused
 from bridge.plan import FailureMode, StepPlan
 from bridge.ready import Fate, Gate, GraphRun, NotRun, Pass, Slots
 from bridge.resume import Earlier
-from bridge.run import Run
-from bridge.step import Attempts, Begun
+from bridge.step import Attempt, Begun
 from bridge.step_runs import record_failure, stop_running
-from bridge.upstream_prefect import report_task_run_state, run_task_after
-from bridge.zenml_calls import ZenMLCalls
+from bridge.step_task import EngineTask
 
 SETTLING_SECONDS = 10.0
 """How long new steps wait for the sandboxes of steps that ended while no process worked on the flow run."""
@@ -42,23 +37,13 @@ SETTLING_SECONDS = 10.0
 class PerStep:
     """Runs the steps of one run, each as a task run of the current flow run."""
 
-    def __init__(
-        self,
-        run: Run,
-        attempts: Attempts,
-        shipper: LogShipper,
-        thread: ZenMLCalls,
-        *,
-        board: Board,
-        earlier: Earlier,
-        parallelism: int | None,
-    ) -> None:
-        self.run = run
-        self.board = board
-        self.attempts = attempts
-        self.shipper = shipper
+    def __init__(self, parts: FlowParts, *, earlier: Earlier, parallelism: int | None) -> None:
+        run = self.run = parts.run
+        self.board = parts.board
+        self.attempts = parts.attempts
+        self.shipper = parts.shipper
         self.earlier = earlier
-        self._thread = thread
+        self._thread = parts.thread
         self._cache = CacheLookup(run.snapshot, run.run, run.stack)
         self.task_runs = {step.name: names.task_run_id(run.flow_run_id, step.name) for step in run.plan.steps}
         self.limits = Limits()
@@ -72,7 +57,7 @@ class PerStep:
             failure_mode=run.plan.failure_mode,
             finished=earlier.successful,
             begun=earlier.begun,
-            closed=attempts.begin_no_more,
+            closed=self.attempts.begin_no_more,
         )
         self._kill_settling = asyncio.Event()
 
@@ -141,13 +126,13 @@ class PerStep:
     async def _not_run(self, missing: NotRun) -> None:
         """Give a step that never starts a task run that says so; else the UI draws it as pending for ever."""
 
-        async def not_run(upstream: tuple[()]) -> State[None]:
+        async def not_run(number: int) -> State[None]:
             return Cancelled(name=names.STATE_NOT_RUN, message=f"Did not run: {missing.reason}.")
 
         step = self.run.plan.step(missing.step)
         self.attempts.finish(step.name, done=False)
         self.board.ended(step.name, names.STATE_NOT_RUN, missing.reason)
-        await run_task_after(_task(not_run, step.name), self.task_runs[step.name], self.inputs_of(step))
+        await EngineTask(step.name, not_run).run(self.task_runs[step.name], self.inputs_of(step))
 
     def inputs_of(self, step: StepPlan) -> list[UUID]:
         """The task runs of a step's upstream steps."""
@@ -174,45 +159,30 @@ class _StepTask:
         self._owner = owner
         self._step = step
         self._permit = permit
-        self._task_run: TaskRun | None = None
         self._outcome: Outcome | None = None
-        self._attempting = False
         self._tries_again = False
         self._begun = owner.earlier.begun.get(step.name)
 
     async def run(self) -> Fate:
         # What an earlier process of this flow run tried counts.
         before = self._begun.number - 1 if self._begun is not None else 0
-        delays = self._step.retry.delays[before:]
-        task = _task(
-            self._attempt,
-            self._step.name,
-            retries=len(delays),
-            retry_delay_seconds=list(delays) or None,
-            retry_condition_fn=self._retry_condition(),
+        owner, step, delays = self._owner, self._step, self._step.retry.delays[before:]
+        task = EngineTask(
+            step.name, self._attempt, retries=len(delays), delays=delays, may_retry=lambda: self._tries_again
         )
-        owner, step = self._owner, self._step
         task_run_id, inputs = owner.task_runs[step.name], owner.inputs_of(step)
-        call = asyncio.ensure_future(run_task_after(task, task_run_id, inputs, attempts_before=before))
-        killed = asyncio.ensure_future(self._permit.kill.wait())
-        await asyncio.wait({call, killed}, return_when=asyncio.FIRST_COMPLETED)
-        killed.cancel()
-        if not call.done() and not self._attempting and self._task_run is not None:
-            return await self._give_up_waiting(call, self._task_run)
-        return await self._conclude(await call)
+        state = await task.run_unless_killed(task_run_id, inputs, before, self._permit.kill)
+        if state is None:
+            return await self._give_up_waiting(task)
+        return await self._conclude(state, task.attempts)
 
-    async def _attempt(self, upstream: tuple[()]) -> State[None]:
-        context = TaskRunContext.get()
-        if context is None:
-            raise RuntimeError("An attempt runs inside its Prefect task run")
-        self._task_run = context.task_run
-        self._attempting, self._tries_again = True, False
+    async def _attempt(self, number: int) -> State[None]:
+        self._tries_again = False
         outcome: Outcome | None = None
         try:
             if not await self._permit.take_again():
                 return Cancelled(message="Stopped while it waited for its retry.")
-            self._owner.board.attempt(self._step.name, context.task_run.run_count, begun=self._begun is not None)
-            number = context.task_run.run_count
+            self._owner.board.attempt(self._step.name, number, begun=self._begun is not None)
             outcome = self._outcome = await self._outcome_of(number)
             self._tries_again = self._may_try_again(outcome, number)
             if outcome.verdict is Verdict.FAILED and not self._tries_again:
@@ -220,7 +190,6 @@ class _StepTask:
             self._outcome = outcome
         finally:
             self._owner.board.attempt_over(self._step.name, _failure(outcome))
-            self._attempting = False
             self._permit.give_back()
         return _state(outcome)
 
@@ -261,17 +230,9 @@ class _StepTask:
             on_sandbox=partial(owner.board.in_sandbox, step.name),
             on_lost=partial(owner.board.lost, step.name),
         )
-        return await owner.attempts.attempt_step(
-            step, number, task_run_id, self._permit.kill, log, logger, begun=begun, over=self._permit.ends
-        )
-
-    def _retry_condition(self) -> Callable[[object, object, object], bool]:
-        # Prefect takes a plain function here: anything else that can be called silently disables retries
-        # (prefect/task_engine.py: inspect.isfunction).
-        def may_retry(task: object, task_run: object, state: object) -> bool:
-            return self._tries_again
-
-        return may_retry
+        permit = self._permit
+        attempt = Attempt(number, task_run_id, permit.kill, log, logger, begun=begun, over=permit.ends)
+        return await owner.attempts.attempt_step(step, attempt)
 
     def _may_try_again(self, outcome: Outcome, number: int) -> bool:
         # Decided once: a stop between two answers would leave the two sides with different ends. ZenML has heard of the
@@ -284,20 +245,17 @@ class _StepTask:
             and not self._permit.kill.is_set()
         )
 
-    async def _give_up_waiting(self, call: asyncio.Future[State[None]], task_run: TaskRun) -> Fate:
-        """End a task run that waits for its retry inside Prefect's engine, where only a cancel reaches it."""
-        call.cancel()
-        await asyncio.wait({call})
-        report_task_run_state(task_run, Cancelled(message="Stopped while it waited for its retry."))
+    async def _give_up_waiting(self, task: EngineTask) -> Fate:
+        """Say everywhere that the step was stopped while it waited for its retry."""
+        task.report(Cancelled(message="Stopped while it waited for its retry."))
         await self._owner.attempts.stop_retrying(self._step.name)
         self._owner.board.ended(self._step.name, "Cancelled", "stopped while it waited for its retry")
         return Fate.STOPPED
 
-    async def _conclude(self, state: State[None]) -> Fate:
+    async def _conclude(self, state: State[None], attempts: int) -> Fate:
         self._owner.board.ended(self._step.name, state.name or state.type.value, state.message or "")
         if state.is_completed():
             return Fate.DONE
-        attempts = self._task_run.run_count if self._task_run is not None else 0
         if state.is_cancelled():
             # Whatever was known of the attempt before: one that never came to a step run of its own leaves it RETRYING.
             if attempts > 1 or (self._outcome is not None and self._outcome.record.reported is Reported.RETRYING):
@@ -307,19 +265,6 @@ class _StepTask:
             await self._owner.attempts.close_retries(self._step.name)
         self._owner.failures[self._step.name] = state.message or "no diagnosis"
         return Fate.FAILED
-
-
-def _task(function, step: str, **options):  # type: ignore[no-untyped-def]
-    name = names.prefect_name(step)
-    # The name as a function: Prefect formats a string, and a step may be called `{x}`.
-    return Task(
-        function,
-        name=name,
-        task_run_name=lambda: name,
-        cache_policy=NO_CACHE,
-        persist_result=False,
-        **options,
-    )
 
 
 def _failure(outcome: Outcome | None) -> str | None:

@@ -91,6 +91,28 @@ _FORGOTTEN = SandboxEnd(End.LOST, detail="nobody knows any more what became of i
 
 
 @dataclass(frozen=True)
+class Attempt:
+    """What an attempt is made of, at a step or at the whole pipeline."""
+
+    number: int
+    """Which attempt, from 1."""
+    task_run_id: UUID
+    """The task run that it is part of; its sandbox's process is told."""
+    kill: asyncio.Event
+    """Ends it early."""
+    output: Output
+    """Where its output goes."""
+    logger: Logger
+    """Where is said what happens to its sandboxes."""
+    step_run_id: str | None = None
+    """The step run that it carries out, where there is one already."""
+    begun: Begun | None = None
+    """This attempt as an earlier process left it: it is gone on with, or its end is judged."""
+    over: Callable[[], None] = lambda: None
+    """Called when the sandbox of a step has ended as one does whose step succeeded: what is left is to ask."""
+
+
+@dataclass(frozen=True)
 class _Place:
     """What a sandbox is wanted for: whose output it is, the attempt's key, seconds it may take; and if it is there."""
 
@@ -108,146 +130,44 @@ class Attempts:
     """Makes attempts for one run. One instance a flow run; used from its event loop only."""
 
     def __init__(self, run: Run, runner: Runner, thread: ZenMLCalls, truth: StepRecords, warm: WarmSteps) -> None:
-        self._run = run
-        self._runner = runner
+        self.run = run
+        self.runner = runner
+        self.truth = truth
+        self.warm = warm
         self._thread = thread
-        self._truth = truth
-        self._warm = warm
 
     def expect(self, begun: Mapping[str, Begun]) -> None:
         """These are gone on with first: they may be in sandboxes that others want."""
-        self._warm.expect({step: each.where.id for step, each in begun.items() if each.where is not None})
+        self.warm.expect({step: each.where.id for step, each in begun.items() if each.where is not None})
 
-    async def attempt_step(
-        self,
-        step: StepPlan,
-        number: int,
-        task_run_id: UUID,
-        kill: asyncio.Event,
-        log: Output,
-        logger: Logger,
-        step_run_id: str | None = None,
-        begun: Begun | None = None,
-        over: Callable[[], None] = lambda: None,
-    ) -> Outcome:
-        """Make attempt ``number`` (from 1) at a step, and tell ZenML what it doesn't know of its end.
+    async def attempt_step(self, step: StepPlan, attempt: Attempt) -> Outcome:
+        """Make an attempt at a step, and tell ZenML what it doesn't know of its end.
 
-        ``kill`` ends it early. ``over`` is called when its sandbox has ended as one does whose step succeeded: what
-        is left is to ask. ``step_run_id`` is the step run that it carries out, where there is one already.
-        ``begun`` is this attempt as an earlier process left it: it is gone on with, or its end is judged. Raises only
-        what is a defect or an outage beyond patience.
+        Raises only what is a defect or an outage beyond patience.
         """
         about: dict[str, str | int] = {
             names.SPAN_STEP: step.name,
-            names.SPAN_ATTEMPT: number,
-            names.SPAN_RUN_ID: self._run.id,
-            names.SPAN_TASK_RUN_ID: str(task_run_id),
+            names.SPAN_ATTEMPT: attempt.number,
+            names.SPAN_RUN_ID: self.run.id,
+            names.SPAN_TASK_RUN_ID: str(attempt.task_run_id),
         }
         with tracing.span(f"attempt {step.name}", about) as noted:
-            outcome = await self._attempt_step(step, number, task_run_id, kill, log, logger, step_run_id, begun, over)
+            outcome = await _StepAttempt(self, step, attempt).run()
             if outcome.verdict is not Verdict.SUCCEEDED:
                 noted.failed(str(outcome.diagnosis or outcome.verdict.value))
             return outcome
 
-    async def _attempt_step(
-        self,
-        step: StepPlan,
-        number: int,
-        task_run_id: UUID,
-        kill: asyncio.Event,
-        log: Output,
-        logger: Logger,
-        step_run_id: str | None,
-        begun: Begun | None,
-        over: Callable[[], None],
-    ) -> Outcome:
-        if begun is not None:
-            before = StepRecord(version=number - 1)
-            step_run_id = begun.record.step_run_id if begun.record.reported is Reported.RUNNING else None
-        else:
-            before = await self._truth.read(step.name) if number > 1 else StepRecord()
-        first = begun.sandbox if begun is not None else 1
-        again = Again(step.infrastructure_retries, step_run_id, kill, logger, log.lost, first)
-        left = begun
-
-        async def try_once() -> Outcome:
-            nonlocal left
-            continued = again.step_run_id
-            arguments = (*step.command, *(("--step-run-id", continued) if continued else ()))
-            command = self._runner.host_command(*arguments)
-            found, left = left, None
-            try:
-                if found is not None and found.where is None:
-                    end: SandboxEnd | Outcome = _FORGOTTEN
-                else:
-                    where = found.where if found is not None else None
-                    with _sandbox_span() as noted:
-                        request = self._run.step_request(step, command, task_run_id, number, again.sandbox)
-                        end = await self._turn(step, continued, _traced(request), where, kill, log, logger)
-                        _note_end(noted, end)
-            except NotAsked as error:
-                again.same_sandbox()
-                end = SandboxEnd(End.NEVER_STARTED, detail=str(error))
-            if isinstance(end, Outcome):
-                # A step run that waits for this sandbox is the one that failed.
-                return end if continued is None else replace(end, record=await self._truth.read(step.name))
-            if end.end is End.EXITED and end.exit_code == 0:
-                over()
-            known = answered(end, before)
-            asked = self._truth.read(step.name) if known is None else self._truth.in_order(known)
-            record, _ = await asyncio.gather(asked, log.delivered())
-            if record.version <= before.version:
-                record = StepRecord()  # an earlier attempt's: this one never reached ZenML
-            return judge(end, record, stop_requested=kill.is_set(), last_output=log.last_words, reports=step.reports)
-
-        outcome = await again.until_it_is_not_lost(try_once)
-        await self._report(step, outcome)
-        return await self._unless_stopped(step, outcome, before)
-
-    async def _unless_stopped(self, step: StepPlan, outcome: Outcome, before: StepRecord) -> Outcome:
-        """Of a failure that ZenML was told here it may have taken nothing: the run was just being stopped.
-
-        A step that began as another failed is refused its step run: it didn't fail, it came too late.
-        """
-        if outcome.verdict is not Verdict.FAILED or not outcome.needs_step_run:
-            return outcome
-        now = await self._truth.read(step.name)
-        if now.version > before.version:
-            return stopped_after(outcome, now) if now.reported is Reported.STOPPED else replace(outcome, record=now)
-        if outcome.cost is not Cost.OWN_RETRY or outcome.record.reported is not Reported.NOTHING:
-            return outcome
-        diagnosis = Diagnosis(
-            "The step didn't begin", "ZenML takes no new step of this run, which has failed or is stopping"
-        )
-        return Outcome(Verdict.STOPPED, Cost.NOTHING, outcome.record, diagnosis)
-
-    async def _turn(
-        self,
-        step: StepPlan,
-        step_run_id: str | None,
-        request: SandboxRequest,
-        left: Sandbox | None,
-        kill: asyncio.Event,
-        log: Output,
-        logger: Logger,
-    ) -> SandboxEnd | Outcome:
-        try:
-            start = self._warm.start(step, step_run_id, request, left)
-            place = _Place(step.name, request.name, step.sandbox.timeout, exists=left is not None)
-            return await self._sandbox(place, start, kill, log, logger)
-        finally:
-            self._warm.leave(step.name)
-
     def finish(self, step: str, *, done: bool) -> None:
         """No more attempts at this step: what is kept for it may go. Idempotent. ``done``: those below it may run."""
-        self._warm.finish(step, done=done)
+        self.warm.finish(step, done=done)
 
     def begin_no_more(self) -> None:
         """No step begins any more: what is kept for such may go."""
-        self._warm.begin_no_more()
+        self.warm.begin_no_more()
 
-    async def _report(self, step: StepPlan, outcome: Outcome) -> None:
-        run = self._run
+    async def report(self, step: StepPlan, outcome: Outcome) -> None:
+        """Tell ZenML of the end of an attempt what it can't know by itself."""
+        run = self.run
         if outcome.verdict is Verdict.STOPPED:
             if outcome.record.step_run_id and outcome.needs_step_run:
                 step_run_id = UUID(outcome.record.step_run_id)
@@ -261,96 +181,184 @@ class Attempts:
 
     async def close_retries(self, step: str) -> None:
         """Tell ZenML that a step which it waits for won't be tried again."""
-        run = self._run
+        run = self.run
         await self._thread.call(lambda: step_runs.close_retries(run.run, step))
 
     async def stop_retrying(self, step: str) -> None:
         """Tell ZenML the same of a step that was stopped."""
-        run = self._run
+        run = self.run
         await self._thread.call(lambda: step_runs.stop_retrying(run.run, step))
 
     async def give_up(self, step: str, outcome: Outcome) -> Outcome:
         """Close the retries after a failed attempt and return what became of it: stopped in a run that stops."""
         await self.close_retries(step)
-        now = await self._truth.read(step)
+        now = await self.truth.read(step)
         return stopped_after(outcome, now) if now.reported is Reported.STOPPED else outcome
 
-    async def attempt_pipeline(
-        self,
-        number: int,
-        task_run_id: UUID,
-        kill: asyncio.Event,
-        log: Output,
-        logger: Logger,
-        begun: Begun | None = None,
-    ) -> SandboxEnd | Outcome:
-        """Make attempt ``number`` (from 1) at the whole pipeline in one sandbox; ``begun`` as in `attempt_step`."""
-        if begun is not None and begun.where is None:
-            return _FORGOTTEN
-        plan = self._run.plan
-        command = self._runner.host_command(*plan.command, "--run-id", self._run.id)
-        with _sandbox_span() as noted:
-            request = self._run.pipeline_request(command, task_run_id, number)
-            left = begun.where if begun is not None else None
-            start = self._runner.start(_traced(request)) if left is None else _is(left)
-            place = _Place(plan.pipeline, request.name, plan.sandbox.timeout, exists=left is not None)
-            end = await self._sandbox(place, start, kill, log, logger)
-            _note_end(noted, end)
-        await log.delivered()
-        return end
-
-    async def _sandbox(
-        self,
-        place: _Place,
-        start: Coroutine[Any, Any, Sandbox],
-        kill: asyncio.Event,
-        log: Output,
-        logger: Logger,
-    ) -> SandboxEnd | Outcome:
-        """Make a sandbox and stay with it to its end; an ``Outcome`` where it was never to be had.
+    async def attempt_pipeline(self, attempt: Attempt) -> SandboxEnd | Outcome:
+        """Make an attempt at the whole pipeline in one sandbox.
 
         Raises ``NotAsked`` where nobody knows whether there is one.
         """
-        try:
-            # One that exists is seen to its end in any case: a kill ends it.
-            sandbox = await start if place.exists else await _unless_killed(start, kill)
-        except SandboxRefused as error:
-            return refused(str(error))
-        except CapacityUnavailable as error:
-            return SandboxEnd(End.NEVER_STARTED, detail=str(error))
-        except RunnerUnavailable as error:
-            raise NotAsked(f"the runner couldn't be asked: {error}") from error
-        if sandbox is None:
-            return SandboxEnd(End.TERMINATED, detail="stopped before it started")
-        logger.info("Sandbox %s%s", sandbox.id, f": {sandbox.url}" if sandbox.url else "")
-        tracing.note({names.SPAN_SANDBOX_ID: sandbox.id})
-        log.comes_from(place.key, sandbox.id, sandbox.url)
-        output = asyncio.ensure_future(_pump(sandbox, log, logger, place.who))
-        try:
-            end = await self._stay(sandbox, place.timeout, kill)
-            await output
-            return end
-        except asyncio.CancelledError:
-            await asyncio.shield(sandbox.terminate())
-            await output
-            raise
-        finally:
-            # Else it would go on where nobody could be asked about the end, which it waits for.
-            output.cancel()
-            await asyncio.wait({output})
-            log.close()
+        begun = attempt.begun
+        if begun is not None and begun.where is None:
+            return _FORGOTTEN
+        plan = self.run.plan
+        command = self.runner.host_command(*plan.command, "--run-id", self.run.id)
+        with _sandbox_span() as noted:
+            request = self.run.pipeline_request(command, attempt.task_run_id, attempt.number)
+            left = begun.where if begun is not None else None
+            start = self.runner.start(_traced(request)) if left is None else _is(left)
+            place = _Place(plan.pipeline, request.name, plan.sandbox.timeout, exists=left is not None)
+            end = await _run_sandbox(place, start, attempt)
+            _note_end(noted, end)
+        await attempt.output.delivered()
+        return end
 
-    async def _stay(self, sandbox: Sandbox, timeout: int, kill: asyncio.Event) -> SandboxEnd:
-        ended = asyncio.ensure_future(while_it_may_live(sandbox.wait, timeout))
-        killed = asyncio.ensure_future(kill.wait())
+
+class _StepAttempt:
+    """One attempt at a step: sandbox after sandbox, until one isn't lost. To be run once."""
+
+    def __init__(self, owner: Attempts, step: StepPlan, attempt: Attempt) -> None:
+        self._owner = owner
+        self._step = step
+        self._attempt = attempt
+        self._before = StepRecord()
+        """What ZenML said of the step before this attempt."""
+        self._left = attempt.begun
+        """What an earlier process left, until it is taken up."""
+        first, step_run_id = 1, attempt.step_run_id
+        if attempt.begun is not None:
+            first, record = attempt.begun.sandbox, attempt.begun.record
+            step_run_id = record.step_run_id if record.reported is Reported.RUNNING else None
+        self._again = Again(
+            step.infrastructure_retries, step_run_id, attempt.kill, attempt.logger, attempt.output.lost, first
+        )
+
+    async def run(self) -> Outcome:
+        """Make it, and tell ZenML what it doesn't know of its end."""
+        self._before = await self._record_before()
+        outcome = await self._again.until_it_is_not_lost(self._once)
+        await self._owner.report(self._step, outcome)
+        return await self._unless_stopped(outcome)
+
+    async def _record_before(self) -> StepRecord:
+        number = self._attempt.number
+        if self._attempt.begun is not None:
+            return StepRecord(version=number - 1)
+        return await self._owner.truth.read(self._step.name) if number > 1 else StepRecord()
+
+    async def _once(self) -> Outcome:
+        """What came of the step in one sandbox."""
+        step, attempt, truth = self._step, self._attempt, self._owner.truth
+        continued = self._again.step_run_id
         try:
-            await asyncio.wait({ended, killed}, return_when=asyncio.FIRST_COMPLETED)
-            if not ended.done():
-                await _terminate(sandbox, ended)
-            return await ended
+            end = await self._in_sandbox(continued)
+        except NotAsked as error:
+            self._again.same_sandbox()
+            end = SandboxEnd(End.NEVER_STARTED, detail=str(error))
+        if isinstance(end, Outcome):
+            # A step run that waits for this sandbox is the one that failed.
+            return end if continued is None else replace(end, record=await truth.read(step.name))
+        if end.end is End.EXITED and end.exit_code == 0:
+            attempt.over()
+        known = answered(end, self._before)
+        asked = truth.read(step.name) if known is None else truth.in_order(known)
+        record, _ = await asyncio.gather(asked, attempt.output.delivered())
+        if record.version <= self._before.version:
+            record = StepRecord()  # an earlier attempt's: this one never reached ZenML
+        last_output = attempt.output.last_words
+        return judge(end, record, stop_requested=attempt.kill.is_set(), last_output=last_output, reports=step.reports)
+
+    async def _in_sandbox(self, step_run_id: str | None) -> SandboxEnd | Outcome:
+        """Be in the sandbox that an earlier process left, or in the next one, to its end."""
+        left, self._left = self._left, None
+        if left is not None and left.where is None:
+            return _FORGOTTEN
+        step, attempt, owner = self._step, self._attempt, self._owner
+        command = owner.runner.host_command(*step.command, *(("--step-run-id", step_run_id) if step_run_id else ()))
+        with _sandbox_span() as noted:
+            request = owner.run.step_request(step, command, attempt.task_run_id, attempt.number, self._again.sandbox)
+            end = await self._turn(_traced(request), step_run_id, left.where if left is not None else None)
+            _note_end(noted, end)
+        return end
+
+    async def _turn(
+        self, request: SandboxRequest, step_run_id: str | None, left: Sandbox | None
+    ) -> SandboxEnd | Outcome:
+        step, warm = self._step, self._owner.warm
+        try:
+            start = warm.start(step, step_run_id, request, left)
+            place = _Place(step.name, request.name, step.sandbox.timeout, exists=left is not None)
+            return await _run_sandbox(place, start, self._attempt)
         finally:
-            ended.cancel()
-            killed.cancel()
+            warm.leave(step.name)
+
+    async def _unless_stopped(self, outcome: Outcome) -> Outcome:
+        """Of a failure that ZenML was told here it may have taken nothing: the run was just being stopped.
+
+        A step that began as another failed is refused its step run: it didn't fail, it came too late.
+        """
+        if outcome.verdict is not Verdict.FAILED or not outcome.needs_step_run:
+            return outcome
+        now = await self._owner.truth.read(self._step.name)
+        if now.version > self._before.version:
+            return stopped_after(outcome, now) if now.reported is Reported.STOPPED else replace(outcome, record=now)
+        if outcome.cost is not Cost.OWN_RETRY or outcome.record.reported is not Reported.NOTHING:
+            return outcome
+        diagnosis = Diagnosis(
+            "The step didn't begin", "ZenML takes no new step of this run, which has failed or is stopping"
+        )
+        return Outcome(Verdict.STOPPED, Cost.NOTHING, outcome.record, diagnosis)
+
+
+async def _run_sandbox(place: _Place, start: Coroutine[Any, Any, Sandbox], attempt: Attempt) -> SandboxEnd | Outcome:
+    """Make a sandbox and stay with it to its end; an ``Outcome`` where it was never to be had.
+
+    Raises ``NotAsked`` where nobody knows whether there is one.
+    """
+    log, logger = attempt.output, attempt.logger
+    try:
+        # One that exists is seen to its end in any case: a kill ends it.
+        sandbox = await start if place.exists else await _unless_killed(start, attempt.kill)
+    except SandboxRefused as error:
+        return refused(str(error))
+    except CapacityUnavailable as error:
+        return SandboxEnd(End.NEVER_STARTED, detail=str(error))
+    except RunnerUnavailable as error:
+        raise NotAsked(f"the runner couldn't be asked: {error}") from error
+    if sandbox is None:
+        return SandboxEnd(End.TERMINATED, detail="stopped before it started")
+    logger.info("Sandbox %s%s", sandbox.id, f": {sandbox.url}" if sandbox.url else "")
+    tracing.note({names.SPAN_SANDBOX_ID: sandbox.id})
+    log.comes_from(place.key, sandbox.id, sandbox.url)
+    output = asyncio.ensure_future(_pump(sandbox, log, logger, place.who))
+    try:
+        end = await _stay(sandbox, place.timeout, attempt.kill)
+        await output
+        return end
+    except asyncio.CancelledError:
+        await asyncio.shield(sandbox.terminate())
+        await output
+        raise
+    finally:
+        # Else it would go on where nobody could be asked about the end, which it waits for.
+        output.cancel()
+        await asyncio.wait({output})
+        log.close()
+
+
+async def _stay(sandbox: Sandbox, timeout: int, kill: asyncio.Event) -> SandboxEnd:
+    ended = asyncio.ensure_future(while_it_may_live(sandbox.wait, timeout))
+    killed = asyncio.ensure_future(kill.wait())
+    try:
+        await asyncio.wait({ended, killed}, return_when=asyncio.FIRST_COMPLETED)
+        if not ended.done():
+            await _terminate(sandbox, ended)
+        return await ended
+    finally:
+        ended.cancel()
+        killed.cancel()
 
 
 def _sandbox_span() -> AbstractContextManager[tracing.Noted]:

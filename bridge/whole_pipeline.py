@@ -11,19 +11,16 @@ import asyncio
 from functools import partial
 from uuid import UUID
 
-from prefect import Task
-from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import State, TaskRun
-from prefect.context import TaskRunContext
+from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Completed, Failed
 from zenml.enums import ExecutionStatus
 
 from bridge import names, step_runs
 from bridge.again import NotAsked, differing
-from bridge.board import Board
+from bridge.flow_parts import FlowParts
 from bridge.limits import LimitMissing, Limits
-from bridge.logs import Logger, LogShipper
+from bridge.logs import Logger
 from bridge.outcome import (
     SUCCESSFUL,
     Cost,
@@ -39,11 +36,9 @@ from bridge.outcome import (
 )
 from bridge.plan import FailureMode
 from bridge.resume import Earlier
-from bridge.run import Run
 from bridge.run_status import status_of
-from bridge.step import Attempts, Begun
-from bridge.upstream_prefect import report_task_run_state, run_task_after
-from bridge.zenml_calls import ZenMLCalls
+from bridge.step import Attempt, Begun
+from bridge.step_task import EngineTask
 
 _OPEN = frozenset({Reported.RUNNING, Reported.RETRYING})
 
@@ -51,28 +46,18 @@ _OPEN = frozenset({Reported.RUNNING, Reported.RETRYING})
 class WholePipeline:
     """Runs one run in one sandbox, as the one task run of the current flow run."""
 
-    def __init__(
-        self,
-        run: Run,
-        attempts: Attempts,
-        shipper: LogShipper,
-        thread: ZenMLCalls,
-        board: Board,
-        earlier: Earlier,
-    ) -> None:
-        self.run = run
-        self._board = board
-        self._task_run: TaskRun | None = None
-        self._attempting = False
+    def __init__(self, parts: FlowParts, earlier: Earlier) -> None:
+        self.run = parts.run
+        self._board = parts.board
         self.kill = asyncio.Event()
         self.last_attempt = False
         """True once the run is being stopped: then a lost sandbox isn't followed by another."""
         self.stopped = False
         self.failures: dict[str, str] = {}
-        self.task_run_id = names.task_run_id(run.flow_run_id, None)
-        self._attempts = attempts
-        self._shipper = shipper
-        self._thread = thread
+        self.task_run_id = names.task_run_id(self.run.flow_run_id, None)
+        self._attempts = parts.attempts
+        self._shipper = parts.shipper
+        self._thread = parts.thread
         self._limits = Limits()
         self._earlier = earlier
         self._begun = earlier.pipeline
@@ -93,55 +78,33 @@ class WholePipeline:
     async def execute(self) -> State[None]:
         """Run the pipeline to its end and return the state of its task run."""
         plan = self.run.plan
-
-        def may_retry(task: object, task_run: object, state: object) -> bool:
-            return self._again and not self.last_attempt and not self.kill.is_set()
-
         # Prefect counts both kinds of retries together; `_again` keeps each kind to its own number. What an earlier
         # process of this flow run tried counts.
         before = self._begun.number - 1 if self._begun is not None else 0
         retries = max(0, plan.most_sandboxes - 1 - before)
-        task = Task(
-            self._attempt,
-            name=names.prefect_name(plan.pipeline),
-            task_run_name=lambda: names.prefect_name(plan.pipeline),
-            cache_policy=NO_CACHE,
-            persist_result=False,
+        delays = differing(min(50, retries))
+        task = EngineTask(
+            plan.pipeline,
+            self._outcome_of,
             retries=retries,
-            retry_delay_seconds=differing(min(50, retries)) or None,
-            retry_condition_fn=may_retry,
+            delays=delays,
+            may_retry=lambda: self._again and not self._is_to_end,
         )
-        call = asyncio.ensure_future(run_task_after(task, self.task_run_id, (), attempts_before=before))
-        killed = asyncio.ensure_future(self.kill.wait())
-        await asyncio.wait({call, killed}, return_when=asyncio.FIRST_COMPLETED)
-        killed.cancel()
-        if not call.done() and not self._attempting and self._task_run is not None:
-            # It waits for its next sandbox inside Prefect's engine, where only a cancel reaches it.
-            call.cancel()
-            await asyncio.wait({call})
-            return await self._give_up(self._task_run)
-        state = await call
-        if self._again and (self.kill.is_set() or self.last_attempt) and self._task_run is not None:
-            return await self._give_up(self._task_run)
+        state = await task.run_unless_killed(self.task_run_id, (), before, self.kill)
+        if state is None or (self._again and self._is_to_end):
+            return await self._give_up(task)
         return state
 
-    async def _give_up(self, task_run: TaskRun) -> State[None]:
+    @property
+    def _is_to_end(self) -> bool:
+        return self.kill.is_set() or self.last_attempt
+
+    async def _give_up(self, task: EngineTask) -> State[None]:
         """End a task run that was to have another sandbox when the run was stopped."""
         state: State[None] = Cancelled(message="The pipeline was stopped while it waited for another sandbox.")
-        report_task_run_state(task_run, state)
+        task.report(state)
         await self._stop(await self._records())
         return state
-
-    async def _attempt(self, upstream: tuple[()]) -> State[None]:
-        context = TaskRunContext.get()
-        if context is None:
-            raise RuntimeError("An attempt runs inside its Prefect task run")
-        self._task_run = context.task_run
-        self._attempting = True
-        try:
-            return await self._outcome_of(context.task_run.run_count)
-        finally:
-            self._attempting = False
 
     async def _outcome_of(self, number: int) -> State[None]:
         self._again = False
@@ -181,7 +144,8 @@ class WholePipeline:
     async def _in_sandbox(self, number: int, logger: Logger, begun: Begun | None) -> SandboxEnd | Outcome:
         in_sandbox = self._board.all_in_sandbox
         log = self._shipper.open(self.task_run_id, send=self.run.plan.stream_logs, on_sandbox=in_sandbox)
-        return await self._attempts.attempt_pipeline(number, self.task_run_id, self.kill, log, logger, begun)
+        attempt = Attempt(number, self.task_run_id, self.kill, log, logger, begun=begun)
+        return await self._attempts.attempt_pipeline(attempt)
 
     async def _judge(self, end: SandboxEnd, records: dict[str, StepRecord]) -> State[None]:
         diagnosis = diagnose(end, of="pipeline")

@@ -14,6 +14,7 @@ from zenml.pipelines.run_utils import create_placeholder_run
 
 from bridge import step_runs
 from bridge.board import Board
+from bridge.flow_parts import FlowParts
 from bridge.logs import LogShipper
 from bridge.open_run import load_snapshot, load_stack
 from bridge.per_step import PerStep
@@ -40,12 +41,12 @@ async def _carry_out(run: Run) -> State[None]:
     ):
         truth = StepRecords(thread, lambda steps: step_runs.latest(run.run, steps))
         attempts = Attempts(run, runner, thread, truth, warm)
+        parts = FlowParts(run, runner, api.client, thread, shipper, Board(run.plan), attempts)
         if run.plan.mode is Mode.PER_STEP:
-            steps = PerStep(run, attempts, shipper, thread, board=Board(run.plan), earlier=Earlier(), parallelism=None)
+            steps = PerStep(parts, earlier=Earlier(), parallelism=None)
             await steps.run_all()
             return Completed() if not steps.failures else Failed(message=summary(steps.failures))
-        pipeline = WholePipeline(run, attempts, shipper, thread, Board(run.plan), Earlier())
-        return await pipeline.execute()
+        return await WholePipeline(parts, Earlier()).execute()
 
 
 def run_unwatched(snapshot_id: UUID, meanwhile: Callable[[UUID], None]) -> tuple[UUID, State[Any]]:
