@@ -11,23 +11,34 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
-from typing import NamedTuple, Protocol
+from functools import partial
+from typing import Literal, TypedDict, cast
 
 from bridge import names
 from bridge.plan import Mode, Plan
+from bridge.step_told import About, Listener, Nobody, StepTold
 
 WAITING, BLOCKED, STARTING, RUNNING = "waiting", "waiting for upstream", "starting", "running"
 SHARED = "(sandboxes that steps share)"
 """The row of what can't be told apart by steps."""
-_FAILED = frozenset({"failed", "retrying"})
-_NOT_STARTED = frozenset({"initializing", "provisioning", "queued", "cached", "skipped"})
 COMPLETED = frozenset({"Completed", "Cached", "Skipped", "completed", "cached", "skipped"})
-Row = dict[str, str | int]
-"""One step, as a person reads it, by these columns."""
-COLUMNS = (
-    *("step", "state", "attempt", "waiting (s)", "running (s)", "sandbox", "lost sandboxes", "GPU", "cost ($)"),
-    "why",
+Row = TypedDict(
+    "Row",
+    {
+        "step": str,
+        "state": str,
+        "attempt": int | Literal[""],
+        "waiting (s)": int | Literal[""],
+        "running (s)": int | Literal[""],
+        "sandbox": str,
+        "lost sandboxes": str,
+        "GPU": str,
+        "cost ($)": str,
+        "why": str,
+    },
 )
+"""One step, as a person reads it, by column; "" where there is nothing to say. Other releases read it in Prefect."""
+COLUMNS = tuple(Row.__annotations__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,42 +72,11 @@ class _Row:
     why: str = ""
     box: str = ""
     """The id of the sandbox that it has for itself."""
-    told_started: int = 0
-    told_failed: int = 0
-    """The newest attempt of whose beginning, and of whose failure, the listener knows where ZenML tells of them."""
     ended: bool = False
     isolated: bool = False
     """Whether its sandbox is its own, in a run whose other steps share one."""
     step_runs: dict[int, str] = field(default_factory=dict)
     """Their ids, by attempt."""
-
-
-class About(NamedTuple):
-    """A step, and the GPU that it has, "" for none."""
-
-    step: str
-    gpu: str
-    isolated: str = ""
-    """The id of its step run, where the attempt has a Prefect task run of its own: in a dynamic pipeline."""
-
-
-class Listener(Protocol):
-    """Who is told of each step's life, as the board learns of it. Attempts count from 1. Neither blocks nor raises."""
-
-    def started(self, step: About, attempt: int, sandbox: str) -> None:
-        """An attempt at the step has its sandbox."""
-
-    def retried(self, step: About, attempt: int) -> None:
-        """Another attempt begins: this one, after one that failed."""
-
-    def lost(self, step: About, attempt: int, what: str) -> None:
-        """Its sandbox was lost, or couldn't be had."""
-
-    def failed(self, step: About, attempt: int, why: str) -> None:
-        """An attempt failed; maybe another one follows. ``why`` is "" where only ZenML knows."""
-
-    def finished(self, step: About, attempt: int, state: str) -> None:
-        """The step succeeded; ``state`` says how."""
 
 
 class Board:
@@ -114,8 +94,8 @@ class Board:
         goes_on: bool = False,
     ) -> None:
         self._clock = clock
-        self._listener = listener
-        self._catching_up = goes_on
+        self._listener: Listener = listener if listener is not None else Nobody()
+        self._told = StepTold(self._listener, goes_on=goes_on)
         self._downstream: dict[str, list[str]] = {step.name: [] for step in plan.steps}
         self._upstream = plan.upstream
         self._grows = plan.mode is Mode.DYNAMIC
@@ -147,7 +127,7 @@ class Board:
         flow began it."""
         row = self._rows[step]
         row.state, row.attempt = STARTING, number
-        if self._listener is not None and number > 1 and not begun:
+        if number > 1 and not begun:
             self._listener.retried(self._about(row, number), number)
 
     def in_sandbox(self, step: str, sandbox_id: str, url: str | None) -> None:
@@ -157,7 +137,7 @@ class Board:
         row.state, row.sandbox = RUNNING, _link(sandbox_id, url)
         self.sandbox_url = url or self.sandbox_url
         row.box = sandbox_id
-        if self._listener is not None and not row.isolated:  # whose attempts are ZenML's: seen() tells of them
+        if not row.isolated:  # whose attempts are ZenML's: seen() tells of them
             self._listener.started(self._about(row, row.attempt), row.attempt, sandbox_id)
 
     def lost(self, step: str, what: str) -> None:
@@ -166,9 +146,8 @@ class Board:
         self._settle(row)
         row.state, row.sandbox = STARTING, ""
         row.lost.append(what)
-        if self._listener is not None:
-            attempt = max(1, row.attempt)
-            self._listener.lost(self._about(row, attempt), attempt, what)
+        attempt = max(1, row.attempt)
+        self._listener.lost(self._about(row, attempt), attempt, what)
 
     def all_lost(self, what: str) -> None:
         """The one sandbox of the whole pipeline was lost, or couldn't be had."""
@@ -176,7 +155,7 @@ class Board:
         for row in self._rows.values():
             if not row.ended and not row.isolated:
                 row.lost.append(what)
-                if self._listener is not None and row.attempt:
+                if row.attempt:
                     self._listener.lost(self._about(row, row.attempt), row.attempt, what)
 
     def all_in_sandbox(self, sandbox_id: str, url: str | None) -> None:
@@ -189,7 +168,7 @@ class Board:
         row = self._rows[step]
         self._settle(row)
         row.state = "waiting for its retry"
-        if self._listener is not None and failure is not None:
+        if failure is not None:
             self._listener.failed(self._about(row, row.attempt), row.attempt, failure)
 
     def ended(self, step: str, state: str, why: str) -> None:
@@ -202,7 +181,7 @@ class Board:
         if state not in COMPLETED:
             return
         # Without an attempt it was over before this process began.
-        if self._listener is not None and row.attempt and not (self._catching_up and self._shared):
+        if row.attempt and not (self._told.catching_up and self._shared):
             self._listener.finished(self._about(row, row.attempt), row.attempt, state)
         for below in map(self._rows.__getitem__, self._downstream.get(step, ())):
             below.missing -= 1
@@ -219,7 +198,8 @@ class Board:
                 continue
             if found.step_run:
                 row.step_runs[found.attempt] = found.step_run
-            self._follow(row, found)
+            box = row.box if row.isolated else self._sandbox_id
+            self._told.follow(partial(self._about, row), row.attempt, found.attempt, found.status, box)
             row.attempt = found.attempt
             if found.start is not None:
                 row.ran = max(0.0, ((found.end or now) - found.start).total_seconds())
@@ -233,25 +213,7 @@ class Board:
                     self._settle(row)
                     row.since = None
                 row.state = found.status
-        self._catching_up = False
-
-    def _follow(self, row: _Row, found: Seen) -> None:
-        """Tell of what happened since the step was seen last; what was too quick to be seen is told all the same."""
-        if self._listener is None:
-            return
-        box = row.box if row.isolated else self._sandbox_id
-        for number in range(max(1, row.attempt), found.attempt + 1):
-            newest, about = number == found.attempt, self._about(row, number)
-            if number > max(1, row.attempt) and not self._catching_up:
-                self._listener.retried(about, number)
-            if number > row.told_started and not (newest and found.status in _NOT_STARTED):
-                row.told_started = number
-                if not self._catching_up:
-                    self._listener.started(about, number, box)
-            if number > row.told_failed and not (newest and found.status not in _FAILED):
-                row.told_failed = number
-                if not self._catching_up:
-                    self._listener.failed(about, number, "")
+        self._told.catching_up = False
 
     def _about(self, row: _Row, attempt: int) -> About:
         gpu = row.gpu if row.isolated or not self._shared else self._shared_gpu
@@ -301,8 +263,7 @@ class Board:
         """The rows, as a person reads them; seconds are whole."""
         shown = [self._shown(row) for row in self._rows.values()]
         if self._shared_cost is not None:
-            blank: Row = dict.fromkeys(COLUMNS, "")
-            shown.append(blank | {"step": SHARED, "cost ($)": _dollars(self._shared_cost)})
+            shown.append(row_of({"step": SHARED, "cost ($)": _dollars(self._shared_cost)}))
         return shown
 
     def _shown(self, row: _Row) -> Row:
@@ -330,6 +291,17 @@ class Board:
             else:
                 row.waited += now - row.since
         row.since = now
+
+
+def row_of(cells: Mapping[str, object]) -> Row:
+    """Return the row that has these cells, and else nothing to say."""
+    return cast(Row, dict.fromkeys(COLUMNS, "") | dict(cells))
+
+
+def said_of(row: Row) -> str:
+    """Return what there is to say of a step besides its state."""
+    # Of another release the cells may be anything.
+    return "; ".join(str(said) for said in (row["why"], row["lost sandboxes"]) if said)
 
 
 def _dollars(cost: Decimal) -> str:

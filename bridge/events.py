@@ -11,8 +11,8 @@ import logging
 from prefect.events import emit_event
 
 from bridge import names
-from bridge.board import About
 from bridge.run import Run
+from bridge.step_told import About
 
 MOST_CHARACTERS = 2000
 """Of what happened: an event has a bound of its own, and isn't the place for a log."""
@@ -21,7 +21,7 @@ _logger = logging.getLogger(__name__)
 
 
 class StepEvents:
-    """Emits the events of one run's steps: a :class:`bridge.board.Listener`.
+    """Emits the events of one run's steps: a :class:`bridge.step_told.Listener`.
 
     Prefect sends them behind the caller's back, and drops them while its API is away: a run is worth more.
     """

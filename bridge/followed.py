@@ -13,7 +13,7 @@ from prefect.client.schemas.filters import ArtifactFilter
 from prefect.client.schemas.sorting import ArtifactSort
 
 from bridge import names
-from bridge.board import BLOCKED, COLUMNS, SHARED, WAITING, Row
+from bridge.board import BLOCKED, SHARED, WAITING, Row, row_of, said_of
 
 
 class FollowedSteps:
@@ -30,8 +30,7 @@ class FollowedSteps:
         """Ask again. Raises what the client raises."""
         for found in client.read_artifacts(artifact_filter=self._chosen, sort=ArtifactSort.UPDATED_DESC, limit=1):
             # Another release at the worker may have other columns.
-            blank: Row = dict.fromkeys(COLUMNS, "")
-            self._rows = [{**blank, **row} for row in json.loads(str(found.data))]
+            self._rows = [row_of(row) for row in json.loads(str(found.data))]
 
     def table(self) -> list[Row]:
         """The rows, as :meth:`bridge.board.Board.table` has them."""
@@ -52,6 +51,6 @@ class FollowedSteps:
                 continue
             self._told[step] = now
             tries = f" (attempt {row['attempt']})" if row["attempt"] not in ("", 1) else ""
-            said = "; ".join(str(row[name]) for name in ("why", "lost sandboxes") if row[name])
+            said = said_of(row)
             lines.append(f"Step {step}: {row['state']}{tries}" + (f": {said}" if said else ""))
         return lines

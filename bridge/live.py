@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bridge import names
-from bridge.board import BLOCKED, COMPLETED, SHARED, WAITING, Row
+from bridge.board import BLOCKED, COMPLETED, SHARED, WAITING, Row, said_of
 
 REFRESH_PER_SECOND = 4
 _AROUND = 8
@@ -156,7 +156,7 @@ def _cells(row: Row) -> list[Text]:
     attempt = row["attempt"]
     tries = f" ({attempt})" if isinstance(attempt, int) and attempt > 1 else ""
     style = "green" if state in COMPLETED else _STYLES.get(state, "magenta")
-    said = "; ".join(str(row[name]) for name in ("why", "lost sandboxes") if row[name]).split("\n")[0]
+    said = said_of(row).split("\n")[0]
     return [
         Text(str(row["step"])),
         Text(f"{state}{tries}", style),

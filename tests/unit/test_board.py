@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from decimal import Decimal
 
-from bridge.board import SHARED, About, Board, Seen
+from bridge.board import SHARED, Board, Row, Seen
 from bridge.plan import FailureMode, Gpu, Mode, Plan, Resources, SandboxSpec, StepPlan
+from bridge.step_told import About
 
 
 class Clock:
@@ -54,7 +55,7 @@ def board(clock: Clock, listener: Told | None = None) -> Board:
     return Board(plan, clock, listener)
 
 
-def row(board: Board, step: str) -> dict[str, str | int]:
+def row(board: Board, step: str) -> Row:
     return next(row for row in board.table() if row["step"] == step)
 
 

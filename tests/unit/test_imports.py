@@ -15,7 +15,8 @@ REPOSITORY = Path(__file__).parents[2]
 BRIDGE = REPOSITORY / "bridge"
 MODULES = sorted(path.relative_to(BRIDGE).as_posix() for path in BRIDGE.rglob("*.py"))
 PURE = [
-    *("plan.py", "outcome.py", "names.py", "errors.py", "ready.py", "kinds.py", "awaiting.py", "__init__.py"),
+    *("plan.py", "outcome.py", "names.py", "errors.py", "ready.py", "kinds.py", "__init__.py"),
+    *("awaiting.py", "said_once.py", "step_told.py"),
     *("ownership.py", "lease.py", "whereabouts.py", "pool.py", "board.py", "header_value.py", "last_words.py"),
     *("own_loop.py", "daemon_threads.py", "output.py", "doctor/finding.py", "host/__init__.py"),
     *("host/wire.py", "host/attempt.py", "host/journal.py", "host/pipes.py", "host/ends.py", "host/passed_on.py"),
