@@ -31,8 +31,9 @@ from bridge.outcome import Cost, Diagnosis, End, Outcome, SandboxEnd, StepRecord
 from bridge.ready import Gate, Pass, Slots
 from bridge.run import load_snapshot
 from bridge.runners.base import Sandbox
+from bridge.runners.patience import while_it_may_live
 from bridge.said import read_said
-from bridge.step import Attempt, Attempts, Begun, while_it_may_live
+from bridge.step import Attempt, Attempts, Begun
 from bridge.step_task import EngineTask
 from bridge.truth import Truth
 from bridge.warm import WarmSteps
