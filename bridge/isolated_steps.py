@@ -30,9 +30,10 @@ from bridge.open_run import load_snapshot
 from bridge.outcome import Cost, Diagnosis, End, Outcome, SandboxEnd, StepRecord, Verdict, judge
 from bridge.ready import Gate, Pass, Slots
 from bridge.runners.base import Sandbox
+from bridge.runners.patience import while_it_may_live
 from bridge.said import read_said
 from bridge.said_once import SaidOnce
-from bridge.step import Attempt, Attempts, Begun, while_it_may_live
+from bridge.step import Attempt, Attempts, Begun
 from bridge.step_records import StepRecords
 from bridge.step_task import EngineTask
 from bridge.warm import WarmSteps

@@ -7,13 +7,11 @@ tried again after a failure is decided by the flow.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
-
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
 
 from bridge import names, step_runs, tracing
 from bridge.again import Again, NotAsked
@@ -36,17 +34,14 @@ from bridge.output import OutputLine
 from bridge.plan import StepPlan
 from bridge.run import Run
 from bridge.runners.base import Runner, Sandbox, SandboxRequest
+from bridge.runners.patience import terminate, while_it_may_live
 from bridge.step_records import StepRecords
 from bridge.terminal import echo
-from bridge.warm import WarmSteps
+from bridge.warm import WarmSteps, itself
 from bridge.zenml_calls import ZenMLCalls
 
 if TYPE_CHECKING:
     from bridge.logs import Logger  # which imports Prefect: a step operator's process may have none
-
-T = TypeVar("T")
-
-_asking = wait_exponential_jitter(initial=1, max=30)
 
 
 class Output(Protocol):
@@ -120,10 +115,6 @@ class _Place:
     key: str
     timeout: int
     exists: bool = False
-
-
-async def _is(it: T) -> T:
-    return it
 
 
 class Attempts:
@@ -208,7 +199,7 @@ class Attempts:
         with _sandbox_span() as noted:
             request = self.run.pipeline_request(command, attempt.task_run_id, attempt.number)
             left = begun.where if begun is not None else None
-            start = self.runner.start(_traced(request)) if left is None else _is(left)
+            start = self.runner.start(_traced(request)) if left is None else itself(left)
             place = _Place(plan.pipeline, request.name, plan.sandbox.timeout, exists=left is not None)
             end = await _run_sandbox(place, start, attempt)
             _note_end(noted, end)
@@ -354,7 +345,7 @@ async def _stay(sandbox: Sandbox, timeout: int, kill: asyncio.Event) -> SandboxE
     try:
         await asyncio.wait({ended, killed}, return_when=asyncio.FIRST_COMPLETED)
         if not ended.done():
-            await _terminate(sandbox, ended)
+            await terminate(sandbox, ended)
         return await ended
     finally:
         ended.cancel()
@@ -393,34 +384,6 @@ async def _unless_killed(start: Coroutine[Any, Any, Sandbox], kill: asyncio.Even
             started.cancel()  # which leaves no sandbox behind
             await asyncio.wait({started})
     return None if started.cancelled() else started.result()
-
-
-async def _terminate(sandbox: Sandbox, ended: asyncio.Future[SandboxEnd]) -> None:
-    """End it, asking again as long as it could still be alive."""
-    async for attempt in AsyncRetrying(
-        retry=retry_if_exception_type(RunnerUnavailable),
-        wait=_asking,
-        stop=lambda _: ended.done(),
-        reraise=True,
-    ):
-        with attempt:
-            await sandbox.terminate()
-
-
-async def while_it_may_live(ask: Callable[[], Awaitable[T]], timeout: int) -> T:
-    """Return what the runner answers of a sandbox, asking again as long as it could still be alive.
-
-    Raises ``RunnerUnavailable`` after that.
-    """
-    async for attempt in AsyncRetrying(
-        retry=retry_if_exception_type(RunnerUnavailable),
-        wait=_asking,
-        stop=stop_after_delay(timeout + 600),
-        reraise=True,
-    ):
-        with attempt:
-            return await ask()
-    raise AssertionError("unreachable: tenacity returns or raises")
 
 
 async def _pump(sandbox: Sandbox, log: Output, logger: Logger, who: str) -> None:

@@ -220,7 +220,7 @@ class WarmSteps:
         host = self._left.get(sandbox.id)
         if host is None:
             # How old it is nobody knows: after those that come back, only a step that takes what it gets enters it.
-            host = self._left[sandbox.id] = WarmHost(_itself(sandbox), names.host_socket(sandbox.name), since=-math.inf)
+            host = self._left[sandbox.id] = WarmHost(itself(sandbox), names.host_socket(sandbox.name), since=-math.inf)
             host.when_ended(lambda: self._lost(host))
         self._pool.remove(host)
         return host
@@ -284,5 +284,6 @@ async def _reloaded(calls: CallsHosts, sandbox: Sandbox) -> bool:
     return True
 
 
-async def _itself(sandbox: Sandbox) -> Sandbox:
+async def itself(sandbox: Sandbox) -> Sandbox:
+    """The start of a sandbox that is there already."""
     return sandbox

@@ -11,15 +11,14 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
-
-from bridge.errors import RunnerError, RunnerUnavailable
+from bridge.errors import RunnerError
 from bridge.host import wire
 from bridge.host.ends import decode
 from bridge.kinds import LIFETIME_SECONDS
 from bridge.outcome import End, SandboxEnd
 from bridge.output import LineAssembler, OutputLine
 from bridge.runners.base import CallsHosts, HostCall, Sandbox
+from bridge.runners.patience import while_it_may_live
 
 OUTAGE_SECONDS = 600.0
 """How long a host in a running sandbox may be out of reach before its step counts as lost."""
@@ -30,7 +29,6 @@ _BATCHES = 64
 _LAST_WORDS = 3
 _AGAIN_SECONDS = 30.0
 
-_asking = wait_exponential_jitter(initial=1, max=30)
 _logger = logging.getLogger(__name__)
 
 
@@ -71,15 +69,7 @@ class WarmHost:
 
     async def _until_end(self) -> SandboxEnd:
         sandbox = await asyncio.shield(self.made)
-        async for attempt in AsyncRetrying(
-            retry=retry_if_exception_type(RunnerUnavailable),
-            wait=_asking,
-            stop=stop_after_delay(LIFETIME_SECONDS + OUTAGE_SECONDS),
-            reraise=True,
-        ):
-            with attempt:
-                return await sandbox.wait()
-        raise AssertionError("unreachable: tenacity returns or raises")
+        return await while_it_may_live(sandbox.wait, LIFETIME_SECONDS)
 
     async def end(self) -> None:
         """End it, also while it is being made. Raises nothing: what can't be ended now ends by itself when idle."""
