@@ -68,7 +68,7 @@ def spawning(because: Exception, command: StepCommand) -> StepHost:
 
 
 def split(run: Callable[[Attempt], NoReturn], *private: socket.socket) -> Link:
-    """Fork the zygote off, whose children do ``run``, and return the link to it; in no other process it returns.
+    """Fork the zygote off, whose children do ``run``, and return the link to it. Returns in no other process.
 
     Call it with everything loaded that the children shall share, and no thread running. ``private`` sockets are
     closed in the zygote. Raises ``NoFork``.
