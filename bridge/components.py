@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Literal, cast
+from typing import cast
 
 from zenml.enums import StackComponentType
 from zenml.models import ComponentResponse, StackResponse
 from zenml.stack import StackComponent
 
 from bridge import names, runners
+from bridge.plan import RunnerKind
 from bridge.runners.base import OUTAGE_SECONDS, Runner
 from bridge.runners.registry import Registry
 from bridge.settings import ModalPrefectOrchestratorConfig, ModalPrefectStepOperatorConfig
@@ -28,7 +29,7 @@ _KINDS = (StackComponentType.ORCHESTRATOR, StackComponentType.STEP_OPERATOR)
 class Place:
     """Where sandboxes are: two components with equal places have theirs side by side."""
 
-    runner: Literal["modal", "process"]
+    runner: RunnerKind
     token_id: str | None = field(default=None, repr=False)
     token_secret: str | None = field(default=None, repr=False)
     modal_environment: str | None = None

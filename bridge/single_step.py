@@ -11,7 +11,7 @@ from zenml.models import PipelineSnapshotResponse
 
 from bridge import ignored
 from bridge.network import check_network
-from bridge.plan import FailureMode, Mode, Plan, Resources, StepPlan
+from bridge.plan import FailureMode, Mode, Plan, Resources, RunnerKind, StepPlan
 from bridge.resources import asked, with_gpu
 from bridge.settings import SandboxSettings
 from bridge.translate import sandbox_spec, texts
@@ -28,7 +28,7 @@ class Wishes(Generic[Settings]):
     warnings: tuple[str, ...] = ()
 
 
-def wishes(step: str, config: StepConfiguration, settings: Settings, runner: object) -> Wishes[Settings]:
+def wishes(step: str, config: StepConfiguration, settings: Settings, runner: RunnerKind) -> Wishes[Settings]:
     """What a step with these settings asks of this runner. Raises ``InvalidSettings`` for resources it can't have."""
     where = f"step {step}"
     given = config.settings.get("resources")
