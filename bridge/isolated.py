@@ -24,7 +24,7 @@ from bridge.plan import Plan, StepPlan
 from bridge.run import Run
 from bridge.runners.base import SandboxRequest
 from bridge.settings import RUN_LEVEL, ModalPrefectOrchestratorSettings
-from bridge.single_step import Wishes, plan_around, step_plan, wishes
+from bridge.single_step import SingleStepRun, Wishes, plan_around, step_plan, wishes
 from bridge.translate import NOT_DYNAMIC
 
 OF_THE_RUN = (*sorted(RUN_LEVEL), "modal_environment")
@@ -191,19 +191,16 @@ def plan_of(
 
 
 @dataclass(frozen=True)
-class IsolatedRun(Run):
+class IsolatedRun(SingleStepRun):
     """A run, perhaps that of a child pipeline, of which one isolated step run is carried out."""
 
-    step_run_id: UUID
     root: Run
     """The run that the flow works on: whose sandboxes it ends, and whose lease they live on."""
-    command: tuple[str, ...] | None = None
-    """That of a command step; None where the step is a Python function."""
 
     @property
-    def step(self) -> StepPlan:
-        """The step."""
-        return self.plan.steps[0]
+    def sandbox_name(self) -> str:
+        """What its sandbox is called."""
+        return names.isolated_name(str(self.step_run_id))
 
     def tags(self, step: str | None) -> dict[str, str]:
         """The tags of its sandbox."""
@@ -212,13 +209,7 @@ class IsolatedRun(Run):
     def step_request(
         self, step: StepPlan, host_command: tuple[str, ...], task_run_id: UUID, attempt: int, sandbox: int
     ) -> SandboxRequest:
-        """Its sandbox: the same name however often it is asked for."""
-        return SandboxRequest(
-            name=names.isolated_name(str(self.step_run_id)),
-            app=names.app_name(self.root.plan.pipeline),
-            command=self.command or host_command,
-            spec=step.sandbox,
-            environment={**self.environment, names.ENV_TASK_RUN_ID: str(task_run_id)},
-            secret_environment=self.secret_environment,
-            tags={**dict(step.sandbox.tags), **self.tags(step.name)},
-        )
+        """Its sandbox, in the app of the run that the flow works on."""
+        request = super().step_request(step, host_command, task_run_id, attempt, sandbox)
+        environment = {**self.environment, names.ENV_TASK_RUN_ID: str(task_run_id)}
+        return replace(request, app=names.app_name(self.root.plan.pipeline), environment=environment)
