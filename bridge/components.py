@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Literal, cast
+from typing import cast
 
 from zenml.client import Client
 from zenml.enums import StackComponentType
@@ -17,6 +17,7 @@ from zenml.stack import StackComponent
 
 from bridge import names, runners
 from bridge.errors import RunNotPossible
+from bridge.plan import RunnerKind
 from bridge.runners.base import OUTAGE_SECONDS, Runner
 from bridge.runners.registry import Registry
 from bridge.settings import ModalPrefectOrchestratorConfig, ModalPrefectStepOperatorConfig
@@ -30,7 +31,7 @@ _KINDS = (StackComponentType.ORCHESTRATOR, StackComponentType.STEP_OPERATOR)
 class Place:
     """Where sandboxes are: two components with equal places have theirs side by side."""
 
-    runner: Literal["modal", "process"]
+    runner: RunnerKind
     token_id: str | None = field(default=None, repr=False)
     token_secret: str | None = field(default=None, repr=False)
     modal_environment: str | None = None

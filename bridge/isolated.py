@@ -6,7 +6,7 @@ Its settings and resources are known when it is called, not when the pipeline is
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import reduce
 from uuid import UUID
@@ -18,13 +18,14 @@ from zenml.models import PipelineSnapshotResponse
 
 from bridge import names
 from bridge.errors import NotTranslatable, RunNotPossible
-from bridge.layers import Values, declared, keys_of, made, merged, settings_under
+from bridge.layers import ComponentSettings, Values, declared, keys_of, made, merged, settings_under
+from bridge.one_sandbox import SHARED
 from bridge.plan import Plan, StepPlan
 from bridge.run import Run
 from bridge.runners.base import SandboxRequest
 from bridge.settings import RUN_LEVEL, ModalPrefectOrchestratorSettings
-from bridge.single_step import Wishes, plan_around, step_plan, wishes
-from bridge.translate import NOT_DYNAMIC, SHARED
+from bridge.single_step import SingleStepRun, Wishes, plan_around, step_plan, wishes
+from bridge.translate import NOT_DYNAMIC
 
 OF_THE_RUN = (*sorted(RUN_LEVEL), "modal_environment")
 """Settings that one pipeline has for all: for itself and for the child pipelines that it calls, which inherit them."""
@@ -39,8 +40,8 @@ _MODALS = frozenset({"gpu", *SHARED}) - {"timeout", "concurrency_limit"}
 class Layer:
     """What lies beneath the settings of a step: the component's, and the pipelines'."""
 
-    component: Mapping[str, object]
-    """The orchestrator's config as a mapping; only declared settings and ``runner`` are read."""
+    component: ComponentSettings
+    """What the orchestrator's config says; only declared settings are read."""
     name: str
     """The orchestrator's name."""
     root: PipelineConfiguration
@@ -57,7 +58,7 @@ def wishes_of(step: str, config: StepConfiguration, layer: Layer) -> Wishes[Moda
         field: value for field, value in _said(layer, layer.root, "the pipeline").items() if field in OF_THE_RUN
     }
     settings = _made(layer, where, inherited, _said(layer, config, where))
-    return wishes(step, config, settings, layer.component.get("runner"))
+    return wishes(step, config, settings, layer.component.runner)
 
 
 def unused_of_child(layer: Layer) -> tuple[str, ...]:
@@ -118,7 +119,7 @@ def _check_of_the_run(step: str, config: StepConfiguration, layer: Layer) -> Non
 
 
 def _is_nothing_here(field: str, layer: Layer) -> bool:
-    return layer.component.get("runner") == "process" and field in _MODALS
+    return layer.component.runner == "process" and field in _MODALS
 
 
 def _step(step: str) -> str:
@@ -155,7 +156,7 @@ def _said(layer: Layer, config: StepConfiguration | PipelineConfiguration, where
 
 def _made(layer: Layer, where: str, *said: Values) -> ModalPrefectOrchestratorSettings:
     kind = ModalPrefectOrchestratorSettings
-    return made(kind, reduce(merged, said, declared(kind, layer.component)), where)
+    return made(kind, reduce(merged, said, declared(kind, layer.component.values)), where)
 
 
 def image_of(step: str, config: StepConfiguration, snapshot: PipelineSnapshotResponse) -> str:
@@ -190,19 +191,16 @@ def plan_of(
 
 
 @dataclass(frozen=True)
-class IsolatedRun(Run):
+class IsolatedRun(SingleStepRun):
     """A run, perhaps that of a child pipeline, of which one isolated step run is carried out."""
 
-    step_run_id: UUID
     root: Run
     """The run that the flow works on: whose sandboxes it ends, and whose lease they live on."""
-    command: tuple[str, ...] | None = None
-    """That of a command step; None where the step is a Python function."""
 
     @property
-    def step(self) -> StepPlan:
-        """The step."""
-        return self.plan.steps[0]
+    def sandbox_name(self) -> str:
+        """What its sandbox is called."""
+        return names.isolated_name(str(self.step_run_id))
 
     def tags(self, step: str | None) -> dict[str, str]:
         """The tags of its sandbox."""
@@ -211,13 +209,7 @@ class IsolatedRun(Run):
     def step_request(
         self, step: StepPlan, host_command: tuple[str, ...], task_run_id: UUID, attempt: int, sandbox: int
     ) -> SandboxRequest:
-        """Its sandbox: the same name however often it is asked for."""
-        return SandboxRequest(
-            name=names.isolated_name(str(self.step_run_id)),
-            app=names.app_name(self.root.plan.pipeline),
-            command=self.command or host_command,
-            spec=step.sandbox,
-            environment={**self.environment, names.ENV_TASK_RUN_ID: str(task_run_id)},
-            secret_environment=self.secret_environment,
-            tags={**dict(step.sandbox.tags), **self.tags(step.name)},
-        )
+        """Its sandbox, in the app of the run that the flow works on."""
+        request = super().step_request(step, host_command, task_run_id, attempt, sandbox)
+        environment = {**self.environment, names.ENV_TASK_RUN_ID: str(task_run_id)}
+        return replace(request, app=names.app_name(self.root.plan.pipeline), environment=environment)

@@ -7,6 +7,7 @@ declared settings are copied, so no token of the component's config comes near a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from zenml.config.base_settings import BaseSettings
@@ -14,30 +15,45 @@ from zenml.config.step_configurations import Step
 
 from bridge import names
 from bridge.errors import InvalidSettings, NotTranslatable
-from bridge.settings import RUN_LEVEL, ModalPrefectOrchestratorSettings
+from bridge.plan import RunnerKind
+from bridge.settings import RUN_LEVEL, ModalPrefectOrchestratorConfig, ModalPrefectOrchestratorSettings
 
 Values = dict[str, object]
 Settings = TypeVar("Settings", bound=BaseSettings)
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentSettings:
+    """What the config of an orchestrator says of a run: settings, declared ones among them, and its runner."""
+
+    values: Mapping[str, object]
+    runner: RunnerKind = "modal"
+
+    @classmethod
+    def of(cls, config: ModalPrefectOrchestratorConfig) -> ComponentSettings:
+        """Read a config."""
+        # Only what the component sets, since its defaults aren't its wishes; and no token: reading one that is a
+        # reference to a secret asks the server for it.
+        settings = config.model_fields_set & set(ModalPrefectOrchestratorSettings.model_fields)
+        return cls({name: getattr(config, name) for name in settings}, config.runner)
 
 
 class Layers:
     """The settings of one run.
 
     Args:
-        component: The component's config, of which only declared settings are read.
+        component: What the component says, of which only declared settings are read.
         component_name: Its name: ZenML keeps settings under ``orchestrator:<name>``.
         pipeline: The settings of the pipeline's configuration.
 
     Raises ``InvalidSettings`` where they don't fit together.
     """
 
-    def __init__(
-        self, component: Mapping[str, object], component_name: str, pipeline: Mapping[str, BaseSettings]
-    ) -> None:
+    def __init__(self, component: ComponentSettings, component_name: str, pipeline: Mapping[str, BaseSettings]) -> None:
         self.name = component_name
         self._keys = keys_of("orchestrator", component_name)
         of_pipeline = settings_under(self._keys, pipeline, "the pipeline")
-        self._values = merged(_declared(component), _declared(of_pipeline))
+        self._values = merged(_declared(component.values), _declared(of_pipeline))
         self.pipeline = _settings(self._values, "the pipeline")
         self.other_keys = tuple(
             key for key in pipeline if key.startswith(("orchestrator:", "orchestrator.")) and key not in self._keys

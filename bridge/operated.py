@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
-from uuid import UUID
 
 from zenml.config.step_configurations import StepConfiguration
 from zenml.models import PipelineSnapshotResponse
@@ -21,7 +20,7 @@ from bridge.plan import Plan, SandboxSpec, StepPlan
 from bridge.run import Run
 from bridge.runners.base import SandboxRequest
 from bridge.settings import ModalPrefectStepOperatorConfig, ModalPrefectStepOperatorSettings
-from bridge.single_step import Wishes, plan_around, step_plan, wishes
+from bridge.single_step import SingleStepRun, Wishes, plan_around, step_plan, wishes
 
 
 def wishes_of(
@@ -63,43 +62,26 @@ def check_steps(
 
 
 @dataclass(frozen=True)
-class OperatedRun(Run):
+class OperatedRun(SingleStepRun):
     """A run of which one step run is carried out here, its step run made by whoever called the step operator.
 
-    ``command`` is that of a command step; None where the step is a Python function. ``shared`` is the plan of the steps
-    with which it may take turns in a sandbox, itself among them; None where it has one of its own. ``is_tried_again``
-    says whether there is another attempt at the step, in another step run, if this one fails.
+    ``shared`` is the plan of the steps with which it may take turns in a sandbox, itself among them; None where it has
+    one of its own. ``is_tried_again`` says whether there is another attempt at the step, in another step run, if this
+    one fails.
     """
 
-    step_run_id: UUID
     operator: str
-    command: tuple[str, ...] | None = None
     shared: Plan | None = None
     is_tried_again: bool = False
 
     @property
-    def step(self) -> StepPlan:
-        """The step."""
-        return self.plan.steps[0]
+    def sandbox_name(self) -> str:
+        """What its sandbox is called."""
+        return names.operated_name(str(self.step_run_id))
 
     def tags(self, step: str | None) -> dict[str, str]:
         """The tags of its sandbox."""
-        ours = {names.TAG_STEP_RUN_ID: str(self.step_run_id)}
-        return {**_tags(super().tags(step), self.operator), **ours}
-
-    def step_request(
-        self, step: StepPlan, host_command: tuple[str, ...], task_run_id: UUID, attempt: int, sandbox: int
-    ) -> SandboxRequest:
-        """Its sandbox: the same name however often it is asked for."""
-        return SandboxRequest(
-            name=names.operated_name(str(self.step_run_id)),
-            app=names.app_name(self.plan.pipeline),
-            command=self.command or host_command,
-            spec=step.sandbox,
-            environment=self.environment,
-            secret_environment=self.secret_environment,
-            tags={**dict(step.sandbox.tags), **self.tags(step.name)},
-        )
+        return _tags(super().tags(step), self.operator)
 
 
 @dataclass(frozen=True)

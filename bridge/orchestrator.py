@@ -24,13 +24,15 @@ from zenml.utils import source_utils
 
 from bridge import ahead, ignored, names, tracing
 from bridge.errors import BridgeError
+from bridge.layers import ComponentSettings
 from bridge.local import local_environment
+from bridge.one_sandbox import refuse_images
 from bridge.plan import Plan
 from bridge.run_status import bind_run
 from bridge.said_once import SaidOnce
 from bridge.sandbox_metadata import sandbox_metadata
 from bridge.settings import ModalPrefectOrchestratorConfig, ModalPrefectOrchestratorSettings
-from bridge.translate import NewSnapshot, Translation, refuse_images, translate
+from bridge.translate import NewSnapshot, Translation, translate
 from bridge.validation import check_stack, modal_builds, refuse_run
 
 if TYPE_CHECKING:
@@ -184,23 +186,17 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
         return self._translate(snapshot, "").settings
 
     def _translate(self, snapshot: PipelineSnapshotResponse | NewSnapshot, stack_name: str) -> Translation:
-        component = self._component_settings()
+        component = ComponentSettings.of(self.config)
         translation = translate(snapshot, component=component, component_name=self.name, stack_name=stack_name)
         refuse_run(translation.settings, self.config.work_pool)
         return translation
-
-    def _component_settings(self) -> dict[str, object]:
-        # Only what the component sets, since its defaults aren't its wishes; and no token: reading one that is a
-        # reference to a secret asks the server for it.
-        settings = self.config.model_fields_set & set(ModalPrefectOrchestratorSettings.model_fields)
-        return {**{name: getattr(self.config, name) for name in settings}, "runner": self.config.runner}
 
     def layer(self, snapshot: PipelineSnapshotResponse, root: PipelineSnapshotResponse | None = None) -> Layer:
         """What lies beneath the settings of a step of a dynamic pipeline; ``root`` is the one that is run, where
         ``snapshot`` may be that of a child pipeline."""
         from bridge.isolated import Layer
 
-        component, configuration = self._component_settings(), snapshot.pipeline_configuration
+        component, configuration = ComponentSettings.of(self.config), snapshot.pipeline_configuration
         if root is None or root.id == snapshot.id:
             return Layer(component, self.name, configuration)
         return Layer(component, self.name, root.pipeline_configuration, configuration)

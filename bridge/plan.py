@@ -8,6 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Literal
+
+RunnerKind = Literal["modal", "process"]
+"""Where the sandboxes of a stack's component run: on Modal, or as processes of this machine."""
 
 
 class Mode(str, Enum):

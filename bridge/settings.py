@@ -18,6 +18,7 @@ from zenml.utils.secret_utils import SecretField
 
 from bridge.checks import checked, decoded, refuse_half_a_token, translated
 from bridge.errors import InvalidSettings
+from bridge.plan import RunnerKind
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -57,7 +58,7 @@ class RunnerConfig(BaseModel):
                 written, fix = self.__dict__[name], "Make it with `zenml secret create`, or mend the reference"
                 raise InvalidSettings(name, written, str(error.args[0]), fix) from error
 
-    runner: Literal["modal", "process"] = Field(
+    runner: RunnerKind = Field(
         default="modal",
         description="`modal`, the default, or `process`: sandboxes are processes on this machine, nothing "
         "leaves it and no account is needed. Choose `process` for a laptop and for tests.",

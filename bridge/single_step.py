@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
+from uuid import UUID
 
 from zenml.config.step_configurations import StepConfiguration
 from zenml.models import PipelineSnapshotResponse
 
-from bridge import ignored
+from bridge import ignored, names
 from bridge.network import check_network
-from bridge.plan import FailureMode, Mode, Plan, Resources, StepPlan
+from bridge.plan import FailureMode, Mode, Plan, Resources, RunnerKind, StepPlan
 from bridge.resources import asked, with_gpu
+from bridge.run import Run
+from bridge.runners.base import SandboxRequest
 from bridge.settings import SandboxSettings
 from bridge.translate import sandbox_spec, texts
 
@@ -28,7 +32,46 @@ class Wishes(Generic[Settings]):
     warnings: tuple[str, ...] = ()
 
 
-def wishes(step: str, config: StepConfiguration, settings: Settings, runner: object) -> Wishes[Settings]:
+@dataclass(frozen=True)
+class SingleStepRun(Run, ABC):
+    """A run of which one step run is carried out, that somebody else has made.
+
+    ``command`` is that of a command step; None where the step is a Python function.
+    """
+
+    step_run_id: UUID
+    command: tuple[str, ...] | None
+
+    @property
+    def step(self) -> StepPlan:
+        """The step."""
+        return self.plan.steps[0]
+
+    @property
+    @abstractmethod
+    def sandbox_name(self) -> str:
+        """What its sandbox is called: the same however often it is asked for."""
+
+    def tags(self, step: str | None) -> dict[str, str]:
+        """The tags of its sandbox."""
+        return {**super().tags(step), names.TAG_STEP_RUN_ID: str(self.step_run_id)}
+
+    def step_request(
+        self, step: StepPlan, host_command: tuple[str, ...], task_run_id: UUID, attempt: int, sandbox: int
+    ) -> SandboxRequest:
+        """Its sandbox."""
+        return SandboxRequest(
+            name=self.sandbox_name,
+            app=names.app_name(self.plan.pipeline),
+            command=self.command or host_command,
+            spec=step.sandbox,
+            environment=self.environment,
+            secret_environment=self.secret_environment,
+            tags={**dict(step.sandbox.tags), **self.tags(step.name)},
+        )
+
+
+def wishes(step: str, config: StepConfiguration, settings: Settings, runner: RunnerKind) -> Wishes[Settings]:
     """What a step with these settings asks of this runner. Raises ``InvalidSettings`` for resources it can't have."""
     where = f"step {step}"
     given = config.settings.get("resources")

@@ -7,7 +7,6 @@ process that calls it, which may itself be a sandbox of any orchestrator, needs 
 from __future__ import annotations
 
 import os
-import time
 from collections import defaultdict
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, cast
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
 
     from bridge.image_builds import ImageBuilds
     from bridge.operated import OperatedRun
-    from bridge.operated_place import Place
+    from bridge.operated_place import Elsewhere
     from bridge.operating import Operating
     from bridge.plan import Plan
     from bridge.runners.base import Runner
@@ -68,9 +67,11 @@ class ModalPrefectStepOperator(BaseStepOperator):
     """Of the snapshot that was asked for last: with many steps it takes a while to make."""
 
     @cached_property
-    def _next_signs(self) -> dict[UUID, float]:
-        """By step run, when to say again that somebody waits for it."""
-        return {}
+    def _elsewhere(self) -> Elsewhere:
+        """The step runs that other processes began."""
+        from bridge.operated_place import Elsewhere
+
+        return Elsewhere(self.config, self.name, lambda: self._operations(Client().active_stack))
 
     @cached_property
     def _not_used(self) -> defaultdict[UUID, SaidOnce]:
@@ -281,12 +282,11 @@ class ModalPrefectStepOperator(BaseStepOperator):
         if operating is not None and operating.knows(step_run.id):
             outcome = operating.outcome(step_run.id)
             return ExecutionStatus.RUNNING if outcome is None else _OF_VERDICT[outcome.verdict]
-        return self._status_elsewhere(step_run)
+        return self._elsewhere.status(step_run)
 
     def cancel(self, step_run: StepRunResponse) -> None:
         """End the sandbox of a step run, which becomes stopped. Raises ``RunnerUnavailable``."""
         from bridge import step_runs
-        from bridge.operated_place import end_at
 
         operating = self._operating
         # Told first: a step that answers SIGTERM with an error of its own would be a failed one.
@@ -294,10 +294,7 @@ class ModalPrefectStepOperator(BaseStepOperator):
             step_runs.record_stopped(step_run.id)
             operating.cancel(step_run.id)
             return
-        # Asked even before: of one that has ended another one may be in its warm sandbox by now.
-        place, _ = self._place(step_run)
-        step_runs.record_stopped(step_run.id)
-        self._anybody().ask(lambda runner: end_at(runner, place))
+        self._elsewhere.cancel(step_run)
 
     def cleanup_step_submission(self, step_run: StepRunResponse) -> None:
         """End what is left of a step run: its sandbox, where nobody waits for it any more."""
@@ -308,60 +305,3 @@ class ModalPrefectStepOperator(BaseStepOperator):
         """Where a step runs, asked for in its sandbox."""
         sandbox = os.environ.get(names.ENV_MODAL_SANDBOX_ID)
         return {names.METADATA_SANDBOX_ID: sandbox} if sandbox else {}
-
-    def _anybody(self) -> Operating:
-        return self._operations(Client().active_stack)
-
-    def _place(self, step_run: StepRunResponse) -> tuple[Place, ModalPrefectStepOperatorSettings]:
-        """Where a step run is carried out, and the step's settings."""
-        from bridge.operated import wishes_of
-        from bridge.operated_place import Place
-
-        run = Client().get_pipeline_run(step_run.pipeline_run_id)
-        config = step_run.config
-        settings = wishes_of(step_run.name, config, self.config, self.name).settings
-        pipeline = run.pipeline.name if run.pipeline else ""
-        now = Client().get_run_step(step_run.id)
-        told = None if now.status.is_finished else now.run_metadata.get(names.METADATA_SANDBOX_ID)
-        place = Place(
-            names.app_name(pipeline),
-            names.operated_name(str(step_run.id)),
-            settings.modal_environment,
-            told if isinstance(told, str) else None,
-        )
-        return place, settings
-
-    def _wait_too(self, step_run: StepRunResponse, orphan_timeout: int) -> None:
-        """Say that somebody waits for a step run whose caller is gone: its sandbox would end itself for want of one."""
-        from bridge import lease, signs_of_life
-
-        now = time.monotonic()
-        if now < self._next_signs.get(step_run.id, now):
-            return
-        try:
-            signs_of_life.renew_step_run(step_run.project_id, step_run.id)
-        except Exception as error:
-            # It is said again the next time; the sandbox doesn't count the time in which it can't ask either.
-            logger.warning("ZenML couldn't be told that somebody waits: %s: %s", type(error).__name__, error)
-            return
-        self._next_signs[step_run.id] = now + lease.period(orphan_timeout)
-
-    def _status_elsewhere(self, step_run: StepRunResponse) -> ExecutionStatus:
-        """The status of a step run that another process began."""
-        from bridge import asks, step_runs
-        from bridge.operated_place import sandbox_at
-
-        place, settings = self._place(step_run)
-        if self._anybody().ask(lambda runner: sandbox_at(runner, place)) is not None:
-            self._wait_too(step_run, settings.orphan_timeout)
-            return ExecutionStatus.RUNNING
-        # Read after that: a sandbox that ended between the two has reported by now.
-        status = Client().get_run_step(step_run.id, hydrate=False).status
-        if status in (ExecutionStatus.STOPPING, ExecutionStatus.CANCELLING):
-            return ExecutionStatus.STOPPED  # ZenML publishes which of the two ends it is
-        if status.is_finished:
-            return asks.answer(status)
-        if status is not ExecutionStatus.RETRYING:
-            diagnosis = Diagnosis("The sandbox was lost", "Whoever started it has died, and it doesn't run any more")
-            step_runs.fail_step_run(step_run.id, diagnosis)
-        return ExecutionStatus.FAILED

@@ -6,9 +6,8 @@ What has no translation is refused by name; what is merely not used is said in `
 from __future__ import annotations
 
 import graphlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from zenml.config.pipeline_configurations import PipelineConfiguration
 from zenml.config.retry_config import StepRetryConfig
@@ -19,13 +18,11 @@ from zenml.orchestrators.utils import is_setting_enabled
 
 from bridge import network
 from bridge.errors import NotTranslatable
-from bridge.layers import Layers, Values
+from bridge.layers import ComponentSettings, Layers
+from bridge.one_sandbox import ReadStep, not_shared, one_image, shared_resources
 from bridge.plan import FailureMode, Mode, Plan, Resources, RetryPolicy, SandboxSpec, StepPlan, VolumeMount
-from bridge.resources import Asked, asked, of_pipeline, pools_not_used, with_gpu
+from bridge.resources import Asked, asked, pools_not_used, with_gpu
 from bridge.settings import ModalPrefectOrchestratorSettings, SandboxSettings
-
-if TYPE_CHECKING:
-    from zenml.config.build_configuration import BuildConfiguration
 
 PREFECT_MOST_RETRIES = 50
 """Prefect takes at most 50 retry delays (prefect/tasks.py: ``Can not configure more than 50 retry delays``)."""
@@ -34,14 +31,8 @@ PIPELINE_MOST_RETRIES = 1000
 LONGEST_DELAY = 365 * 86400
 """Seconds; a longer wait is a slip of the backoff, which multiplies."""
 
-_PLACED = ("cloud", "region", "modal_environment", "secrets", "volumes", *network.FIELDS)
-SHARED = ("timeout", "concurrency_limit", *_PLACED)
-"""Settings of a sandbox that steps which share one can't have each for itself."""
 NOT_DYNAMIC = ("execution_mode", "warm", "warm_idle_timeout")
 """Settings that mean nothing for a dynamic pipeline."""
-_TUNING = ("tags", "infrastructure_retries", "capacity_timeout", "stream_logs")
-"""The same, but a step loses nothing it relies on if the pipeline's value holds."""
-_SAME_IMAGE = "Give the steps the same DockerSettings, or run them with execution_mode='per_step'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +55,10 @@ class Translation:
     warnings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class _Read:
-    """One step as it was read: its plan, its own settings, and those that hold for it."""
-
-    plan: StepPlan
-    own: Values
-    settings: ModalPrefectOrchestratorSettings
-
-
 def translate(
     snapshot: PipelineSnapshotResponse | NewSnapshot,
     *,
-    component: Mapping[str, object],
+    component: ComponentSettings,
     component_name: str,
     stack_name: str,
 ) -> Translation:
@@ -85,7 +67,7 @@ def translate(
     Args:
         snapshot: The snapshot. ZenML's models ask the store for what they lack: hydrate it and
             its build before (``snapshot.build.get_metadata()``) where the store mustn't be asked.
-        component: The orchestrator's config as a mapping; only declared settings and ``runner`` are read.
+        component: What the orchestrator's config says; only declared settings are read.
         component_name: The orchestrator's name, under which ZenML keeps its settings.
         stack_name: The stack's name.
 
@@ -93,36 +75,42 @@ def translate(
     """
     configuration = snapshot.pipeline_configuration
     layers = Layers(component, component_name, configuration.settings)
-    if snapshot.is_dynamic:
-        return _dynamic(snapshot, stack_name, layers, component)
-    is_local = component.get("runner") == "process"
-    mode = Mode(layers.pipeline.execution_mode)
-    reader = _Reader(snapshot, layers, mode, is_local=is_local)
-    reader.check_network(layers.pipeline, "the pipeline")
-    steps = snapshot.step_configurations
+    settings = layers.pipeline
+    mode = Mode.DYNAMIC if snapshot.is_dynamic else Mode(settings.execution_mode)
+    reader = _Reader(snapshot, layers, mode, is_local=component.runner == "process")
+    reader.check_network(settings, "the pipeline")
+    planned = _dynamic if snapshot.is_dynamic else _static
+    plan, warnings = planned(snapshot, stack_name, layers, reader)
+    unread = (f"settings[{key!r}]: not used, the orchestrator is {component_name!r}." for key in layers.other_keys)
+    return Translation(plan, settings, (*reader.warnings, *unread, *warnings))
+
+
+def _static(
+    snapshot: PipelineSnapshotResponse | NewSnapshot, stack_name: str, layers: Layers, reader: _Reader
+) -> tuple[Plan, tuple[str, ...]]:
+    """The plan of a pipeline whose steps are known, with the one sandbox of `pipeline` mode; and its warnings."""
+    configuration, settings, steps = snapshot.pipeline_configuration, layers.pipeline, snapshot.step_configurations
     order = ordered({name: reader.upstream(step) for name, step in steps.items()}, configuration.name)
     read = [reader.read(name, steps[name]) for name in order]
     own = reader.asked("the pipeline", configuration.settings.get("resources"))
-    plan, warnings = _planned(snapshot, stack_name, layers.pipeline, own, read)
-    return Translation(plan, layers.pipeline, (*reader.warnings, *_stray(layers, component_name), *warnings))
-
-
-def _stray(layers: Layers, component_name: str) -> tuple[str, ...]:
-    return tuple(f"settings[{key!r}]: not used, the orchestrator is {component_name!r}." for key in layers.other_keys)
+    sandbox = SandboxSpec()
+    command: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    if reader.mode is Mode.PIPELINE:
+        image = one_image(read, configuration.steps_to_skip)
+        resources, larger = shared_resources(own, texts(settings.gpu), read)
+        warnings = (*not_shared(read, settings), *larger)
+        sandbox = sandbox_spec(settings, resources, image)
+        command = (*_command("pipeline", snapshot, settings), *_machine(resources))
+    plan = _plan(snapshot, stack_name, settings, reader.mode, sandbox, command, [step.plan for step in read])
+    return plan, warnings
 
 
 def _dynamic(
-    snapshot: PipelineSnapshotResponse | NewSnapshot,
-    stack_name: str,
-    layers: Layers,
-    component: Mapping[str, object],
-) -> Translation:
+    snapshot: PipelineSnapshotResponse | NewSnapshot, stack_name: str, layers: Layers, reader: _Reader
+) -> tuple[Plan, tuple[str, ...]]:
     """The orchestration of a dynamic pipeline: what its steps ask for is known once they are called."""
-    configuration, settings = snapshot.pipeline_configuration, layers.pipeline
-    is_local = component.get("runner") == "process"
-    reader = _Reader(snapshot, layers, Mode.DYNAMIC, is_local=is_local)
-    where = "the pipeline"
-    reader.check_network(settings, where)
+    configuration, settings, where = snapshot.pipeline_configuration, layers.pipeline, "the pipeline"
     own = with_gpu(reader.asked(where, configuration.settings.get("resources")), texts(settings.gpu), where)
     for name, step in snapshot.step_configurations.items():  # those in `depends_on`: the others are known once called
         of_step = layers.of(name, layers.own(name, step))
@@ -130,30 +118,61 @@ def _dynamic(
             wanted = reader.asked(f"step {name}", step.config.settings.get("resources"))
             with_gpu(wanted, texts(of_step.gpu), f"step {name}")
     built = snapshot.build.images.get(ORCHESTRATOR_DOCKER_IMAGE_KEY) if snapshot.build else None
-    image = built.image if built else None
-    command = ["dynamic", "--snapshot-id", str(snapshot.id)]
-    if settings.max_parallelism is not None:
-        command += ["--max-parallelism", str(settings.max_parallelism)]
-    plan = Plan(
+    sandbox = sandbox_spec(settings, own, built.image if built else None)
+    plan = _plan(snapshot, stack_name, settings, reader.mode, sandbox, _command("dynamic", snapshot, settings))
+    unused = [field for field in NOT_DYNAMIC if field in settings.model_fields_set]
+    return plan, tuple(f"{field}: not used, the pipeline is dynamic." for field in unused)
+
+
+def _plan(
+    snapshot: PipelineSnapshotResponse | NewSnapshot,
+    stack_name: str,
+    settings: ModalPrefectOrchestratorSettings,
+    mode: Mode,
+    sandbox: SandboxSpec,
+    command: tuple[str, ...],
+    steps: Sequence[StepPlan] = (),
+) -> Plan:
+    configuration = snapshot.pipeline_configuration
+    return Plan(
         pipeline=configuration.name,
         snapshot_id=str(snapshot.id),
         stack=stack_name,
-        mode=Mode.DYNAMIC,
+        mode=mode,
         failure_mode=FailureMode(configuration.execution_mode.value),
-        steps=(),
+        steps=tuple(steps),
         max_parallelism=settings.max_parallelism,
-        warm=False,
+        warm=settings.warm and mode is not Mode.DYNAMIC,
+        warm_idle_timeout=settings.warm_idle_timeout,
         orphan_timeout=settings.orphan_timeout,
         create_rate=settings.create_rate,
-        sandbox=sandbox_spec(settings, own, image),
-        command=tuple(command),
+        sandbox=sandbox,
+        command=command,
         infrastructure_retries=settings.infrastructure_retries,
         concurrency_limit=settings.concurrency_limit,
         stream_logs=settings.stream_logs,
     )
-    unused = [field for field in NOT_DYNAMIC if field in settings.model_fields_set]
-    warnings = tuple(f"{field}: not used, the pipeline is dynamic." for field in unused)
-    return Translation(plan, settings, (*reader.warnings, *_stray(layers, layers.name), *warnings))
+
+
+def _command(
+    program: str, snapshot: PipelineSnapshotResponse | NewSnapshot, settings: ModalPrefectOrchestratorSettings
+) -> tuple[str, ...]:
+    """The command in the one sandbox of a run."""
+    command = (program, "--snapshot-id", str(snapshot.id))
+    most = settings.max_parallelism
+    return command if most is None else (*command, "--max-parallelism", str(most))
+
+
+def _machine(resources: Resources) -> tuple[str, ...]:
+    """What the command is told of the machine that it shares out among the steps."""
+    told: list[str] = []
+    if resources.cpu is not None:
+        told += ["--cpu", str(resources.cpu)]
+    if resources.memory is not None:
+        told += ["--memory", str(resources.memory)]
+    if resources.gpu is not None:
+        told += ["--gpus", str(resources.gpu.count)]
+    return tuple(told)
 
 
 def ordered(upstream: Mapping[str, Sequence[str]], pipeline: str) -> list[str]:
@@ -226,13 +245,13 @@ class _Reader:
         self._left_out = configuration.steps_to_skip - snapshot.step_configurations.keys()
         self._layers = layers
         self._most_retries = PREFECT_MOST_RETRIES if mode is Mode.PER_STEP else PIPELINE_MOST_RETRIES
-        self._mode = mode
+        self.mode = mode
         self._is_local = is_local
         self._built = snapshot.build.images if snapshot.build else {}
         self._specs: dict[tuple[int, Resources, str | None], SandboxSpec] = {}
         self.warnings: list[str] = []
 
-    def read(self, name: str, step: Step) -> _Read:
+    def read(self, name: str, step: Step) -> ReadStep:
         config = step.config
         if name == "--":
             raise NotTranslatable(
@@ -271,7 +290,7 @@ class _Reader:
             stream_logs=values["stream_logs"],
             infrastructure_retries=values["infrastructure_retries"],
         )
-        return _Read(plan, own, settings)
+        return ReadStep(plan, own, settings)
 
     def upstream(self, step: Step) -> tuple[str, ...]:
         """The steps that a step waits for, each once."""
@@ -287,7 +306,7 @@ class _Reader:
         if resources is None:
             return Asked()
         values: dict[str, object] = dict(resources)  # type: ignore[call-overload]
-        if self._mode is not Mode.DYNAMIC:
+        if self.mode is not Mode.DYNAMIC:
             self.warnings += pools_not_used(values, where)
         return asked(values, where)
 
@@ -309,7 +328,7 @@ class _Reader:
             raise NotTranslatable(
                 f"retry.max_retries of step {name}",
                 retry.max_retries,
-                f"in {self._mode.value} mode a step is tried again at most {self._most_retries} times",
+                f"in {self.mode.value} mode a step is tried again at most {self._most_retries} times",
                 f"Write StepRetryConfig(max_retries={self._most_retries}) or less",
             )
         delays = retry_delays(retry)
@@ -324,68 +343,6 @@ class _Reader:
 
 
 _NO_RETRY = RetryPolicy()
-
-
-def _planned(
-    snapshot: PipelineSnapshotResponse | NewSnapshot,
-    stack_name: str,
-    settings: ModalPrefectOrchestratorSettings,
-    own: Asked,
-    read: Sequence[_Read],
-) -> tuple[Plan, tuple[str, ...]]:
-    """Put the plan together, with the one sandbox of `pipeline` mode."""
-    configuration = snapshot.pipeline_configuration
-    mode = Mode(settings.execution_mode)
-    sandbox = SandboxSpec()
-    command: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
-    if mode is Mode.PIPELINE:
-        image = _one_image(read, configuration.steps_to_skip)
-        resources, larger = _shared_resources(own, settings, read)
-        warnings = (*_not_shared(read, settings), *larger)
-        sandbox = sandbox_spec(settings, resources, image)
-        command = _pipeline_command(str(snapshot.id), settings.max_parallelism, resources)
-    plan = Plan(
-        pipeline=configuration.name,
-        snapshot_id=str(snapshot.id),
-        stack=stack_name,
-        mode=mode,
-        failure_mode=FailureMode(configuration.execution_mode.value),
-        steps=tuple(step.plan for step in read),
-        max_parallelism=settings.max_parallelism,
-        warm=settings.warm,
-        warm_idle_timeout=settings.warm_idle_timeout,
-        orphan_timeout=settings.orphan_timeout,
-        create_rate=settings.create_rate,
-        sandbox=sandbox,
-        command=command,
-        infrastructure_retries=settings.infrastructure_retries,
-        concurrency_limit=settings.concurrency_limit,
-        stream_logs=settings.stream_logs,
-    )
-    return plan, warnings
-
-
-def _shared_resources(
-    own: Asked, settings: ModalPrefectOrchestratorSettings, read: Sequence[_Read]
-) -> tuple[Resources, tuple[str, ...]]:
-    in_it = [step.plan for step in read if not step.plan.step_operator]
-    if not in_it:  # what the pipeline asks for is meant for the machines of its step operators
-        return Resources(), ()
-    return of_pipeline(own, texts(settings.gpu), [(plan.name, plan.sandbox.resources) for plan in in_it])
-
-
-def _pipeline_command(snapshot_id: str, most: int | None, resources: Resources) -> tuple[str, ...]:
-    command = ["pipeline", "--snapshot-id", snapshot_id]
-    if most is not None:
-        command += ["--max-parallelism", str(most)]
-    if resources.cpu is not None:
-        command += ["--cpu", str(resources.cpu)]
-    if resources.memory is not None:
-        command += ["--memory", str(resources.memory)]
-    if resources.gpu is not None:
-        command += ["--gpus", str(resources.gpu.count)]
-    return tuple(command)
 
 
 def sandbox_spec(settings: SandboxSettings, resources: Resources, image: str | None) -> SandboxSpec:
@@ -406,72 +363,6 @@ def sandbox_spec(settings: SandboxSettings, resources: Resources, image: str | N
         outbound_domains=tuple(sorted(values["outbound_domain_allowlist"])),
         tags=tuple(sorted(values["tags"].items())),
     )
-
-
-def _one_image(read: Sequence[_Read], skipped: Collection[str]) -> str | None:
-    """The image that all steps have. Raises ``NotTranslatable`` if they have more than one."""
-    plans = [step.plan for step in read]
-    # A step operator brings an image of its own; none is built for what a replay skips.
-    in_it = [plan for plan in plans if not plan.step_operator and plan.name not in skipped]
-    if not in_it:
-        return next((plan.sandbox.image for plan in plans if plan.sandbox.image), None)
-    examples = {plan.sandbox.image: plan.name for plan in reversed(in_it)}
-    if len(examples) > 1:
-        raise NotTranslatable(
-            "image",
-            {f"step {name}": image for image, name in sorted(examples.items(), key=str)},
-            "in pipeline mode all steps share one sandbox, which has one image",
-            _SAME_IMAGE,
-        )
-    return next(iter(examples))
-
-
-def refuse_images(plan: Plan, builds: Sequence[BuildConfiguration], unused: Collection[str] = ()) -> None:
-    """Raise ``NotTranslatable`` if the one sandbox of `pipeline` mode would need several of these images.
-
-    ``unused`` are fields of ``DockerSettings`` that whoever builds them doesn't use.
-    """
-    if plan.mode is not Mode.PIPELINE:
-        return
-    settings = {build.step_name: vars(build.settings) for build in builds}  # see `_Reader.read`
-    in_it = [step.name for step in plan.steps if not step.step_operator]
-    for name in in_it[1:]:
-        one, other = (settings[step] if step in settings else settings[None] for step in (in_it[0], name))
-        if differing := _differing(one, other, unused):
-            raise NotTranslatable(
-                f"DockerSettings of step {name}",
-                differing,
-                f"step {in_it[0]} has others, and in pipeline mode all steps share one sandbox, which has one image",
-                _SAME_IMAGE,
-            )
-
-
-def _differing(one: Mapping[str, object], other: Mapping[str, object], unused: Collection[str]) -> list[str]:
-    """The fields in which two ``DockerSettings`` differ, if those make different images."""
-    without_build = one["skip_build"] and other["skip_build"]
-    fields = {"parent_image"} if without_build else one.keys() - {"prevent_build_reuse", *unused}
-    return sorted(field for field in fields if one[field] != other[field])
-
-
-def _not_shared(read: Sequence[_Read], settings: ModalPrefectOrchestratorSettings) -> tuple[str, ...]:
-    """Refuse what steps that share a sandbox can't have each for itself; warn of what they needn't have."""
-    warnings = []
-    for step in read:
-        for field in step.own:
-            value, pipeline_value = getattr(step.settings, field), getattr(settings, field)
-            if value == pipeline_value:
-                continue
-            where = f"{field} of step {step.plan.name}"
-            if field in SHARED:
-                raise NotTranslatable(
-                    where,
-                    value,
-                    "in pipeline mode all steps share one sandbox",
-                    f"Set {field} on the pipeline, or run the steps with execution_mode='per_step'",
-                )
-            if field in _TUNING:
-                warnings.append(f"{where}={value!r}: not used, in pipeline mode that of the pipeline holds.")
-    return tuple(warnings)
 
 
 def texts(value: str | list[str] | None) -> tuple[str, ...]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
+from bridge.plan import RunnerKind
 from bridge.runners.base import OUTAGE_SECONDS, Runner
 from bridge.runners.registry import Registry
 
 
 def create(
-    kind: Literal["modal", "process"],
+    kind: RunnerKind,
     *,
     token_id: str | None = None,
     token_secret: str | None = None,

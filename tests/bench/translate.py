@@ -10,6 +10,7 @@ import time
 
 from zenml.models import PipelineSnapshotResponse
 
+from bridge.layers import ComponentSettings
 from bridge.translate import translate
 from tests.unit.snapshots import NAME, StepInput, snapshot
 
@@ -44,7 +45,7 @@ def seconds(of: PipelineSnapshotResponse, repeats: int = 3) -> float:
     gc.freeze()  # else the collector walks through the input, which is far larger than the plan, and is measured
     for _ in range(repeats):
         begin = time.process_time()
-        translate(of, component={}, component_name=NAME, stack_name="bench")
+        translate(of, component=ComponentSettings({}), component_name=NAME, stack_name="bench")
         best = min(best, time.process_time() - begin)
     gc.unfreeze()
     return best

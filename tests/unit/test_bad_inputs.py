@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bridge.errors import InvalidSettings
+from bridge.layers import ComponentSettings
 from bridge.settings import ModalPrefectOrchestratorConfig, ModalPrefectOrchestratorSettings
 from bridge.translate import translate
 from tests.unit import bad_inputs
@@ -27,7 +28,7 @@ def run(case: BadInput) -> None:
             dynamic=case.dynamic,
             images=case.images,
         ),
-        component=component.model_dump(exclude_unset=True),
+        component=ComponentSettings.of(component),
         component_name=NAME,
         stack_name="stack",
     )
@@ -59,7 +60,7 @@ def test_translation_refuses_what_ZenML_let_through(case: BadInput) -> None:
             settings={"execution_mode": "per_step", **(case.settings if on_pipeline else {})},
         )
         with pytest.raises(InvalidSettings) as caught:
-            translate(stored, component={}, component_name=NAME, stack_name="stack")
+            translate(stored, component=ComponentSettings({}), component_name=NAME, stack_name="stack")
         message = str(caught.value)
         for fragment in (*case.says, "of the pipeline" if on_pipeline else "of step train"):
             assert fragment in message

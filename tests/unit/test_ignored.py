@@ -9,6 +9,7 @@ import pytest
 from zenml.config import DockerSettings
 
 from bridge import ignored
+from bridge.layers import ComponentSettings
 from bridge.settings import ModalPrefectOrchestratorConfig, SandboxSettings
 from bridge.translate import translate
 from tests.unit.snapshots import NAME, StepInput, snapshot
@@ -25,7 +26,7 @@ def said(
 ) -> tuple[str, ...]:
     config = ModalPrefectOrchestratorConfig(**component)
     made = snapshot(steps, settings=settings, **more)
-    plan = translate(made, component={**component}, component_name=NAME, stack_name="s").plan
+    plan = translate(made, component=ComponentSettings.of(config), component_name=NAME, stack_name="s").plan
     return ignored.of_run(made, plan, config)
 
 

@@ -29,7 +29,7 @@ NO_PREFECT = [
     *("isolated.py", "asks.py"),
     # What a step operator needs where it is called from.
     *("step_operator.py", "operated.py", "operating.py", "step.py", "run.py", "warm.py", "warm_step.py"),
-    *("open_run.py", "zenml_calls.py", "step_records.py", "cache_lookup.py"),
+    *("open_run.py", "zenml_calls.py", "step_records.py", "cache_lookup.py", "one_sandbox.py"),
 ]
 LAZY = ["bridge", "bridge.plan", "bridge.outcome", "bridge.names", "bridge.errors", "bridge.ready", "bridge.ownership"]
 

@@ -14,14 +14,19 @@ from bridge import names
 from bridge.asks import answer
 from bridge.errors import InvalidSettings, RunNotPossible
 from bridge.isolated import Layer, check_inline, image_of, plan_of, unused_of_child, wishes_of
-from bridge.plan import FailureMode, Gpu, Mode, Resources
+from bridge.layers import ComponentSettings
+from bridge.plan import FailureMode, Gpu, Mode, Resources, RunnerKind
 from bridge.translate import translate
 from tests.unit.snapshots import NAME, SNAPSHOT_ID, StepInput, snapshot
 
 
-def translated(settings: Mapping[str, Any], component: Mapping[str, Any] | None = None, **rest: Any) -> Any:
+def translated(
+    settings: Mapping[str, Any], component: Mapping[str, Any] | None = None, runner: RunnerKind = "modal", **rest: Any
+) -> Any:
     dynamic = snapshot({"template": StepInput()}, settings=settings, dynamic=True, **rest)
-    return translate(dynamic, component=component or {}, component_name=NAME, stack_name="prod")
+    return translate(
+        dynamic, component=ComponentSettings(component or {}, runner), component_name=NAME, stack_name="prod"
+    )
 
 
 def test_the_orchestration() -> None:
@@ -41,7 +46,7 @@ def test_the_orchestration() -> None:
 
 
 def test_what_a_dynamic_pipeline_does_not_use_is_said() -> None:
-    warnings = translated({"execution_mode": "per_step"}, {"warm": True, "runner": "process"}).warnings
+    warnings = translated({"execution_mode": "per_step"}, {"warm": True}, "process").warnings
     assert warnings == (
         "execution_mode: not used, the pipeline is dynamic.",
         "warm: not used, the pipeline is dynamic.",
@@ -51,7 +56,7 @@ def test_what_a_dynamic_pipeline_does_not_use_is_said() -> None:
 def called(step: StepInput, pipeline: Mapping[str, Any] | None = None, **rest: Any) -> tuple[Any, Layer, Any]:
     """A step as ZenML has compiled it when it is called: its configuration holds the pipeline's too."""
     made = snapshot({"train": step}, settings=pipeline or {}, dynamic=True, **rest)
-    layer = Layer({"region": "us-east"}, NAME, made.pipeline_configuration)
+    layer = Layer(ComponentSettings({"region": "us-east"}), NAME, made.pipeline_configuration)
     return made.step_configurations["train"].config, layer, made
 
 
@@ -158,7 +163,7 @@ def test_what_the_root_has_for_its_children_too(field: str, value: Any) -> None:
 def local(called: tuple[Any, Layer]) -> tuple[Any, Layer]:
     """The same on local processes."""
     config, layer = called
-    return config, replace(layer, component={**layer.component, "runner": "process"})
+    return config, replace(layer, component=replace(layer.component, runner="process"))
 
 
 UNUSED_OF_CHILDREN: dict[str, tuple[Any, str]] = {
@@ -249,7 +254,7 @@ def test_a_place_in_a_resource_pool_is_zenmls_to_find() -> None:
     config, layer, _ = called(in_pool)
     assert wishes_of("train", config, layer).warnings == ()
     dynamic = snapshot({"template": in_pool}, resources={"gpu_class": "big"}, dynamic=True)
-    assert translate(dynamic, component={}, component_name=NAME, stack_name="prod").warnings == ()
+    assert translate(dynamic, component=ComponentSettings({}), component_name=NAME, stack_name="prod").warnings == ()
 
 
 def test_each_step_run_is_a_task_run_and_a_sandbox_of_its_own() -> None:

@@ -20,6 +20,7 @@ from bridge.errors import NotTranslatable
 from bridge.host import __main__ as host
 from bridge.host import wire
 from bridge.host.entrypoint import StepEntrypoint, arguments_for
+from bridge.layers import ComponentSettings
 from bridge.limits import LimitMissing
 from bridge.plan import SandboxSpec
 from bridge.runners.base import SandboxRequest
@@ -69,7 +70,7 @@ def test_a_step_stays_one_argument_of_zenmls_entrypoint(step: str) -> None:
 def test_the_one_name_that_no_command_line_takes() -> None:
     made = snapshot({"--": StepInput()}, settings={"orchestrator": {"execution_mode": "per_step"}})
     with pytest.raises(NotTranslatable, match=r"'--'.*end of all options.*something else"):
-        translate(made, component={}, component_name="orchestrator", stack_name="stack")
+        translate(made, component=ComponentSettings({}), component_name="orchestrator", stack_name="stack")
 
 
 @given(NAMES, st.dictionaries(st.text(max_size=5), NAMES, max_size=3))

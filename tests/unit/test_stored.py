@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from zenml.models import PipelineSnapshotResponse
 
+from bridge.layers import ComponentSettings
 from bridge.plan import Plan
 from bridge.translate import translate
 from tests.unit.snapshots import NAME, StepInput, snapshot
@@ -45,7 +46,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def plan(of: PipelineSnapshotResponse) -> Plan:
-    translated = translate(of, component={}, component_name=NAME, stack_name="prod")
+    translated = translate(of, component=ComponentSettings({}), component_name=NAME, stack_name="prod")
     return translated.plan
 
 

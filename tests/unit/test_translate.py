@@ -15,8 +15,10 @@ from zenml.config.build_configuration import BuildConfiguration
 from zenml.config.retry_config import StepRetryConfig
 
 from bridge.errors import NotTranslatable
+from bridge.layers import ComponentSettings
+from bridge.one_sandbox import refuse_images
 from bridge.plan import FailureMode, Gpu, Mode, Plan, Resources, RetryPolicy, VolumeMount
-from bridge.translate import LONGEST_DELAY, Translation, ordered, refuse_images, retry_delays, translate
+from bridge.translate import LONGEST_DELAY, Translation, ordered, retry_delays, translate
 from tests.bench.translate import chain, seconds
 from tests.unit.snapshots import NAME, SNAPSHOT_ID, StepInput, snapshot
 
@@ -31,7 +33,10 @@ def translated(
     **rest: Any,
 ) -> Translation:
     return translate(
-        snapshot(steps, settings=settings, **rest), component=component or {}, component_name=NAME, stack_name="prod"
+        snapshot(steps, settings=settings, **rest),
+        component=ComponentSettings(component or {}),
+        component_name=NAME,
+        stack_name="prod",
     )
 
 
@@ -178,7 +183,7 @@ def test_every_setting_of_a_run_arrives() -> None:
 def test_no_token_comes_near_a_plan() -> None:
     result = translated(
         {"train": StepInput()},
-        component={"token_id": "ak-1", "token_secret": "as-secret", "prefect_api_key": "pnu-1", "runner": "modal"},
+        component={"token_id": "ak-1", "token_secret": "as-secret", "prefect_api_key": "pnu-1"},
     )
     for told in ("ak-1", "as-secret", "pnu-1"):
         assert told not in repr(result)
@@ -512,7 +517,7 @@ def test_names_may_be_anything() -> None:
 def test_planning_asks_nobody_and_opens_nothing() -> None:
     """Python itself tells of every file, process and connection: none while a plan is made."""
     stored = chain(20, kinds=20)
-    given = {"component": {"runner": "modal"}, "component_name": NAME, "stack_name": "prod"}
+    given = {"component": ComponentSettings({}), "component_name": NAME, "stack_name": "prod"}
     expected = translate(stored, **given)  # imports what it imports at its first call
     told: list[str] = []
     listening = True
