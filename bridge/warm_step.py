@@ -23,6 +23,8 @@ from bridge.runners.lines import LineAssembler
 
 OUTAGE_SECONDS = 600.0
 """How long a host in a running sandbox may be out of reach before its step counts as lost."""
+_HEALTHY_SECONDS = 10.0
+"""A call that its host has taken, and that lasted longer, was in order: the step had nothing to say."""
 DRAIN_SECONDS = 5.0
 """How long a host that has ended may still be speaking."""
 _BATCHES = 64
@@ -136,6 +138,8 @@ class WarmStep:
         self._lines: asyncio.Queue[list[OutputLine] | None] = asyncio.Queue(_BATCHES)
         self._assemblers = {wire.STDOUT: LineAssembler("stdout"), wire.STDERR: LineAssembler("stderr")}
         self._position = 0
+        self._taken: float | None = None
+        """When its host has answered the call that is on, by ``time.monotonic``; None while it hasn't."""
         self._caught_up = asyncio.Event()
         """Set once everything is read that its host had when it was asked, or nothing more can be."""
         self._following = asyncio.ensure_future(self._follow())
@@ -206,7 +210,7 @@ class WarmStep:
         trouble = ""
         since = time.monotonic()
         while True:
-            before = self._position
+            before, self._taken = self._position, None
             try:
                 end = await self._ask()
                 if end is not None:
@@ -215,12 +219,16 @@ class WarmStep:
                 trouble = str(error)
             if self._host.failed:
                 return await self._without_sandbox()
-            if self._position > before:
+            if self._position > before or self._was_held():
                 since = time.monotonic()
             if time.monotonic() - since > self._outage:
                 await self._end_sandbox()
                 return SandboxEnd(End.LOST, detail=f"its step host can't be reached: {trouble}")
             await asyncio.wait({self._host.ended}, timeout=1.0)
+
+    def _was_held(self) -> bool:
+        """Whether the host was in reach in the call that broke off; one that breaks off at once each time isn't."""
+        return self._taken is not None and time.monotonic() - self._taken > min(_HEALTHY_SECONDS, self._outage)
 
     async def _end_sandbox(self) -> None:
         """End it, and wait for that: the step may still run in it, and another sandbox would run it twice."""
@@ -249,6 +257,7 @@ class WarmStep:
                 if frame.kind == wire.REFUSED:
                     return SandboxEnd(End.LOST, detail=f"its step host refused it: {frame.body.decode()}")
                 if frame.kind == wire.ACCEPTED:
+                    self._taken = time.monotonic()
                     written, over = frame.position, frame.body == wire.OVER
                 else:
                     await self._take(frame)
