@@ -68,9 +68,13 @@ class Shell:
         self.process = await asyncio.create_subprocess_shell(attempt.step, stdout=streams.stdout)
         return self
     async def wait(self):
-        return await self.process.wait()
+        code = await self.process.wait()
+        if os.path.exists("unkillable"):
+            await asyncio.Event().wait()
+        return code
     def signal(self, number):
-        self.process.send_signal(number)
+        if self.process.returncode is None:
+            self.process.send_signal(number)
     async def close(self):
         pass
 
@@ -87,7 +91,7 @@ async def main():
 asyncio.run(main())
 """
 """The step host, whose steps are shell commands: this sandbox has no ZenML to talk to. It breaks down at
-SIGUSR1."""
+SIGUSR1, and never hears of the end of a step that has made a file `unkillable`."""
 
 
 @pytest.fixture
@@ -162,6 +166,23 @@ async def test_a_host_that_breaks_down_loses_its_step(cloud: LoopbackModal) -> N
         assert end == SandboxEnd(End.LOST, detail="its step host ended with exit code 5: so it ends")
         assert not step.leaves_it_fit
         assert (cloud.sandbox(sandbox.id).exit_code, host.failed) == (5, True)
+
+
+async def test_a_step_that_not_even_its_host_can_end_costs_its_timeout_and_little_more(cloud: LoopbackModal) -> None:
+    """Its process hangs in the kernel, with a network's file system or a GPU: the sandbox goes."""
+    socket = names.host_socket("host")
+    script = HOST.format(socket=socket)
+    asked = SandboxRequest(name="host", app="zenml-lab", command=("python", "-c", script, PACKAGE_PATH), spec=SPEC)
+    async with ModalRunner(create_rate=100) as runner:
+        host = WarmHost(runner.start(asked), socket)
+        sandbox = await host.made
+        call = HostCall(socket, Call("key", "touch unkillable; echo it hangs; exec sleep 600", timeout=1.0))
+        step = WarmStep(runner, host, sandbox, call, overdue=5.0)
+        assert [line.text async for line in step.output()] == ["it hangs"]
+        end = await step.wait()
+        assert end.end is End.TIMED_OUT, end
+        assert not step.leaves_it_fit
+        assert cloud.sandbox(sandbox.id).status == "terminated"
 
 
 BOXES = 5

@@ -15,6 +15,7 @@ from bridge.runners.scripted import ScriptedRunner, Stage
 from bridge.warm_step import WarmHost, WarmStep
 
 OUTAGE = 0.3
+OVERDUE = 0.3
 OK = SandboxEnd(End.EXITED, 0)
 
 Host = Callable[[int], AsyncIterator[bytes]]
@@ -55,9 +56,10 @@ class Calling(ScriptedRunner):
         raise AssertionError("nobody has asked for it")
 
 
-async def begun(runner: Calling) -> WarmStep:
+async def begun(runner: Calling, timeout: float | None = None) -> WarmStep:
     host = WarmHost(runner.start(SandboxRequest("host", "app", ("host",))), "socket")
-    return WarmStep(runner, host, await host.made, HostCall("socket", Call("key", "step")), outage=OUTAGE)
+    call = HostCall("socket", Call("key", "step", timeout=timeout))
+    return WarmStep(runner, host, await host.made, call, outage=OUTAGE, overdue=OVERDUE)
 
 
 async def test_a_connection_that_was_held_for_long_and_breaks_is_no_outage() -> None:
@@ -86,3 +88,92 @@ async def test_a_host_that_breaks_off_at_once_whenever_it_is_asked_is_out_of_rea
         end = await (await begun(runner)).wait()
         assert end == SandboxEnd(End.LOST, detail="its step host can't be reached: the connection broke")
         assert runner.calls > 1
+
+
+async def test_a_host_that_never_tells_of_its_step_s_end_is_ended() -> None:
+    """Its step's time was over long ago: nobody waits until the sandbox's own is."""
+
+    async def host(call: int) -> AsyncIterator[bytes]:
+        yield ACCEPTED
+        await asyncio.Event().wait()
+
+    async with Calling(host) as runner:
+        step = await begun(runner, timeout=0.2)
+        end = await asyncio.wait_for(step.wait(), timeout=20)
+        assert (end.end, "after 0.2 s" in end.detail) == (End.TIMED_OUT, True)
+        assert (step.leaves_it_fit, await runner.running({})) == (False, [])
+        assert runner.calls == 2, "it is asked once more before"
+
+
+async def test_a_connection_that_died_without_a_word_costs_nothing() -> None:
+    async def host(call: int) -> AsyncIterator[bytes]:
+        yield ACCEPTED
+        if call == 1:
+            await asyncio.Event().wait()
+        yield ENDED
+
+    async with Calling(host) as runner:
+        step = await begun(runner, timeout=0.2)
+        assert await asyncio.wait_for(step.wait(), timeout=20) == OK
+        assert step.leaves_it_fit
+
+
+async def test_a_host_that_never_answers_is_ended() -> None:
+    """The step has not begun: it goes elsewhere."""
+
+    async def host(call: int) -> AsyncIterator[bytes]:
+        await asyncio.Event().wait()
+        yield ACCEPTED
+
+    async with Calling(host) as runner:
+        end = await asyncio.wait_for((await begun(runner)).wait(), timeout=20)
+        assert end == SandboxEnd(End.LOST, detail="its step host doesn't answer")
+        assert await runner.running({}) == []
+
+
+async def test_a_step_without_a_limit_may_be_silent_for_ever() -> None:
+    going_on = asyncio.Event()
+
+    async def host(call: int) -> AsyncIterator[bytes]:
+        yield ACCEPTED
+        await going_on.wait()
+        yield ENDED
+
+    async with Calling(host) as runner:
+        step = await begun(runner)
+        await asyncio.wait({asyncio.ensure_future(step.wait())}, timeout=3 * (OUTAGE + OVERDUE))
+        going_on.set()
+        assert await step.wait() == OK
+
+
+async def test_what_came_to_its_end_out_of_reach_is_believed() -> None:
+    """The connection breaks before the step's time is over, and is there again long after."""
+
+    async def host(call: int) -> AsyncIterator[bytes]:
+        yield ACCEPTED
+        if call == 1:
+            raise RunnerUnavailable("the connection broke")
+        await asyncio.sleep(OVERDUE / 3)
+        yield ENDED
+
+    async with Calling(host) as runner:
+        assert await (await begun(runner, timeout=0.1)).wait() == OK
+
+
+async def test_output_that_nobody_reads_is_not_its_host_s_silence() -> None:
+    """Prefect may be away: what the step has said, and its end, wait in line."""
+
+    async def host(call: int) -> AsyncIterator[bytes]:
+        yield ACCEPTED
+        position = 0
+        for number in range(1000):
+            body = b"%d\n" % number
+            position += wire.HEAD.size + len(body)
+            yield frame(wire.STDOUT, body, position)
+        yield frame(wire.END, encode(OK), position)
+
+    async with Calling(host) as runner:
+        step = await begun(runner, timeout=0.1)
+        await asyncio.sleep(3 * OVERDUE)
+        assert len([line async for line in step.output()]) == 1000
+        assert await step.wait() == OK
