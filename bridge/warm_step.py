@@ -302,6 +302,8 @@ class WarmStep:
             self._heard = time.monotonic()
             for frame in frames.feed(data):
                 if frame.kind == wire.END:
+                    if missing := self._missing(frame.position):
+                        await self._lines.put(missing)
                     return decode(frame.body)
                 if frame.kind == wire.REFUSED:
                     return SandboxEnd(End.LOST, detail=f"its step host refused it: {frame.body.decode()}")
@@ -317,17 +319,21 @@ class WarmStep:
         return None
 
     async def _take(self, frame: wire.Frame) -> None:
-        lines: list[OutputLine] = []
-        missing = frame.position - wire.HEAD.size - len(frame.body) - self._position
-        if missing:
-            for assembler in self._assemblers.values():
-                lines += assembler.finish()
-            lines += LineAssembler("stderr").feed(f"[{missing >> 20} MiB of output are left out here]\n")
+        lines = self._missing(frame.position - wire.HEAD.size - len(frame.body))
         written = datetime.fromtimestamp(frame.seconds, timezone.utc)
         lines += self._assemblers[frame.kind].feed(frame.body, written)
         self._position = frame.position
         if lines:
             await self._lines.put(lines)
+
+    def _missing(self, position: int) -> list[OutputLine]:
+        """Say what was left out before a position, if anything was."""
+        missing = position - self._position
+        if not missing:
+            return []
+        lines = [line for assembler in self._assemblers.values() for line in assembler.finish()]
+        much = f"{missing >> 20} MiB" if missing >> 20 else f"{missing} bytes"
+        return lines + LineAssembler("stderr").feed(f"[{much} of output are left out here]\n")
 
     async def _without_sandbox(self) -> SandboxEnd:
         """The sandbox has ended under the step."""

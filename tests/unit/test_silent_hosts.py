@@ -177,3 +177,14 @@ async def test_output_that_nobody_reads_is_not_its_host_s_silence() -> None:
         await asyncio.sleep(3 * OVERDUE)
         assert len([line async for line in step.output()]) == 1000
         assert await step.wait() == OK
+
+
+async def test_output_that_is_gone_at_the_end_is_told() -> None:
+    async def host(call: int) -> AsyncIterator[bytes]:
+        yield ACCEPTED
+        yield frame(wire.END, encode(OK), 3 << 20)
+
+    async with Calling(host) as runner:
+        step = await begun(runner)
+        assert [line.text async for line in step.output()] == ["[3 MiB of output are left out here]"]
+        assert await step.wait() == OK
