@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -22,6 +23,10 @@ from bridge.runners.patience import while_it_may_live
 
 OUTAGE_SECONDS = 600.0
 """How long a host in a running sandbox may be out of reach before its step counts as lost."""
+OVERDUE_SECONDS = 60.0
+"""How long a host may say nothing after its step's time is over. It takes seconds to end a step."""
+_HEALTHY_SECONDS = 10.0
+"""A call that its host has taken, and that lasted longer, was in order: the step had nothing to say."""
 DRAIN_SECONDS = 5.0
 """How long a host that has ended may still be speaking."""
 _BATCHES = 64
@@ -102,6 +107,7 @@ class WarmStep:
         sandbox: The same, as its runner has it.
         call: What to ask.
         outage: How long its host may be out of reach, in seconds.
+        overdue: How long it may say nothing after the step's time is over, in seconds.
         goes_on: Whether it was begun before, so that its output may not have been read.
     """
 
@@ -113,6 +119,7 @@ class WarmStep:
         call: HostCall,
         outage: float = OUTAGE_SECONDS,
         *,
+        overdue: float = OVERDUE_SECONDS,
         goes_on: bool = False,
     ) -> None:
         self._calls = calls
@@ -120,12 +127,19 @@ class WarmStep:
         self._sandbox = sandbox
         self._call = call
         self._outage = outage
+        self._overdue = overdue
         self._goes_on = goes_on
         self._first = host.turns == 0
         host.turns += 1
         self._lines: asyncio.Queue[list[OutputLine] | None] = asyncio.Queue(_BATCHES)
         self._assemblers = {wire.STDOUT: LineAssembler("stdout"), wire.STDERR: LineAssembler("stderr")}
         self._position = 0
+        self._answered = asyncio.Event()
+        """Set once its host has taken the call that is on."""
+        self._taken = self._heard = 0.0
+        """When that was, and when its host has last said something in it, by ``time.monotonic``."""
+        self._began = math.inf
+        """When its host has first answered: the step began then, or before."""
         self._caught_up = asyncio.Event()
         """Set once everything is read that its host had when it was asked, or nothing more can be."""
         self._following = asyncio.ensure_future(self._follow())
@@ -197,6 +211,7 @@ class WarmStep:
         since = time.monotonic()
         while True:
             before = self._position
+            self._answered.clear()
             try:
                 end = await self._ask()
                 if end is not None:
@@ -205,12 +220,16 @@ class WarmStep:
                 trouble = str(error)
             if self._host.failed:
                 return await self._without_sandbox()
-            if self._position > before:
+            if self._position > before or self._was_held():
                 since = time.monotonic()
             if time.monotonic() - since > self._outage:
                 await self._end_sandbox()
                 return SandboxEnd(End.LOST, detail=f"its step host can't be reached: {trouble}")
             await asyncio.wait({self._host.ended}, timeout=1.0)
+
+    def _was_held(self) -> bool:
+        """Whether the host was in reach in the call that broke off; one that breaks off at once each time isn't."""
+        return self._answered.is_set() and time.monotonic() - self._taken > min(_HEALTHY_SECONDS, self._outage)
 
     async def _end_sandbox(self) -> None:
         """End it, and wait for that: the step may still run in it, and another sandbox would run it twice."""
@@ -222,23 +241,66 @@ class WarmStep:
         """Read what the host says; the end of the step, or None where the connection broke off."""
         reading = asyncio.ensure_future(self._read())
         try:
-            await asyncio.wait({reading, self._host.ended}, return_when=asyncio.FIRST_COMPLETED)
+            if await self._is_silent(reading):
+                return await self._without_answer()
             if not reading.done():
                 await asyncio.wait({reading}, timeout=DRAIN_SECONDS)
             return reading.result() if reading.done() else None
         finally:
             reading.cancel()
 
+    async def _is_silent(self, reading: asyncio.Task[SandboxEnd | None]) -> bool:
+        """Wait until the host has said everything, or its sandbox has ended; True where it is silent for too long."""
+        ends = {reading, self._host.ended}
+        answered = asyncio.ensure_future(self._answered.wait())
+        try:
+            await asyncio.wait({*ends, answered}, timeout=self._outage, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            answered.cancel()
+        while not any(task.done() for task in ends):
+            patience = self._patience() if self._answered.is_set() else 0.0
+            if patience is not None and patience <= 0:
+                return True
+            await asyncio.wait(ends, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+        return False
+
+    def _patience(self) -> float | None:
+        """For how many seconds more the host may say nothing; None for as long as its sandbox lives."""
+        limit = self._call.call.timeout
+        if limit is None:
+            return None
+        if self._lines.full():
+            return self._overdue  # whoever reads the output is waited for, not the host
+        return max(self._began + limit, self._heard) + self._overdue - time.monotonic()
+
+    async def _without_answer(self) -> SandboxEnd | None:
+        """The host is stuck, in its loading or over a process that the kernel doesn't end; or the connection is."""
+        over = self._began + (self._call.call.timeout or math.inf)
+        if self._answered.is_set() and self._taken < over:
+            return None  # a connection of its own may bring the end: this one may be dead without a word
+        late = time.monotonic() > over
+        await self._end_sandbox()
+        if not late:
+            return SandboxEnd(End.LOST, detail="its step host doesn't answer")
+        silence = "its step host didn't tell of its end, so its sandbox was ended"
+        return SandboxEnd(End.TIMED_OUT, detail=f"after {self._call.call.timeout:g} s; {silence}")
+
     async def _read(self) -> SandboxEnd | None:
         frames, written, over = wire.FrameReader(), 0, False
         call = replace(self._call, call=replace(self._call.call, position=self._position))
         async for data in self._calls.call(self._sandbox, call):
+            self._heard = time.monotonic()
             for frame in frames.feed(data):
                 if frame.kind == wire.END:
+                    if missing := self._missing(frame.position):
+                        await self._lines.put(missing)
                     return decode(frame.body)
                 if frame.kind == wire.REFUSED:
                     return SandboxEnd(End.LOST, detail=f"its step host refused it: {frame.body.decode()}")
                 if frame.kind == wire.ACCEPTED:
+                    self._taken = self._heard
+                    self._began = min(self._began, self._taken)
+                    self._answered.set()
                     written, over = frame.position, frame.body == wire.OVER
                 else:
                     await self._take(frame)
@@ -247,17 +309,21 @@ class WarmStep:
         return None
 
     async def _take(self, frame: wire.Frame) -> None:
-        lines: list[OutputLine] = []
-        missing = frame.position - wire.HEAD.size - len(frame.body) - self._position
-        if missing:
-            for assembler in self._assemblers.values():
-                lines += assembler.finish()
-            lines += LineAssembler("stderr").feed(f"[{missing >> 20} MiB of output are left out here]\n")
+        lines = self._missing(frame.position - wire.HEAD.size - len(frame.body))
         written = datetime.fromtimestamp(frame.seconds, timezone.utc)
         lines += self._assemblers[frame.kind].feed(frame.body, written)
         self._position = frame.position
         if lines:
             await self._lines.put(lines)
+
+    def _missing(self, position: int) -> list[OutputLine]:
+        """Say what was left out before a position, if anything was."""
+        missing = position - self._position
+        if not missing:
+            return []
+        lines = [line for assembler in self._assemblers.values() for line in assembler.finish()]
+        much = f"{missing >> 20} MiB" if missing >> 20 else f"{missing} bytes"
+        return lines + LineAssembler("stderr").feed(f"[{much} of output are left out here]\n")
 
     async def _without_sandbox(self) -> SandboxEnd:
         """The sandbox has ended under the step."""

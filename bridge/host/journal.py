@@ -1,8 +1,9 @@
 """The output and the end of one attempt, kept in its sandbox, bounded. Standard library only.
 
 Files hold frames as :mod:`bridge.host.wire` sends them, so following is copying. Each file is named by the
-position at which it begins. Of more than :data:`FILES` files the first and the newest are kept. The end stays in
-memory: a full disk may cost output, never the step.
+position at which it begins. Of more than :data:`FILES` files the first and the newest are kept, of all attempts that
+have ended together :data:`EARLIER_BYTES`, the newest ones'. The end stays in memory: a full disk may cost output,
+never the step.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from bridge.host.wire import END, HEAD
 FILE_BYTES = 8 << 20
 FILES = 8
 """64 MiB an attempt, as for a sandbox of the process runner."""
+EARLIER_BYTES = FILES * FILE_BYTES
+"""What is kept of all attempts before the one that runs, together."""
 _CHUNK = 1 << 16
 
 
@@ -71,7 +74,7 @@ class Journal:
         self._file = opened
         self._starts.append(self.position)
         if len(self._starts) > FILES:
-            self._path(self._starts.pop(1)).unlink()
+            self._path(self._starts.pop(1)).unlink(missing_ok=True)
 
     def _wake(self) -> None:
         self._changed.set()
@@ -81,26 +84,33 @@ class Journal:
         """Yield everything from ``position`` on, while it is written, to the end of the attempt."""
         while True:
             if position < self.position:
-                start = max((start for start in self._starts if start <= position), default=self._starts[0])
-                position = max(position, start)
-                for data in self._read(start, position):
+                there = self.position
+                start = max((start for start in self._starts if start <= position), default=None)
+                pieces = self._read(start, position) if start is not None else None
+                for data in pieces or ():
                     position += len(data)
                     yield data
-                # Between this file and the next one that is left, some may be gone.
-                later = [other for other in self._starts if other > start]
-                if later:
-                    position = max(position, min(later))
+                # Between this file and the next one that is left, some may be gone, or this one was.
+                later = min((other for other in self._starts if start is None or other > start), default=None)
+                if later is not None:
+                    position = max(position, later)
+                elif pieces is None:
+                    position = max(position, there)
             elif self._end is not None:
                 yield self._end
                 return
             else:
                 await self._changed.wait()
 
-    def _read(self, start: int, position: int) -> list[bytes]:
-        with self._path(start).open("rb") as file:
-            file.seek(position - start)
-            # All of it at once, since it may be dropped while a slow reader takes it.
-            return list(iter(lambda: file.read(_CHUNK), b""))
+    def _read(self, start: int, position: int) -> list[bytes] | None:
+        """The rest of a file; None where it is gone: a step may have emptied its folder. The positions tell of it."""
+        try:
+            with self._path(start).open("rb") as file:
+                file.seek(position - start)
+                # All of it at once, since it may be dropped while a slow reader takes it.
+                return list(iter(lambda: file.read(_CHUNK), b""))
+        except FileNotFoundError:
+            return None
 
     def _path(self, start: int) -> Path:
         return self._folder / f"output-{start:020d}"
@@ -111,4 +121,14 @@ class Journal:
             os.close(self._file)
             self._file = -1
         while len(self._starts) > 1:
-            self._path(self._starts.pop(0)).unlink()
+            self._path(self._starts.pop(0)).unlink(missing_ok=True)
+
+    @property
+    def kept(self) -> int:
+        """How many bytes :meth:`shrink` has left."""
+        return self.position - self._starts[0] if self._starts else 0
+
+    def drop(self) -> None:
+        """Keep nothing but the end, of an attempt that was shrunk."""
+        while self._starts:
+            self._path(self._starts.pop()).unlink(missing_ok=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 from bridge.host import wire
 from bridge.host.attempt import Attempt, StepHost, StepProcess
 from bridge.host.ends import encode
-from bridge.host.journal import Journal
+from bridge.host.journal import EARLIER_BYTES, Journal
 from bridge.host.passed_on import told_end
 from bridge.host.pipes import Pipe, streams
 from bridge.outcome import End, SandboxEnd
@@ -141,9 +141,13 @@ class Turns:
         return " ".join(self._turns)
 
     def _begin(self, call: wire.Call, environment: dict[str, str]) -> _Turn:
-        # What earlier steps wrote was read, or its reader will find it gone: one journal's room is the limit.
-        for turn in self._turns.values():
+        # What earlier steps wrote was read, or its reader will find the oldest of it gone: the room is theirs together.
+        kept = 0
+        for turn in reversed(self._turns.values()):
             turn.journal.shrink()
+            kept += turn.journal.kept
+            if kept > EARLIER_BYTES:
+                turn.journal.drop()
         folder = self._folder / str(len(self._turns))
         work_dir, passed_on = str(folder / "work"), str(self._folder)
         attempt = Attempt(self._snapshot_id, call.step, work_dir, call.step_run_id, environment, passed_on)

@@ -14,7 +14,6 @@ import json
 import os
 import socket
 import struct
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 
@@ -30,6 +29,9 @@ WHAT_RUNS = ""
 newest last, with spaces between."""
 MOST_CALL_BYTES = 4 << 20
 """Longest call; Linux itself takes 2 MiB of arguments and environment."""
+FOLDER = "/var/tmp"
+"""Where the host of a sandbox without a working folder of its own has its socket, and what it keeps. Not the temporary
+folder: which one that is a step's variables say, and whoever calls has those; and steps empty it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,7 @@ class FrameReader:
 
 def socket_path(name: str) -> tuple[str, str]:
     """Return the folder and the file of a host's socket, seen from inside its sandbox."""
-    return os.environ.get(names.ENV_WORK_DIR) or tempfile.gettempdir(), name
+    return os.environ.get(names.ENV_WORK_DIR) or FOLDER, name
 
 
 def in_folder(folder: str, act: str, connection: socket.socket, name: str) -> None:

@@ -77,9 +77,9 @@ for name, value in json.loads(sys.argv[1]):
 
 
 HOST = f"""\
-import json, os, socket, struct, sys, tempfile, time
+import json, os, socket, struct, sys, time
 time.sleep(float(sys.argv[2]))
-os.chdir(os.environ.get({names.ENV_WORK_DIR!r}) or tempfile.gettempdir())
+os.chdir(os.environ.get({names.ENV_WORK_DIR!r}) or {wire.FOLDER!r})
 listener = socket.socket(socket.AF_UNIX)
 listener.bind(sys.argv[1])
 listener.listen()
@@ -684,13 +684,16 @@ async def _answer(lab: Lab, runner: CallsHosts, sandbox: Sandbox, call: HostCall
 
 
 async def check_calls_reach_the_host(runner: Runner, lab: Lab) -> None:
-    """A call brings its variables, secret ones too, to its own step alone; a host that isn't there yet is awaited."""
+    """A call brings its variables, secret ones too, to its own step alone; a host that isn't there yet is awaited.
+
+    A step's own temporary folder is none of the host's.
+    """
     async with _host(runner, lab, seconds=1) as there:
         if there is None:
             return
         calls, sandbox, socket = there
         secret = uuid.uuid4().hex
-        one = HostCall(socket, Call("1", "one"), {"PLAIN": "of one"}, {"SECRET": secret})
+        one = HostCall(socket, Call("1", "one"), {"PLAIN": "of one", "TMPDIR": "/"}, {"SECRET": secret})
         assert secret not in repr(one)
         assert await _answer(lab, calls, sandbox, one) == {"step": "one", "PLAIN": "of one", "SECRET": secret}
         two = HostCall(socket, Call("2", "two"))

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import psutil
 import pytest
 
 from bridge import names
 from bridge.errors import RunnerUnavailable
+from bridge.host import wire
 from bridge.host.wire import Call
 from bridge.outcome import End, SandboxEnd
 from bridge.runners.base import HostCall, Sandbox, SandboxRequest
@@ -55,6 +59,7 @@ async def test_the_time_that_others_have_spent_in_it_is_not_its_own(cloud: Loopb
 HOST = """
 import asyncio, os, signal, sys
 sys.path.insert(0, os.path.dirname(sys.argv[1]))
+from bridge.host import wire
 from bridge.host.serve import listen
 from bridge.host.turns import Turns
 
@@ -63,9 +68,13 @@ class Shell:
         self.process = await asyncio.create_subprocess_shell(attempt.step, stdout=streams.stdout)
         return self
     async def wait(self):
-        return await self.process.wait()
+        code = await self.process.wait()
+        if os.path.exists("unkillable"):
+            await asyncio.Event().wait()
+        return code
     def signal(self, number):
-        self.process.send_signal(number)
+        if self.process.returncode is None:
+            self.process.send_signal(number)
     async def close(self):
         pass
 
@@ -75,14 +84,44 @@ def break_down():
 
 async def main():
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, break_down)
-    turns = Turns("snapshot", Shell(), "turns", 600)
+    turns = Turns("snapshot", Shell(), os.path.join(*wire.socket_path("steps-of-" + {socket!r})), 600)
     await asyncio.start_unix_server(turns.answer, sock=listen({socket!r}))
     await turns.over()
 
 asyncio.run(main())
 """
 """The step host, whose steps are shell commands: this sandbox has no ZenML to talk to. It breaks down at
-SIGUSR1."""
+SIGUSR1, and never hears of the end of a step that has made a file `unkillable`."""
+
+
+@pytest.fixture
+def own_socket() -> Iterator[str]:
+    """The name of a socket whose host has no working folder; what that leaves behind goes."""
+    socket = names.host_socket(names.host_name())
+    yield socket
+    for left in Path(wire.FOLDER).glob(f"*{socket}"):
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+async def test_a_step_s_temporary_folder_is_its_own(cloud: LoopbackModal, tmp_path: Path, own_socket: str) -> None:
+    """Its variables are those of whoever asks its host for it; and it may empty the folder that the host has too."""
+    asked = SandboxRequest(
+        name="host",
+        app="zenml-lab",
+        command=("python", "-c", HOST.format(socket=own_socket), PACKAGE_PATH),
+        spec=SPEC,
+        environment={names.ENV_WORK_DIR: ""},  # a sandbox on Modal has none; the loopback's stands for a container
+    )
+    commands = ('rm -rf "${TMPDIR:?}"/*; echo emptied', "echo and on")
+    async with ModalRunner(create_rate=100) as runner:
+        host = WarmHost(runner.start(asked), own_socket)
+        sandbox = await host.made
+        for command, said in zip(commands, ("emptied", "and on"), strict=True):
+            call = HostCall(own_socket, Call(command, command), {"TMPDIR": str(tmp_path)})
+            step = WarmStep(runner, host, sandbox, call, outage=1.0)
+            assert await asyncio.wait_for(step.wait(), timeout=30) == SandboxEnd(End.EXITED, 0)
+            assert [line.text async for line in step.output()] == [said]
+        await sandbox.terminate()
 
 
 async def test_what_nobody_has_read_is_read_before_a_step_is_ended(cloud: LoopbackModal) -> None:
@@ -127,6 +166,23 @@ async def test_a_host_that_breaks_down_loses_its_step(cloud: LoopbackModal) -> N
         assert end == SandboxEnd(End.LOST, detail="its step host ended with exit code 5: so it ends")
         assert not step.leaves_it_fit
         assert (cloud.sandbox(sandbox.id).exit_code, host.failed) == (5, True)
+
+
+async def test_a_step_that_not_even_its_host_can_end_costs_its_timeout_and_little_more(cloud: LoopbackModal) -> None:
+    """Its process hangs in the kernel, with a network's file system or a GPU: the sandbox goes."""
+    socket = names.host_socket("host")
+    script = HOST.format(socket=socket)
+    asked = SandboxRequest(name="host", app="zenml-lab", command=("python", "-c", script, PACKAGE_PATH), spec=SPEC)
+    async with ModalRunner(create_rate=100) as runner:
+        host = WarmHost(runner.start(asked), socket)
+        sandbox = await host.made
+        call = HostCall(socket, Call("key", "touch unkillable; echo it hangs; exec sleep 600", timeout=1.0))
+        step = WarmStep(runner, host, sandbox, call, overdue=5.0)
+        assert [line.text async for line in step.output()] == ["it hangs"]
+        end = await step.wait()
+        assert end.end is End.TIMED_OUT, end
+        assert not step.leaves_it_fit
+        assert cloud.sandbox(sandbox.id).status == "terminated"
 
 
 BOXES = 5

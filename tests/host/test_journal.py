@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from bridge.host import journal, wire
+from bridge.host.attempt import Attempt, Streams
 from bridge.host.journal import Journal
+from bridge.host.turns import Turns
 
 BODY = b"x" * 4000
 
@@ -85,3 +87,85 @@ async def test_a_full_disk_costs_output_and_not_the_end(tmp_path: Path) -> None:
     written.end(b"{}")
     assert written.lost == 4
     assert [frame.kind for frame in await read(written)] == [wire.END]
+
+
+async def test_what_is_gone_costs_output_and_not_the_end(tmp_path: Path) -> None:
+    """A step may empty the folders of its sandbox."""
+    written = Journal(tmp_path / "journal")
+    for _ in range(3 * journal.FILE_BYTES // len(BODY)):
+        written.write(wire.STDOUT, BODY)
+    (first, *_) = sorted((tmp_path / "journal").iterdir())
+    first.unlink()
+    written.end(b"{}")
+    frames = await read(written)
+    assert 0 < len(frames) < 3 * journal.FILE_BYTES // len(BODY)
+    assert (frames[-1].kind, frames[-1].position) == (wire.END, written.position)
+    for path in (tmp_path / "journal").iterdir():
+        path.unlink()
+    assert [frame.kind for frame in await read(written)] == [wire.END]
+    written.shrink()
+    written.drop()
+
+
+async def test_of_what_is_dropped_the_end_is_kept(tmp_path: Path) -> None:
+    written = Journal(tmp_path / "journal")
+    written.write(wire.STDOUT, BODY)
+    written.end(b"{}")
+    written.shrink()
+    assert written.kept == wire.HEAD.size + len(BODY)
+    written.drop()
+    assert (written.kept, os.listdir(tmp_path / "journal")) == (0, [])
+    (end,) = await read(written)
+    assert (end.kind, end.position) == (wire.END, wire.HEAD.size + len(BODY))
+
+
+class Chatty:
+    """A step host whose steps say as much as they are told, and end well."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+
+    async def start(self, attempt: Attempt, streams: Streams) -> Chatty:
+        command = ("head", "-c", str(self._size), "/dev/zero")
+        self._process = await asyncio.create_subprocess_exec(*command, stdout=streams.stdout)
+        return self
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    async def wait(self) -> int:
+        return await self._process.wait()
+
+    def signal(self, number: int) -> None:
+        raise AssertionError("nobody ends it")
+
+    async def close(self) -> None:
+        """Nothing is left."""
+
+
+async def test_however_many_steps_a_host_runs_the_room_of_the_earlier_ones_has_a_bound(tmp_path: Path) -> None:
+    """A step said more than nothing, and each next one: what is kept of them all together stays the same."""
+    steps, said = 24, 6 << 20
+    turns = Turns("snapshot", Chatty(said), str(tmp_path / "turns"), 600)
+    address = str(tmp_path / "host.sock")
+    server = await asyncio.start_unix_server(turns.answer, address)
+
+    async def ask(step: str) -> list[wire.Frame]:
+        reader, writer = await asyncio.open_unix_connection(address)
+        writer.write(wire.Call(step, step).line({}))
+        frames, found = wire.FrameReader(), []
+        while data := await reader.read(1 << 20):
+            found += frames.feed(data)
+        writer.close()
+        return found
+
+    for number in range(steps):
+        assert len(bodies((await ask(str(number)))[1:])) == said
+    kept = sum(path.stat().st_size for path in (tmp_path / "turns").rglob("output-*"))
+    one = journal.FILES * journal.FILE_BYTES
+    assert one - said < kept <= one + said + (1 << 20), "the last one's comes on top"
+    assert len(bodies((await ask(str(steps - 2)))[1:])) == said, "the newest are there"
+    assert [frame.kind for frame in await ask("0")] == [wire.ACCEPTED, wire.END], "of the oldest its end is"
+    server.close()
+    await turns.close()
