@@ -11,7 +11,7 @@ from bridge.commands.resume import resume
 from bridge.commands.sweep import sweep
 from bridge.commands.watchdog import watchdog
 from bridge.commands.worker import worker
-from bridge.quiet import only_warn_of_requests
+from bridge.watching.quiet import only_warn_of_requests
 
 
 @click.group(help="Run ZenML pipelines as Prefect flows whose steps run in Modal sandboxes.")

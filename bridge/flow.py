@@ -5,7 +5,7 @@ never awaits an async flow and runs a sync one inside its own loop, notebooks ha
 good a caller as any other.
 
 Who deploys the flow imports this module, and so does each process that runs it: it loads Prefect alone. ZenML takes
-seconds, and shows what every library logs from INFO on (:mod:`bridge.carrying_out`).
+seconds, and shows what every library logs from INFO on (:mod:`bridge.flow_run.carrying_out`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from prefect.context import FlowRunContext
 from prefect.states import Crashed
 
 from bridge import names
-from bridge.quiet import only_warn_of_requests
+from bridge.watching.quiet import only_warn_of_requests
 
 
 @flow(name=names.DEPLOYMENT, persist_result=False)
@@ -40,7 +40,7 @@ def zenml_pipeline(snapshot_id: UUID, run_id: UUID | None = None) -> State[None]
     # Before ZenML comes: while it is imported Prefect's logs are sent, each by a request.
     only_warn_of_requests()
     try:
-        from bridge.carrying_out import run_pipeline
+        from bridge.flow_run.carrying_out import run_pipeline
     except Exception as error:
         if context.flow_run.run_count > 1:
             why = f"This environment can't run flows: {type(error).__name__}: {error}"
@@ -52,7 +52,8 @@ def zenml_pipeline(snapshot_id: UUID, run_id: UUID | None = None) -> State[None]
 def left_as_it_is(flow_run_id: str, why: str, defect: Exception | None = None) -> State[None]:
     """The state of a flow run that this process couldn't take up, for which reason: it is as the one before left it.
 
-    Not Failed: ZenML would hear of that (:mod:`bridge.status`) and nothing could go on with the run any more.
+    Not Failed: ZenML would hear of that (:mod:`bridge.submitting.status`) and nothing could go on with the run any
+    more.
     """
     how = f"The run hasn't ended: when that is mended, `modal-prefect resume {flow_run_id}` goes on with it."
     message = f"{why.rstrip('.')}. {how}"

@@ -22,18 +22,20 @@ from zenml.orchestrators.publish_utils import publish_step_run_metadata
 from zenml.stack import Stack, StackValidator
 from zenml.utils import source_utils
 
-from bridge import ahead, ignored, names, tracing
+from bridge import names, tracing
 from bridge.errors import BridgeError
-from bridge.layers import ComponentSettings
 from bridge.local import local_environment
-from bridge.one_sandbox import refuse_images
 from bridge.plan import Plan
-from bridge.run_status import bind_run
+from bridge.planning import ignored
+from bridge.planning.layers import ComponentSettings
+from bridge.planning.one_sandbox import refuse_images
+from bridge.planning.translate import NewSnapshot, Translation, translate
+from bridge.planning.validation import check_stack, modal_builds, refuse_run
 from bridge.said_once import SaidOnce
-from bridge.sandbox_metadata import sandbox_metadata
 from bridge.settings import ModalPrefectOrchestratorConfig, ModalPrefectOrchestratorSettings
-from bridge.translate import NewSnapshot, Translation, translate
-from bridge.validation import check_stack, modal_builds, refuse_run
+from bridge.submitting import ahead
+from bridge.zenml_side.run_status import bind_run
+from bridge.zenml_side.sandbox_metadata import sandbox_metadata
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
@@ -48,9 +50,9 @@ if TYPE_CHECKING:
         StepRunResponse,
     )
 
-    from bridge.image_builds import ImageBuilds
-    from bridge.isolated import Layer
-    from bridge.submission import Pool
+    from bridge.dynamic_pipelines.isolated import Layer
+    from bridge.images.image_builds import ImageBuilds
+    from bridge.submitting.submission import Pool
 
 logger = get_logger(__name__)
 
@@ -127,7 +129,7 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
         if self.config.runner == "process":
             return []
         builds = super().get_docker_builds(snapshot)
-        from bridge.image_definition import UNUSED
+        from bridge.images.image_definition import UNUSED
 
         stack = Client().active_stack
         by_modal = modal_builds(self.config, stack)
@@ -139,7 +141,7 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
 
     def _warn_of_schedule(self, pipeline: str) -> None:
         # ZenML makes a schedule before it asks for builds, and doesn't say here that it did.
-        from bridge.scheduled import runs_nothing
+        from bridge.submitting.scheduled import runs_nothing
 
         if (schedule := runs_nothing(pipeline, self.id)) is not None:
             logger.warning(
@@ -152,8 +154,8 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
     def _built(
         self, builds: list[BuildConfiguration], stack: Stack, translation: Translation
     ) -> list[BuildConfiguration]:
-        from bridge.image_builds import ImageBuilds
-        from bridge.submission import ask_runner
+        from bridge.images.image_builds import ImageBuilds
+        from bridge.submitting.submission import ask_runner
 
         if self._images is None:
             self._images = ImageBuilds()
@@ -194,7 +196,7 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
     def layer(self, snapshot: PipelineSnapshotResponse, root: PipelineSnapshotResponse | None = None) -> Layer:
         """What lies beneath the settings of a step of a dynamic pipeline; ``root`` is the one that is run, where
         ``snapshot`` may be that of a child pipeline."""
-        from bridge.isolated import Layer
+        from bridge.dynamic_pipelines.isolated import Layer
 
         component, configuration = ComponentSettings.of(self.config), snapshot.pipeline_configuration
         if root is None or root.id == snapshot.id:
@@ -235,8 +237,8 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
         self, snapshot: PipelineSnapshotResponse, stack: Stack, placeholder_run: PipelineRunResponse | None
     ) -> SubmissionResult | None:
         ahead.imports(self.config.runner).result()
-        from bridge.limits import check_limits
-        from bridge.prefect_api import prefect_settings
+        from bridge.flow_run.limits import check_limits
+        from bridge.prefect_side.prefect_api import prefect_settings
 
         try:
             translation = self.translation(snapshot)
@@ -260,7 +262,7 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
             ) from error
 
     def _schedule(self, snapshot: PipelineSnapshotResponse, translation: Translation) -> SubmissionResult:
-        from bridge import submission
+        from bridge.submitting import submission
 
         deployment_id, url = submission.submit_schedule(self._pool(translation), snapshot, translation.plan)
         metadata: dict[str, MetadataType] = {names.METADATA_DEPLOYMENT_ID: str(deployment_id)}
@@ -272,7 +274,7 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
     def _submit(
         self, snapshot: PipelineSnapshotResponse, stack: Stack, run: PipelineRunResponse, translation: Translation
     ) -> SubmissionResult:
-        from bridge import submission
+        from bridge.submitting import submission
 
         plan, work_pool = translation.plan, self.config.work_pool
         if work_pool is None or self.config.token_id is not None:
@@ -300,7 +302,7 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
 
     def _go_on(self, run: PipelineRunResponse, translation: Translation) -> SubmissionResult:
         """Go on with a run of a dynamic pipeline that was paused, or failed and is tried again."""
-        from bridge import submission
+        from bridge.submitting import submission
 
         flow_run, url = submission.go_on(run)
         if url is not None:
@@ -310,11 +312,11 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
         return SubmissionResult(wait_for_completion=wait if translation.settings.synchronous or not by_worker else None)
 
     def _wait(self, run: PipelineRunResponse, flow_run: FlowRun, plan: Plan, trace: dict[str, str]) -> None:
-        from bridge import submission
-        from bridge.followed import FollowedSteps
-        from bridge.prefect_api import prefect_settings
-        from bridge.terminal import show_waiting
-        from bridge.waiting import Waiting
+        from bridge.prefect_side.prefect_api import prefect_settings
+        from bridge.submitting import submission
+        from bridge.submitting.waiting import Waiting
+        from bridge.watching.followed import FollowedSteps
+        from bridge.watching.terminal import show_waiting
 
         with prefect_settings(self.config), tracing.following(trace):
             if flow_run.deployment_id is None:
@@ -326,7 +328,7 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
                     Waiting(run, flow_run.id, pool, steps, logger.info).until_done()
 
     def _pool(self, translation: Translation) -> Pool:
-        from bridge.submission import Pool
+        from bridge.submitting.submission import Pool
 
         environment = {}
         if self.config.runner == "process":
@@ -341,8 +343,8 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
 
         Raises ``PrefectUnavailable`` rather than guess.
         """
-        from bridge import status
-        from bridge.prefect_api import prefect_settings
+        from bridge.prefect_side.prefect_api import prefect_settings
+        from bridge.submitting import status
 
         with prefect_settings(self.config):
             return status.fetch(run, include_steps)
@@ -352,8 +354,8 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
 
         Raises ``PrefectUnavailable``, ``RunnerUnavailable``.
         """
-        from bridge import stop_run
-        from bridge.prefect_api import prefect_settings
+        from bridge.prefect_side.prefect_api import prefect_settings
+        from bridge.submitting import stop_run
 
         with prefect_settings(self.config):
             stop_run.stop(run, self, graceful=graceful)
@@ -363,16 +365,16 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
 
         Raises ``InvalidSettings`` if Prefect can't or has no such schedule, ``PrefectUnavailable``.
         """
-        from bridge import schedule_store
-        from bridge.prefect_api import prefect_api, prefect_settings
+        from bridge.prefect_side.prefect_api import prefect_api, prefect_settings
+        from bridge.submitting import schedule_store
 
         with prefect_settings(self.config), prefect_api() as client:
             schedule_store.update_schedule(client, self.name, schedule, update)
 
     def delete_schedule(self, schedule: ScheduleResponse) -> None:
         """Delete a schedule in Prefect, if it is there. Raises ``PrefectUnavailable``."""
-        from bridge import schedule_store
-        from bridge.prefect_api import prefect_api, prefect_settings
+        from bridge.prefect_side.prefect_api import prefect_api, prefect_settings
+        from bridge.submitting import schedule_store
 
         with prefect_settings(self.config), prefect_api() as client:
             schedule_store.delete_schedule(client, self.name, schedule)
@@ -382,8 +384,8 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
 
         Raises ``InvalidSettings``, ``RunNotPossible`` for a step that can't have one.
         """
-        from bridge import asks
-        from bridge.isolated import image_of, wishes_of
+        from bridge.dynamic_pipelines import asks
+        from bridge.dynamic_pipelines.isolated import image_of, wishes_of
 
         del environment  # it holds a token; the flow has its own
         name, snapshot = step_run_info.pipeline_step_name, step_run_info.snapshot
@@ -399,19 +401,19 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
 
         Raises what ZenML's store raises, rather than guess.
         """
-        from bridge import asks
+        from bridge.dynamic_pipelines import asks
 
         return asks.status_of(step_run)
 
     def wait_for_isolated_step(self, step_run: StepRunResponse) -> ExecutionStatus:
         """Wait for the end of an isolated step. ZenML's own looks every 16 s in the end; here nothing is far away."""
-        from bridge import asks
+        from bridge.dynamic_pipelines import asks
 
         return asks.wait_for(step_run)
 
     def stop_isolated_step(self, step_run: StepRunResponse) -> None:
         """Stop an isolated step, which then counts as stopped; the flow sees it and ends its sandbox."""
-        from bridge import step_runs
+        from bridge.zenml_side import step_runs
 
         step_runs.record_stopped(step_run.id)
 
@@ -424,8 +426,8 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
         Raises ``InvalidSettings``.
         """
         if names.ENV_ORCHESTRATES in os.environ:
+            from bridge.dynamic_pipelines.isolated import check_inline
             from bridge.host.tracing import begin_inline
-            from bridge.isolated import check_inline
 
             layer = self.layer(info.snapshot, _root())
             check_inline(info.pipeline_step_name, info.config, layer)
@@ -475,7 +477,7 @@ def _root() -> PipelineSnapshotResponse | None:
 
 def _warn_of_child(layer: Layer) -> None:
     """Say, once in this process, what of a child pipeline's settings is not used."""
-    from bridge.isolated import unused_of_child
+    from bridge.dynamic_pipelines.isolated import unused_of_child
 
     _of_children.warn(unused_of_child(layer), logger)
 

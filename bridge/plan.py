@@ -1,7 +1,8 @@
 """What is to be done: a pipeline run as frozen, printable data. Standard library only.
 
-:mod:`bridge.translate` makes a :class:`Plan` from a ZenML snapshot, :mod:`bridge.carrying_out` carries it out. A plan
-needs no SDK, network, clock or environment to be made, read or compared, and never holds a token.
+:mod:`bridge.planning.translate` makes a :class:`Plan` from a ZenML snapshot, :mod:`bridge.flow_run.carrying_out`
+carries it out. A plan needs no SDK, network, clock or environment to be made, read or compared, and never holds a
+token.
 """
 
 from __future__ import annotations

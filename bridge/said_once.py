@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bridge.logs import Logger  # which imports Prefect: most of those who warn have none
+    from bridge.watching.logs import Logger  # which imports Prefect: most of those who warn have none
 
 
 class SaidOnce:

@@ -16,9 +16,9 @@ from zenml.orchestrators import BaseOrchestratorConfig
 from zenml.step_operators import BaseStepOperatorConfig
 from zenml.utils.secret_utils import SecretField
 
-from bridge.checks import checked, decoded, refuse_half_a_token, translated
 from bridge.errors import InvalidSettings
 from bridge.plan import RunnerKind
+from bridge.planning.checks import checked, decoded, refuse_half_a_token, translated
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -20,14 +20,15 @@ from zenml.orchestrators.publish_utils import publish_step_run_metadata
 from zenml.stack import Stack, StackValidator
 from zenml.step_operators import BaseStepOperator
 
-from bridge import ignored, names
+from bridge import names
 from bridge.errors import BridgeError, RunNotPossible
+from bridge.flow_run.outcome import Diagnosis, Verdict
 from bridge.local import local_environment
-from bridge.outcome import Diagnosis, Verdict
+from bridge.planning import ignored
+from bridge.planning.validation import check_operator_stack, modal_builds
 from bridge.said_once import SaidOnce
-from bridge.sandbox_metadata import sandbox_metadata
 from bridge.settings import ModalPrefectStepOperatorConfig, ModalPrefectStepOperatorSettings
-from bridge.validation import check_operator_stack, modal_builds
+from bridge.zenml_side.sandbox_metadata import sandbox_metadata
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,12 +39,12 @@ if TYPE_CHECKING:
     from zenml.config.step_run_info import StepRunInfo
     from zenml.models import PipelineSnapshotBase, PipelineSnapshotResponse, StepRunResponse
 
-    from bridge.image_builds import ImageBuilds
-    from bridge.operated import OperatedRun
-    from bridge.operated_place import Elsewhere
-    from bridge.operating import Operating
+    from bridge.images.image_builds import ImageBuilds
     from bridge.plan import Plan
     from bridge.runners.base import Runner
+    from bridge.step_operators.operated import OperatedRun
+    from bridge.step_operators.operated_place import Elsewhere
+    from bridge.step_operators.operating import Operating
 
 logger = get_logger(__name__)
 
@@ -69,7 +70,7 @@ class ModalPrefectStepOperator(BaseStepOperator):
     @cached_property
     def _elsewhere(self) -> Elsewhere:
         """The step runs that other processes began."""
-        from bridge.operated_place import Elsewhere
+        from bridge.step_operators.operated_place import Elsewhere
 
         return Elsewhere(self.config, self.name, lambda: self._operations(Client().active_stack))
 
@@ -106,7 +107,7 @@ class ModalPrefectStepOperator(BaseStepOperator):
         Called before any image is built, so settings are checked here first. Where Modal builds them, it does so now,
         and ZenML is told of finished ones. Raises ``InvalidSettings``, ``ImageNotBuilt``, ``RunnerError``.
         """
-        from bridge.operated import check_steps
+        from bridge.step_operators.operated import check_steps
 
         steps = {name: step.config for name, step in snapshot.step_configurations.items()}
         own = {name: config for name, config in steps.items() if config.uses_step_operator(self.name)}
@@ -125,8 +126,8 @@ class ModalPrefectStepOperator(BaseStepOperator):
     def _built(
         self, builds: list[BuildConfiguration], steps: Mapping[str, StepConfiguration], stack: Stack, pipeline: str
     ) -> list[BuildConfiguration]:
-        from bridge.image_builds import ImageBuilds
-        from bridge.operated import wishes_of
+        from bridge.images.image_builds import ImageBuilds
+        from bridge.step_operators.operated import wishes_of
 
         if self._images is None:
             self._images = ImageBuilds()
@@ -155,8 +156,8 @@ class ModalPrefectStepOperator(BaseStepOperator):
             raise
 
     def _operated(self, info: StepRunInfo, entrypoint_command: list[str], environment: dict[str, str]) -> OperatedRun:
-        from bridge.operated import OperatedRun, plan_of, warm_not_used, wishes_of
-        from bridge.resources import pools_not_used
+        from bridge.planning.resources import pools_not_used
+        from bridge.step_operators.operated import OperatedRun, plan_of, warm_not_used, wishes_of
 
         name, config, snapshot = info.pipeline_step_name, info.config, info.snapshot
         if snapshot.stack is None:
@@ -191,7 +192,7 @@ class ModalPrefectStepOperator(BaseStepOperator):
 
     def _shared(self, step: str, snapshot: PipelineSnapshotResponse) -> Plan | None:
         """The plan of the steps that may take turns with this one; None where this process calls for it alone."""
-        from bridge.operated import shared_plan
+        from bridge.step_operators.operated import shared_plan
 
         if snapshot.is_dynamic or names.ENV_RUN_ID in os.environ:  # of our orchestrator, where it is a step's process
             return None
@@ -218,7 +219,7 @@ class ModalPrefectStepOperator(BaseStepOperator):
             ) from error
 
     def _plain_environment(self, info: StepRunInfo, orphan_timeout: int) -> dict[str, str]:
-        from bridge.run import LOG_ENVIRONMENT
+        from bridge.flow_run.run import LOG_ENVIRONMENT
 
         # What our orchestrator says to a step's process, where that is the one that calls.
         passed_on = (names.ENV_FLOW_RUN_ID, names.ENV_TASK_RUN_ID)
@@ -233,14 +234,14 @@ class ModalPrefectStepOperator(BaseStepOperator):
     def _operations(self, stack: Stack) -> Operating:
         if self._operating is None:
             try:
-                from bridge.operating import Operating
+                from bridge.step_operators.operating import Operating
             except ModuleNotFoundError as error:
                 raise self._not_installed(error) from error
             self._operating = Operating(lambda: self._runner(stack))
         return self._operating
 
     def _runner(self, stack: Stack) -> Runner:
-        from bridge.run import runner_of
+        from bridge.flow_run.run import runner_of
 
         try:
             return runner_of(self.config, stack)
@@ -260,7 +261,7 @@ class ModalPrefectStepOperator(BaseStepOperator):
         info.step_run.run_metadata.update(metadata)
 
     def _fail(self, info: StepRunInfo, error: BridgeError) -> None:
-        from bridge import step_runs
+        from bridge.zenml_side import step_runs
 
         diagnosis = Diagnosis("The step operator couldn't start a sandbox", str(error))
         step_runs.fail_step_run(info.step_run_id, diagnosis)
@@ -286,7 +287,7 @@ class ModalPrefectStepOperator(BaseStepOperator):
 
     def cancel(self, step_run: StepRunResponse) -> None:
         """End the sandbox of a step run, which becomes stopped. Raises ``RunnerUnavailable``."""
-        from bridge import step_runs
+        from bridge.zenml_side import step_runs
 
         operating = self._operating
         # Told first: a step that answers SIGTERM with an error of its own would be a failed one.

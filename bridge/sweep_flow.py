@@ -12,7 +12,7 @@ from prefect.states import Completed, Failed
 
 from bridge import names
 from bridge.errors import BridgeError
-from bridge.quiet import only_warn_of_requests
+from bridge.watching.quiet import only_warn_of_requests
 
 
 @flow(name=names.SWEEP, persist_result=False)
@@ -25,10 +25,10 @@ def sweep_stacks(stack: str | None = None, end: bool = True, tolerance: float | 
         tolerance: By how many seconds the clocks of two machines may differ. Leave it empty for a minute.
     """
     only_warn_of_requests()
-    from bridge.lease import CLOCKS_SECONDS
-    from bridge.ownership import Owner
-    from bridge.sweep import stacks, sweep
-    from bridge.terminal import show_once
+    from bridge.cleanup.lease import CLOCKS_SECONDS
+    from bridge.cleanup.ownership import Owner
+    from bridge.cleanup.sweep import stacks, sweep
+    from bridge.watching.terminal import show_once
 
     show_once()
     logger = get_run_logger()

@@ -10,9 +10,9 @@ from prefect import Flow, flow
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 
-from bridge.open_run import open_run
+from bridge.flow_run.open_run import open_run
+from bridge.flow_run.run import Run
 from bridge.own_loop import on_own_loop
-from bridge.run import Run
 
 
 def flow_of(work: Callable[[Run], Coroutine[Any, Any, State[None]]], name: str) -> Flow[Any, Any]:

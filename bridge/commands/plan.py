@@ -10,7 +10,7 @@ import click
 from bridge.commands.failure import told_plainly
 
 if TYPE_CHECKING:
-    from bridge.prices import NoPrices, Prices
+    from bridge.planning.prices import NoPrices, Prices
     from bridge.runners.base import Runner
 
 PATIENCE_SECONDS = 10.0
@@ -25,11 +25,11 @@ def plan(what: str) -> None:
     SNAPSHOT_OR_PIPELINE is the id of a snapshot (`zenml pipeline snapshot list` shows them), or the name of a
     pipeline, of which the newest snapshot is meant.
     """
-    from bridge.open_run import load_stack
-    from bridge.preview import as_text, describe
+    from bridge.flow_run.open_run import load_stack
+    from bridge.planning.preview import as_text, describe
+    from bridge.planning.snapshots import find_snapshot
     from bridge.runners import create
     from bridge.runners.base import CallsHosts
-    from bridge.snapshots import find_snapshot
 
     with told_plainly():
         snapshot = find_snapshot(what)
@@ -48,7 +48,7 @@ def plan(what: str) -> None:
 async def _ask_prices(runner: Runner) -> Prices | NoPrices | None:
     """What machines cost with the component's account, or this machine's; None where they cost nothing."""
     from bridge.errors import RunnerError
-    from bridge.prices import NoPrices
+    from bridge.planning.prices import NoPrices
     from bridge.runners.base import HasPrices
 
     if not isinstance(runner, HasPrices):

@@ -20,7 +20,7 @@ def resume(run_id: UUID, sure: bool, here: bool) -> None:
     has none it goes on in this process. A flow run that Prefect still calls Running is marked as Crashed first, if
     its process is gone: one that is alive is left alone.
     """
-    from bridge.revival import resume as resume_run
+    from bridge.flow_run.revival import resume as resume_run
 
     with told_plainly():
         resume_run(run_id, sure=sure, here=here, say=lambda text: click.echo(text, err=True))

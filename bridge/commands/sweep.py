@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
+from bridge.cleanup.lease import CLOCKS_SECONDS
 from bridge.commands.failure import told_plainly
-from bridge.lease import CLOCKS_SECONDS
 
 
 @click.command()
@@ -30,8 +30,8 @@ def sweep(stack: str | None, everything: bool, yes: bool, environments: tuple[st
 
     A run whose flow is at work, or may come back, is never touched, nor one of which nothing certain is known.
     """
-    from bridge.ownership import Owner
-    from bridge.sweep import stacks, sweep_each
+    from bridge.cleanup.ownership import Owner
+    from bridge.cleanup.sweep import stacks, sweep_each
 
     if stack is not None and everything:
         raise click.UsageError("--stack and --all exclude each other.")

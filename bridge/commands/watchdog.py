@@ -26,9 +26,9 @@ def watchdog(stack: str | None, after: int, remove: bool) -> None:
     Makes one automation in Prefect, and a second one that runs the sweep if that is deployed. Doing it again changes
     nothing, or brings them up to date.
     """
-    from bridge import watchdog as automations
-    from bridge.prefect_api import prefect_api, prefect_settings, refuse_temporary_server
-    from bridge.sweep import orchestrator_of, stacks
+    from bridge.cleanup import watchdog as automations
+    from bridge.cleanup.sweep import orchestrator_of, stacks
+    from bridge.prefect_side.prefect_api import prefect_api, prefect_settings, refuse_temporary_server
 
     with told_plainly():
         (chosen,) = stacks(stack)

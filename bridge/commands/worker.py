@@ -23,9 +23,9 @@ def worker(pool: str, queues: tuple[str, ...], limit: int | None, name: str | No
     and leaves when its last one has ended. Where sandboxes are local processes, start it in the folder of your code.
     """
     from bridge import names
-    from bridge.prefect_api import prefect_api
-    from bridge.work_pool import check_process_pool
-    from bridge.worker import WorkerOptions, work
+    from bridge.prefect_side.prefect_api import prefect_api
+    from bridge.submitting.work_pool import check_process_pool
+    from bridge.submitting.worker import WorkerOptions, work
 
     with told_plainly():
         with prefect_api() as client:

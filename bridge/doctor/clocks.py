@@ -10,11 +10,11 @@ import httpx
 from prefect.settings import PREFECT_API_URL
 from zenml.enums import StoreType
 
+from bridge.cleanup.lease import CLOCKS_SECONDS
 from bridge.doctor.finding import Finding, Grade
 from bridge.doctor.patient import Patient, Unmet
 from bridge.errors import InvalidSettings
-from bridge.lease import CLOCKS_SECONDS
-from bridge.prefect_api import prefect_settings
+from bridge.prefect_side.prefect_api import prefect_settings
 
 NOTICED_SECONDS = 5.0
 """A ``Date`` header has whole seconds, and an answer takes its time."""

@@ -16,8 +16,8 @@ from bridge.doctor.patient import Patient
 from bridge.errors import CredentialsRefused, InvalidSettings, RunnerUnavailable, SandboxRefused
 from bridge.own_loop import on_own_loop
 from bridge.plan import SandboxSpec, VolumeMount
+from bridge.planning.validation import modal_builds_with
 from bridge.runners.base import AsksAhead, Runner
-from bridge.validation import modal_builds_with
 
 OUTAGE_SECONDS = 5.0
 """How long Modal may be away: who asks how things are wants to hear that it is."""

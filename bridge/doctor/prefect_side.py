@@ -20,14 +20,15 @@ from prefect.settings import (
     temporary_settings,
 )
 
-from bridge import names, prefect_pages
+from bridge import names
 from bridge.doctor.finding import Finding, Grade, told
 from bridge.doctor.patient import Patient, Unmet
 from bridge.errors import InvalidSettings
 from bridge.flow import zenml_pipeline
-from bridge.prefect_api import prefect_api, prefect_settings
+from bridge.prefect_side import prefect_pages
+from bridge.prefect_side.prefect_api import prefect_api, prefect_settings
+from bridge.submitting.work_pool import check_pool, nobody_works
 from bridge.versions import other_bridge
-from bridge.work_pool import check_pool, nobody_works
 
 PATIENCE_SECONDS = 10.0
 """How long a server that doesn't answer is waited for. Prefect's client waits a minute, six times."""

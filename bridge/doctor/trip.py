@@ -20,10 +20,10 @@ from bridge.doctor.finding import Finding, Grade, told
 from bridge.doctor.modal_side import OUTAGE_SECONDS, places_of
 from bridge.doctor.patient import Patient
 from bridge.errors import CapacityUnavailable, RunnerError, RunnerUnavailable
-from bridge.outcome import SandboxEnd
+from bridge.flow_run.outcome import SandboxEnd
+from bridge.images.registry_login import registry_of
 from bridge.own_loop import on_own_loop
 from bridge.plan import SandboxSpec
-from bridge.registry_login import registry_of
 from bridge.runners.base import Runner, SandboxRequest
 from bridge.versions import series
 

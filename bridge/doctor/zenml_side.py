@@ -10,13 +10,14 @@ from zenml.enums import StackComponentType, StoreType
 from zenml.models import ComponentResponse
 from zenml.stack import Stack
 
-from bridge import login, names
+from bridge import names
+from bridge.cleanup import login
 from bridge.components import OurConfig, title
 from bridge.doctor.finding import Finding, Grade, told
 from bridge.doctor.installation import unfit
 from bridge.doctor.patient import Patient, Unmet
+from bridge.planning.validation import check_operator_stack, check_stack
 from bridge.settings import ModalPrefectOrchestratorConfig
-from bridge.validation import check_operator_stack, check_stack
 from bridge.versions import series
 
 _SERVER = "zenml server"

@@ -28,7 +28,7 @@ class SharedSandbox:
     """Admits a step while the sandbox covers what the running steps ask for together.
 
     A step that asks for more than the sandbox has runs alone. Steps that ask for nothing count nothing. GPUs
-    are assigned by index. A :class:`bridge.ready.Admission`.
+    are assigned by index. A :class:`bridge.flow_run.ready.Admission`.
     """
 
     def __init__(self, capacity: Capacity, demands: Mapping[str, Demand], limit: int | None) -> None:

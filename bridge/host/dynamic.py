@@ -1,8 +1,8 @@
 """``python -m bridge.host dynamic``: the function of a dynamic pipeline, and its inline steps, in this sandbox.
 
 ZenML's own runner does the work: maps, futures, child pipelines, waits, retries, hooks. Where it wants a sandbox for
-an isolated step it asks our orchestrator, which asks the flow (:mod:`bridge.asks`): no credentials of Modal or Prefect
-are needed here. Imports ZenML.
+an isolated step it asks our orchestrator, which asks the flow (:mod:`bridge.dynamic_pipelines.asks`): no credentials of
+Modal or Prefect are needed here. Imports ZenML.
 
 Exit codes: 0, the function came to its end, or the run paused; 45, the run has failed or was stopped, and ZenML knows
 (its ``DYNAMIC_PIPELINE_RUN_FAILED_EXIT_CODE``); 3, it broke before ZenML could be told. None of them is believed: the

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
+from bridge.flow_run.outcome import End, SandboxEnd
 from bridge.host.passed_on import as_json, record_of
-from bridge.outcome import End, SandboxEnd
 
 
 def encode(end: SandboxEnd) -> bytes:

@@ -24,10 +24,10 @@ from zenml.steps import StepHeartBeatTerminationException
 from zenml.utils import code_utils, source_utils
 
 from bridge import names, upstream_zenml
+from bridge.flow_run.outcome import TOKEN_REFUSED
 from bridge.host import patience, refusal
 from bridge.host.run_of_step import Fork, begun_run, snapshot_is_loaded
 from bridge.host.tracing import span_of_step
-from bridge.outcome import TOKEN_REFUSED
 
 logger = get_logger(__name__)
 

@@ -1,4 +1,4 @@
-"""The sandbox's side of the lease (:mod:`bridge.lease`): without its flow it tells ZenML, and ends.
+"""The sandbox's side of the lease (:mod:`bridge.cleanup.lease`): without its flow it tells ZenML, and ends.
 
 It also ends where ZenML doesn't listen to it any more, since its token has died: nothing that it does could be
 recorded, nor could it see whether its flow is there. Its exit code tells the flow.
@@ -23,11 +23,12 @@ from zenml.client import Client
 from zenml.constants import ENV_ZENML_WORKLOAD_TOKEN_EXPIRATION_LEEWAY
 from zenml.exceptions import AuthorizationException, CredentialsNotValid
 
-from bridge import names, orphans
+from bridge import names
+from bridge.cleanup import orphans
+from bridge.cleanup.lease import Lease, period
+from bridge.cleanup.signs_of_life import last_sign, last_sign_of_caller
+from bridge.flow_run.outcome import TOKEN_REFUSED
 from bridge.host import patience, refusal, tracing
-from bridge.lease import Lease, period
-from bridge.outcome import TOKEN_REFUSED
-from bridge.signs_of_life import last_sign, last_sign_of_caller
 
 GRACE_SECONDS = 10.0
 """From SIGTERM to the end of a step that is a program of its own."""

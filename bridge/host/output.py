@@ -8,7 +8,7 @@ import sys
 from typing import BinaryIO
 
 from bridge.host.pipes import Pipe, streams
-from bridge.output import MAX_LINE_LENGTH, LineAssembler, OutputLine, Stream
+from bridge.watching.output import MAX_LINE_LENGTH, LineAssembler, OutputLine, Stream
 
 
 class StepOutput:

@@ -19,7 +19,7 @@ from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
-from bridge.outcome import Reported, StepRecord
+from bridge.flow_run.outcome import Reported, StepRecord
 
 RUN = "run"
 _logger = logging.getLogger(__name__)

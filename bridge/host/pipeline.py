@@ -23,14 +23,14 @@ import tempfile
 from dataclasses import dataclass
 
 from bridge import names
+from bridge.flow_run.outcome import TOKEN_REFUSED
+from bridge.flow_run.ready import Fate
 from bridge.host import forking, orphan, preload, refusal
 from bridge.host.admission import Capacity, Demand, SharedSandbox
 from bridge.host.attempt import StepHost
 from bridge.host.scheduler import Scheduler
 from bridge.host.store import Store
-from bridge.outcome import TOKEN_REFUSED
 from bridge.plan import Plan, Resources
-from bridge.ready import Fate
 
 COMPLETED, FAILED, STOPPED, BROKEN = 0, 1, 2, 3
 _NO_FLOW = "the flow of this run is gone"

@@ -21,11 +21,12 @@ from zenml.models import (
 from zenml.stack import Stack, StackComponent
 from zenml.zen_stores.rest_zen_store import RestZenStore
 
-from bridge import names, step_runs
+from bridge import names
 from bridge.host import patience
 from bridge.host.entrypoint import use_source_root
 from bridge.orchestrator import ModalPrefectOrchestrator
 from bridge.plan import Plan
+from bridge.zenml_side import step_runs
 
 
 @dataclass(frozen=True, slots=True)

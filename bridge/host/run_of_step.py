@@ -19,10 +19,11 @@ from zenml.logger import get_logger
 from zenml.metadata.metadata_types import MetadataType
 from zenml.models import PipelineRunResponse, PipelineSnapshotResponse, StepRunResponse, TagResponse
 
-from bridge import names, step_runs
+from bridge import names
+from bridge.flow_run.outcome import StepRecord
 from bridge.host.attempt import Attempt
 from bridge.host.passed_on import PassedOn, tell_end
-from bridge.outcome import StepRecord
+from bridge.zenml_side import step_runs
 
 M = TypeVar("M", bound=BaseModel)
 

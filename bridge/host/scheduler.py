@@ -1,7 +1,7 @@
 """Runs the steps of one pipeline side by side in one sandbox: starts, judges, retries, stops.
 
-Which step starts when is :mod:`bridge.ready`'s, what an end means :mod:`bridge.outcome`'s; both are the same
-in ``per_step`` mode, where the flow asks them.
+Which step starts when is :mod:`bridge.flow_run.ready`'s, what an end means :mod:`bridge.flow_run.outcome`'s; both are
+the same in ``per_step`` mode, where the flow asks them.
 """
 
 from __future__ import annotations
@@ -14,14 +14,7 @@ import signal
 from typing import Any
 
 from bridge.awaiting import done_or_set, set_within
-from bridge.host.admission import SharedSandbox
-from bridge.host.attempt import Attempt, StepHost, StepProcess
-from bridge.host.forking import NoFork
-from bridge.host.output import StepOutput
-from bridge.host.passed_on import told_end
-from bridge.host.spawning import SpawnHost
-from bridge.host.store import Store
-from bridge.outcome import (
+from bridge.flow_run.outcome import (
     SUCCESSFUL,
     Diagnosis,
     End,
@@ -33,8 +26,15 @@ from bridge.outcome import (
     answered,
     judge,
 )
+from bridge.flow_run.ready import Fate, GraphRun, NotRun, Pass
+from bridge.host.admission import SharedSandbox
+from bridge.host.attempt import Attempt, StepHost, StepProcess
+from bridge.host.forking import NoFork
+from bridge.host.output import StepOutput
+from bridge.host.passed_on import told_end
+from bridge.host.spawning import SpawnHost
+from bridge.host.store import Store
 from bridge.plan import FailureMode, Plan
-from bridge.ready import Fate, GraphRun, NotRun, Pass
 
 GRACE_SECONDS = 10.0
 """From SIGTERM to SIGKILL: ZenML's signal handler has two requests to make in it."""

@@ -21,8 +21,8 @@ import tempfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bridge.flow_run.outcome import TOKEN_REFUSED
 from bridge.host import wire
-from bridge.outcome import TOKEN_REFUSED
 
 if TYPE_CHECKING:
     from bridge.host.attempt import StepCommand, StepHost

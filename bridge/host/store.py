@@ -1,6 +1,6 @@
 """ZenML's store as the scheduler asks it: off the event loop, and again while it can't be reached.
 
-The flow's :mod:`bridge.zenml_calls` does the same with a library that a sandbox need not have.
+The flow's :mod:`bridge.zenml_side.zenml_calls` does the same with a library that a sandbox need not have.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from uuid import UUID
 from zenml.client import Client
 from zenml.enums import ExecutionStatus
 
-from bridge import step_runs
-from bridge.cache_lookup import CacheLookup
 from bridge.daemon_threads import DaemonThreads
+from bridge.flow_run.outcome import Diagnosis, Reported, StepRecord
 from bridge.host.preload import Loaded
-from bridge.open_questions import OpenQuestions
-from bridge.outcome import Diagnosis, Reported, StepRecord
-from bridge.zenml_away import couldnt_ask
+from bridge.zenml_side import step_runs
+from bridge.zenml_side.cache_lookup import CacheLookup
+from bridge.zenml_side.open_questions import OpenQuestions
+from bridge.zenml_side.zenml_away import couldnt_ask
 
 T = TypeVar("T")
 

@@ -11,13 +11,13 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from bridge.flow_run.outcome import End, SandboxEnd
 from bridge.host import wire
 from bridge.host.attempt import Attempt, StepHost, StepProcess
 from bridge.host.ends import encode
 from bridge.host.journal import EARLIER_BYTES, Journal
 from bridge.host.passed_on import told_end
 from bridge.host.pipes import Pipe, streams
-from bridge.outcome import End, SandboxEnd
 from bridge.runners.supervisor import oom_kills
 
 GRACE_SECONDS = 4.0

@@ -14,14 +14,14 @@ from decimal import Decimal
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from bridge.flow_run.outcome import SandboxEnd
 from bridge.host.wire import Call
-from bridge.outcome import SandboxEnd
-from bridge.output import OutputLine
 from bridge.plan import SandboxSpec
-from bridge.prices import NoPrices, Prices
+from bridge.planning.prices import NoPrices, Prices
+from bridge.watching.output import OutputLine
 
 if TYPE_CHECKING:
-    from bridge.image_definition import ImageDefinition
+    from bridge.images.image_definition import ImageDefinition
 
 OUTAGE_SECONDS = 120.0
 """How long Modal may be unreachable before a runner says so; the SDK itself gives up after 0.7 s."""

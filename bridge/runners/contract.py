@@ -30,12 +30,12 @@ from typing import TYPE_CHECKING, TypeVar
 import bridge
 from bridge import names
 from bridge.errors import RunnerUnavailable
+from bridge.flow_run.outcome import End, SandboxEnd
 from bridge.host import wire
 from bridge.host.wire import Call
-from bridge.outcome import End, SandboxEnd
-from bridge.output import MAX_LINE_LENGTH, OutputLine
 from bridge.plan import SandboxSpec
 from bridge.runners.base import CallsHosts, HostCall, Runner, Sandbox, SandboxRequest
+from bridge.watching.output import MAX_LINE_LENGTH, OutputLine
 
 if TYPE_CHECKING:
     from bridge.runners.scripted import Stage

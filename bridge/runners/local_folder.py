@@ -18,7 +18,7 @@ from pathlib import Path
 
 from bridge import names
 from bridge.errors import RunnerUnavailable
-from bridge.outcome import End, SandboxEnd
+from bridge.flow_run.outcome import End, SandboxEnd
 
 
 @dataclass(frozen=True)

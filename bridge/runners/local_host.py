@@ -14,7 +14,7 @@ from bridge.errors import RunnerUnavailable
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bridge.outcome import SandboxEnd
+    from bridge.flow_run.outcome import SandboxEnd
 
 _PAUSE_SECONDS = 0.02
 """Between two looks for a socket that isn't there yet: nothing tells of a listener."""

@@ -16,7 +16,7 @@ import modal
 
 from bridge import names, upstream_modal
 from bridge.plan import SandboxSpec
-from bridge.prices import NoPrices, Prices
+from bridge.planning.prices import NoPrices, Prices
 from bridge.runners.base import OUTAGE_SECONDS, HostCall, Sandbox, SandboxRequest
 from bridge.runners.modal_build import ImageBuilder
 from bridge.runners.modal_call import BLIP_SECONDS, talk
@@ -31,7 +31,7 @@ from bridge.runners.rate import RateLimit
 from bridge.runners.registry import Registry
 
 if TYPE_CHECKING:
-    from bridge.image_definition import ImageDefinition
+    from bridge.images.image_definition import ImageDefinition
 
 _LISTINGS = 8
 """Apps that are listed at the same time."""

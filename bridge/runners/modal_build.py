@@ -19,7 +19,7 @@ from bridge.runners.modal_errors import SDK_ERRORS, is_away, ride_out, translate
 from bridge.runners.modal_objects import ModalObjects, build_failure
 
 if TYPE_CHECKING:
-    from bridge.image_definition import Code, ImageDefinition, Layer
+    from bridge.images.image_definition import Code, ImageDefinition, Layer
 
 Say = Callable[[str], None]
 

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 import modal
 
-from bridge import header_value, upstream_modal
+from bridge import upstream_modal
 from bridge.errors import CredentialsRefused
+from bridge.planning import header_value
 from bridge.runners.base import OUTAGE_SECONDS
 from bridge.runners.modal_errors import CREDENTIALS_FIX, SDK_ERRORS, is_away, ride_out, translated
 

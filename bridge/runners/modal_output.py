@@ -20,9 +20,9 @@ from tenacity import (
 
 from bridge import upstream_modal
 from bridge.errors import RunnerError, RunnerUnavailable
-from bridge.output import LineAssembler, OutputLine, Stream
 from bridge.runners.modal_clients import Clients
 from bridge.runners.modal_errors import SDK_ERRORS, is_transient, ride_out, translated
+from bridge.watching.output import LineAssembler, OutputLine, Stream
 
 if TYPE_CHECKING:
     from bridge.runners.modal_sandbox import ModalSandbox

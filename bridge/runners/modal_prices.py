@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 import modal
 
-from bridge.prices import NoPrices, Prices
+from bridge.planning.prices import NoPrices, Prices
 
 _CPU, _MEMORY = "cpu_hour_cost_sandbox", "mem_gib_hour_cost_sandbox"
 _GPU = "gpu_hour_cost_"

@@ -11,11 +11,11 @@ from modal import exception
 
 from bridge import upstream_modal
 from bridge.errors import RunnerUnavailable
-from bridge.outcome import End, SandboxEnd
-from bridge.output import OutputLine
+from bridge.flow_run.outcome import End, SandboxEnd
 from bridge.runners.modal_clients import Clients
 from bridge.runners.modal_errors import SDK_ERRORS, is_transient, ride_out, translated
 from bridge.upstream_modal import Result, Status
+from bridge.watching.output import OutputLine
 
 _ENDS: dict[int, tuple[End, str]] = {
     Status.GENERIC_STATUS_TERMINATED: (End.TERMINATED, ""),

@@ -9,7 +9,7 @@ from typing import TypeVar
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
 
 from bridge.errors import RunnerUnavailable
-from bridge.outcome import SandboxEnd
+from bridge.flow_run.outcome import SandboxEnd
 from bridge.runners.base import Sandbox
 
 T = TypeVar("T")

@@ -2,7 +2,7 @@
 
 Each sandbox has a supervisor (:mod:`bridge.runners.supervisor`), a process group, a working folder and a
 ZenML configuration of its own. It shares the user's HOME, where caches of models live, and the machine: what
-its spec says of images, hardware and places has no meaning here, and :mod:`bridge.ignored` names it.
+its spec says of images, hardware and places has no meaning here, and :mod:`bridge.planning.ignored` names it.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ import bridge
 from bridge import names
 from bridge.awaiting import set_within
 from bridge.errors import RunnerUnavailable, SandboxRefused
-from bridge.outcome import SandboxEnd
-from bridge.output import OutputLine
+from bridge.flow_run.outcome import SandboxEnd
 from bridge.runners import environment, supervisor
 from bridge.runners.base import HostCall, Sandbox, SandboxRequest
 from bridge.runners.local_folder import LocalFolder, StoredRequest, is_closed
@@ -31,6 +30,7 @@ from bridge.runners.local_host import talk
 from bridge.runners.local_state import LocalState
 from bridge.runners.once import Once
 from bridge.runners.spool import SpoolReader
+from bridge.watching.output import OutputLine
 
 _TAIL_SECONDS = 0.1
 """Between two looks at a spool with nothing new. A sandbox's end is an event; that a file grows isn't."""
@@ -239,7 +239,7 @@ class ProcessRunner:
             yield data
 
     async def reload_volumes(self, sandbox: Sandbox) -> None:
-        """Nothing to do: a local process has no volumes (:mod:`bridge.ignored`)."""
+        """Nothing to do: a local process has no volumes (:mod:`bridge.planning.ignored`)."""
 
     async def find(self, app: str, name: str, modal_environment: str | None = None) -> ProcessSandbox | None:
         """Return the running sandbox of that name, whoever started it. There are no environments."""

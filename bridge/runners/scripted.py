@@ -30,10 +30,10 @@ from types import TracebackType
 from typing import Protocol
 
 from bridge.errors import RunnerUnavailable, SandboxRefused
-from bridge.outcome import End, SandboxEnd
-from bridge.output import LineAssembler, OutputLine, Stream, utc_now
+from bridge.flow_run.outcome import End, SandboxEnd
 from bridge.runners.base import SandboxRequest
 from bridge.runners.once import Once
+from bridge.watching.output import LineAssembler, OutputLine, Stream, utc_now
 
 OUTPUT_CHARACTERS = 16 << 20
 """Most output kept of one sandbox; of more the oldest is dropped, and a line says so."""

@@ -8,8 +8,8 @@ from io import FileIO
 from pathlib import Path
 from types import TracebackType
 
-from bridge.output import LineAssembler, OutputLine
 from bridge.runners.supervisor import FRAME, SEGMENT_BYTES
+from bridge.watching.output import LineAssembler, OutputLine
 
 _FRAMES_AT_ONCE = 16
 

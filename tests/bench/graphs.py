@@ -36,8 +36,8 @@ def independent(steps: int) -> Graph:
 def list_schedule(graph: Graph, seconds: Mapping[str, float], slots: int | None) -> float:
     """Return the seconds that the graph takes on ``slots`` machines that lose no time between two steps.
 
-    A list scheduler by longest chain first, ready steps only: what :mod:`bridge.ready` would do if everything but
-    the steps took no time at all.
+    A list scheduler by longest chain first, ready steps only: what :mod:`bridge.flow_run.ready` would do if everything
+    but the steps took no time at all.
     """
     downstream: dict[str, list[str]] = {step: [] for step in graph}
     for step, above in graph.items():

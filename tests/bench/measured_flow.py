@@ -19,15 +19,15 @@ from prefect.client.schemas.objects import State
 from zenml.client import Client
 from zenml.pipelines.run_utils import create_placeholder_run
 
-from bridge.carrying_out import carry_out
-from bridge.open_run import load_snapshot, load_stack
-from bridge.outcome import End, SandboxEnd
-from bridge.run import Run
+from bridge.flow_run.carrying_out import carry_out
+from bridge.flow_run.open_run import load_snapshot, load_stack
+from bridge.flow_run.outcome import End, SandboxEnd
+from bridge.flow_run.run import Run
 from bridge.runners.base import SandboxRequest
 from bridge.runners.scripted import ScriptedRunner, Stage
-from bridge.submission import create_flow_run
-from bridge.terminal import show_run
+from bridge.submitting.submission import create_flow_run
 from bridge.upstream_prefect import run_existing_flow_run
+from bridge.watching.terminal import show_run
 from tests.bench.answers import answer, asked
 from tests.bench.outside import Outside
 from tests.flows import flow_of

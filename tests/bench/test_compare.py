@@ -227,7 +227,13 @@ def test_start_up_is_taken_apart() -> None:
             "futures/_base.py:result",
             "t.py:w",
         ],
-        ["call.py:main", "zenml/a.py:b", "/bridge/open_run.py:open_run", "zen_stores/rest_zen_store.py:get", "t.py:w"],
+        [
+            "call.py:main",
+            "zenml/a.py:b",
+            "/bridge/flow_run/open_run.py:open_run",
+            "zen_stores/rest_zen_store.py:get",
+            "t.py:w",
+        ],
         ["call.py:main", "/bridge/own_loop.py:on_own_loop", "futures/_base.py:result", "t.py:w"],
     ]
     at = [[10.0 + number, {"MainThread": number - 1, "other": 0}] for number in range(1, 6)]

@@ -10,8 +10,8 @@ import time
 
 from zenml.models import PipelineSnapshotResponse
 
-from bridge.layers import ComponentSettings
-from bridge.translate import translate
+from bridge.planning.layers import ComponentSettings
+from bridge.planning.translate import translate
 from tests.unit.snapshots import NAME, StepInput, snapshot
 
 GPUS = ("T4", "L4", "A100", "H100")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.output import MAX_LINE_LENGTH, LineAssembler
+from bridge.watching.output import MAX_LINE_LENGTH, LineAssembler
 
 
 def assemble(chunks: list[bytes], limit: int = MAX_LINE_LENGTH) -> list[str]:

@@ -12,7 +12,7 @@ from zenml.config import DockerSettings
 
 from bridge import names
 from bridge.errors import ImageNotBuilt, RunnerUnavailable, SandboxRefused
-from bridge.image_definition import Code, Dockerfile, Facts, ImageDefinition, Layer, define
+from bridge.images.image_definition import Code, Dockerfile, Facts, ImageDefinition, Layer, define
 from bridge.plan import SandboxSpec
 from bridge.runners.base import SandboxRequest
 from bridge.runners.modal import ModalRunner

@@ -22,16 +22,16 @@ from grpclib import Status
 
 from bridge import names
 from bridge.errors import CapacityUnavailable, CredentialsRefused, RunnerUnavailable, SandboxRefused
-from bridge.outcome import End
-from bridge.output import OutputLine
+from bridge.flow_run.outcome import End
 from bridge.plan import Gpu, Resources, SandboxSpec, VolumeMount
-from bridge.prices import NoPrices, Prices
+from bridge.planning.prices import NoPrices, Prices
 from bridge.runners.base import Runner, SandboxRequest
 from bridge.runners.modal import ModalRunner
 from bridge.runners.modal_output import DRAIN_SECONDS
 from bridge.runners.modal_sandbox import ModalSandbox
 from bridge.runners.rate import RateLimit
 from bridge.runners.registry import Registry
+from bridge.watching.output import OutputLine
 from tests.contract.modal_lab import (
     CREDENTIALS,
     IMAGE,

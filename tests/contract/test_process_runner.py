@@ -19,7 +19,7 @@ import pytest
 import bridge
 from bridge import names
 from bridge.errors import RunnerUnavailable, SandboxRefused
-from bridge.outcome import End
+from bridge.flow_run.outcome import End
 from bridge.plan import SandboxSpec
 from bridge.runners import supervisor
 from bridge.runners.base import SandboxRequest

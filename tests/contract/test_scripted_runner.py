@@ -9,7 +9,7 @@ import tracemalloc
 import pytest
 
 from bridge.errors import CapacityUnavailable, RunnerUnavailable
-from bridge.outcome import End, SandboxEnd
+from bridge.flow_run.outcome import End, SandboxEnd
 from bridge.plan import SandboxSpec
 from bridge.runners.base import SandboxRequest
 from bridge.runners.contract import Lab, texts

@@ -13,13 +13,13 @@ import pytest
 
 from bridge import names
 from bridge.errors import RunnerUnavailable
+from bridge.flow_run.outcome import End, SandboxEnd
 from bridge.host import wire
 from bridge.host.wire import Call
-from bridge.outcome import End, SandboxEnd
 from bridge.runners.base import HostCall, Sandbox, SandboxRequest
 from bridge.runners.modal import ModalRunner
 from bridge.runners.modal_objects import PACKAGE_PATH
-from bridge.warm_step import WarmHost, WarmStep
+from bridge.warming.warm_step import WarmHost, WarmStep
 from tests.contract.modal_lab import SPEC, eventually
 from tests.loopback import LoopbackModal
 

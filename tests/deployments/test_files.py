@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from bridge import eviction
+from bridge.flow_run import eviction
 from tests.deployments import files
 from tests.deployments.files import DEPLOYMENTS, DOCKERFILES, ENVIRONMENTS
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from bridge.outcome import Cost
+from bridge.flow_run.outcome import Cost
 from tests.docs.test_readme import ROOT
 from tests.integration.ends import ENDS
 

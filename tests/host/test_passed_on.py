@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from bridge.flow_run.outcome import End, Reported, SandboxEnd, StepRecord
 from bridge.host.ends import decode, encode
 from bridge.host.passed_on import PassedOn, tell_end, told_end
-from bridge.outcome import End, Reported, SandboxEnd, StepRecord
 from tests.host.conftest import Zen
 
 RECORD = StepRecord(Reported.SUCCEEDED, "0b5c", 2)

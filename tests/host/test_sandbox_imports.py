@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-IN_SANDBOXES = ["bridge.flavors", "bridge.orchestrator", "bridge.step_runs", "bridge.translate"]
+IN_SANDBOXES = ["bridge.flavors", "bridge.orchestrator", "bridge.zenml_side.step_runs", "bridge.planning.translate"]
 IN_SANDBOXES += [
     f"bridge.host.{path.stem}"
     for path in sorted((ROOT / "bridge" / "host").glob("*.py"))

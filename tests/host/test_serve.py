@@ -17,14 +17,14 @@ import psutil
 import pytest
 
 from bridge import names
+from bridge.flow_run.outcome import End, SandboxEnd
 from bridge.host import client, wire
 from bridge.host.ends import decode
-from bridge.outcome import End, SandboxEnd
 from bridge.runners.base import HostCall, Sandbox, SandboxRequest
 from bridge.runners.local_host import talk
 from bridge.runners.process import ProcessRunner
-from bridge.warm_again import attempts_in
-from bridge.warm_step import WarmHost, WarmStep
+from bridge.warming.warm_again import attempts_in
+from bridge.warming.warm_step import WarmHost, WarmStep
 from tests.host.conftest import TIMEOUT, Job, Zen, with_a_thread
 
 SOCKET = "host.sock"

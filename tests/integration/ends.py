@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bridge.outcome import Cost
+from bridge.flow_run.outcome import Cost
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import bridge.carrying_out
+import bridge.flow_run.carrying_out
+import bridge.flow_run.revival
 import bridge.orchestrator
-import bridge.revival
 import bridge.runners.modal
 import bridge.runners.process  # noqa: F401
 from tests.integration.lab import IMAGE

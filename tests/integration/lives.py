@@ -16,8 +16,8 @@ from uuid import UUID
 from prefect.client.orchestration import get_client
 from zenml.client import Client
 
-from bridge.lease import signer
-from bridge.signs_of_life import last_sign
+from bridge.cleanup.lease import signer
+from bridge.cleanup.signs_of_life import last_sign
 from tests.integration.lab import PROJECT, STACK_CODE, Lab, Ran, eventually
 from tests.integration.under import Under
 

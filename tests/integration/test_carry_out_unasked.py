@@ -16,13 +16,13 @@ from zenml.config import DockerSettings
 from zenml.pipelines.run_utils import create_placeholder_run
 from zenml.utils import source_utils
 
-from bridge.carrying_out import carry_out
 from bridge.errors import RunnerUnavailable
-from bridge.open_run import load_snapshot, load_stack
+from bridge.flow_run.carrying_out import carry_out
+from bridge.flow_run.open_run import load_snapshot, load_stack
 from bridge.runners.base import SandboxRequest
 from bridge.runners.modal import ModalRunner
 from bridge.runners.modal_sandbox import ModalSandbox
-from bridge.submission import create_flow_run
+from bridge.submitting.submission import create_flow_run
 from bridge.upstream_prefect import run_existing_flow_run
 from tests.flows import flow_of
 from tests.integration.lab import IMAGE, PROJECT, Lab, Ran, eventually

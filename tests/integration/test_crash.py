@@ -24,10 +24,10 @@ from prefect.states import Cancelled, Crashed, Scheduled
 from zenml.client import Client
 from zenml.enums import ExecutionStatus
 
-from bridge.lease import signer
+from bridge.cleanup.lease import signer
+from bridge.cleanup.signs_of_life import last_sign
 from bridge.names import FLOW_ENTRYPOINT
 from bridge.runners import supervisor
-from bridge.signs_of_life import last_sign
 from tests.integration.lab import PROJECT, STACK_CODE, Lab, Ran, asked, eventually
 from tests.integration.lives import Lives
 from tests.integration.test_cli import COMMAND
@@ -341,7 +341,7 @@ def test_what_is_not_resumed(lab: Lab, tmp_path: Path) -> None:
     """A flow that is alive; a run that failed meanwhile, also where Prefect runs its flow again; what there isn't."""
     from bridge.errors import RunIsOver, RunNotPossible
     from bridge.flow import zenml_pipeline
-    from bridge.revival import resume
+    from bridge.flow_run.revival import resume
     from bridge.upstream_prefect import run_existing_flow_run
 
     def go_on(some_id: UUID) -> None:
@@ -447,7 +447,7 @@ def test_interrupted_while_it_looks_what_there_is(lab: Lab, tmp_path: Path) -> N
 def test_a_run_that_failed_without_its_flow_while_a_step_runs(lab: Lab, tmp_path: Path) -> None:
     """The step has its time; then both sides end, and the sandboxes with them."""
     from bridge.errors import RunIsOver
-    from bridge.revival import resume
+    from bridge.flow_run.revival import resume
 
     def refused(expected: str) -> None:
         said: list[str] = []

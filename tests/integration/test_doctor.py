@@ -175,7 +175,7 @@ class TestFiveCommonMistakes:
         import inputs
         from zenml.config import ResourceSettings
 
-        from bridge.open_run import load_snapshot, load_stack
+        from bridge.flow_run.open_run import load_snapshot, load_stack
 
         greedy = inputs.given.with_options(settings={"resources": ResourceSettings(gpu_count=1)})
         stack = lab.stack("modal")

@@ -67,7 +67,7 @@ class TestDeployments:
         """Running the pipeline with a pool that is there, as the fix says, gives it that one."""
         from prefect.client.orchestration import get_client
 
-        from bridge.deployments import ensure_deployment
+        from bridge.submitting.deployments import ensure_deployment
 
         make_pool(pool := f"pool-{uuid4().hex[:6]}")
         pipeline, component = f"pipeline-{uuid4().hex[:6]}", f"component-{uuid4().hex[:6]}"

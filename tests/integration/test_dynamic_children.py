@@ -11,7 +11,8 @@ from prefect.client.schemas.filters import FlowRunFilter
 from zenml.client import Client
 from zenml.enums import ExecutionStatus
 
-from bridge import asks, step_runs
+from bridge.dynamic_pipelines import asks
+from bridge.zenml_side import step_runs
 from tests.integration.lab import Lab, eventually
 from tests.integration.lives import Lives
 from tests.integration.under import Under

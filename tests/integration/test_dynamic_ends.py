@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.outcome import Cost
+from bridge.flow_run.outcome import Cost
 from tests.integration.ends import ENDS
 from tests.integration.ends import STRUCK as FROM_OUTSIDE
 from tests.integration.lab import Lab, eventually

@@ -18,8 +18,8 @@ from zenml.models import PipelineRunResponse
 from zenml.pipelines.run_utils import create_placeholder_run
 from zenml.utils import source_utils
 
-from bridge import asks
-from bridge.open_run import load_snapshot
+from bridge.dynamic_pipelines import asks
+from bridge.flow_run.open_run import load_snapshot
 from tests.databases import PLACES
 from tests.integration import begun
 from tests.integration.lab import PROJECT, Lab

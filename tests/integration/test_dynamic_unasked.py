@@ -11,8 +11,8 @@ from prefect.client.orchestration import get_client
 from prefect.states import Pending
 from zenml.client import Client
 
-from bridge.carrying_out import carry_out
 from bridge.errors import RunnerUnavailable
+from bridge.flow_run.carrying_out import carry_out
 from bridge.runners.process import ProcessRunner, ProcessSandbox
 from bridge.upstream_prefect import run_existing_flow_run
 from tests.flows import flow_of

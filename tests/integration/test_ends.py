@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from prefect.client.orchestration import get_client
 
-from bridge.outcome import Cost
+from bridge.flow_run.outcome import Cost
 from tests.integration.ends import ENDS, STRUCK
 from tests.integration.lab import Lab, Ran, eventually
 

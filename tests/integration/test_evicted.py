@@ -13,7 +13,7 @@ from uuid import uuid4
 import pytest
 from prefect.client.orchestration import get_client
 
-from bridge import eviction
+from bridge.flow_run import eviction
 from tests.integration.lab import STACK_CODE, Lab, eventually
 from tests.integration.under import Under, cancel, living
 from tests.integration.workers import BIN, make_pool

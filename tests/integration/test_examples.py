@@ -119,7 +119,7 @@ def test_a_project_of_zenmls_own_modal_orchestrator(
     lab: Lab, example: Callable[[str], ModuleType], tmp_path: Path
 ) -> None:
     """Unchanged, and its settings mean what they meant."""
-    from bridge.open_run import load_snapshot, load_stack
+    from bridge.flow_run.open_run import load_snapshot, load_stack
 
     stack = lab.stack("process", execution_mode="per_step")
     ran = run(lab, example("migrated").training, tmp_path, stack)

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from bridge.cli import main
-from bridge.open_run import load_snapshot, load_stack
+from bridge.flow_run.open_run import load_snapshot, load_stack
 from bridge.plan import Mode
 from tests import servers
 from tests.contract.modal_lab import TOO_OLD_FOR_V2

@@ -22,7 +22,7 @@ from zenml.pipelines.run_utils import create_placeholder_run
 from zenml.utils import source_utils
 from zenml.utils.time_utils import utc_now
 
-from bridge.open_run import load_snapshot, load_stack
+from bridge.flow_run.open_run import load_snapshot, load_stack
 from bridge.orchestrator import ModalPrefectOrchestrator
 from tests.integration.begun import begin
 from tests.integration.lab import PROJECT, Lab, eventually
@@ -120,7 +120,7 @@ def test_who_waits_goes_on(
 ) -> None:
     orchestrator = orchestrator_of(step_run)
     # Of its own logger: a flow that ran in this process before has taken `bridge` from the root's handlers.
-    logger = logging.getLogger("bridge.asks")
+    logger = logging.getLogger("bridge.dynamic_pipelines.asks")
     logger.addHandler(caplog.handler)
     request.addfinalizer(lambda: logger.removeHandler(caplog.handler))
     with ThreadPoolExecutor(1) as threads:

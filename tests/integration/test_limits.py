@@ -13,8 +13,8 @@ from prefect.client.orchestration import get_client
 from prefect.concurrency.asyncio import concurrency as concurrency_async
 from prefect.concurrency.sync import concurrency
 
-from bridge.limits import LEASE_SECONDS, Limits
-from bridge.ready import Gate, Pass, Slots
+from bridge.flow_run.limits import LEASE_SECONDS, Limits
+from bridge.flow_run.ready import Gate, Pass, Slots
 from tests.integration.lab import Lab, eventually
 from tests.integration.lives import Lives
 from tests.integration.test_dynamic import in_turns

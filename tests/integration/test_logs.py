@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 
-from bridge.logs import FIRST_LINES, LAST_LINES
+from bridge.watching.logs import FIRST_LINES, LAST_LINES
 from tests.integration.lab import Lab, eventually
 
 

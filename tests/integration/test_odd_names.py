@@ -6,10 +6,10 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 
-from bridge.deployments import ensure_deployment, find_deployment
-from bridge.limits import LimitMissing, check_limit
+from bridge.flow_run.limits import LimitMissing, check_limit
 from bridge.settings import ModalPrefectOrchestratorConfig
-from bridge.work_pool import check_pool, nobody_works
+from bridge.submitting.deployments import ensure_deployment, find_deployment
+from bridge.submitting.work_pool import check_pool, nobody_works
 from tests import servers
 from tests.integration.workers import make_pool
 

@@ -18,11 +18,11 @@ from zenml.utils import source_utils
 
 from bridge.errors import RunIsOver
 from bridge.flow import zenml_pipeline
-from bridge.open_run import adopt_run, load_snapshot, load_stack
-from bridge.revival import resume
-from bridge.run import environment_of
-from bridge.run_status import bind_run, end_run
-from bridge.submission import create_flow_run
+from bridge.flow_run.open_run import adopt_run, load_snapshot, load_stack
+from bridge.flow_run.revival import resume
+from bridge.flow_run.run import environment_of
+from bridge.submitting.submission import create_flow_run
+from bridge.zenml_side.run_status import bind_run, end_run
 from tests.integration.begun import begin
 from tests.integration.lab import IMAGE, PROJECT, Lab
 

@@ -17,7 +17,7 @@ from zenml.pipelines.run_utils import create_placeholder_run
 from zenml.stack import StackComponent
 from zenml.utils import source_utils
 
-from bridge.open_run import load_snapshot
+from bridge.flow_run.open_run import load_snapshot
 from tests.databases import PLACES
 from tests.integration.begun import begin
 from tests.integration.lab import PROJECT, Lab

@@ -162,7 +162,7 @@ def test_somebody_else_asks_and_cancels(
 def test_one_whose_caller_is_gone_is_swept(
     here: Lab, modal: LoopbackModal, operators: Operators, operated, tmp_path: Path
 ) -> None:
-    from bridge.sweep import stacks, sweep
+    from bridge.cleanup.sweep import stacks, sweep
 
     operator = operators.operator("modal")
     name = operators.stack([operator])
@@ -215,7 +215,7 @@ def test_a_killed_caller_leaves_nothing_for_long(
     here: Lab, modal: LoopbackModal, operators: Operators, tmp_path: Path
 ) -> None:
     """The step ends with its lease; the sandbox, which the sweep leaves alone, when it was idle."""
-    from bridge.sweep import stacks, sweep
+    from bridge.cleanup.sweep import stacks, sweep
 
     name = operators.stack([operators.operator("modal", orphan_timeout=8, warm_idle_timeout=1)])
     ran = Ran(tmp_path)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bridge.lease import age, grace
-from bridge.signs_of_life import last_sign
+from bridge.cleanup.lease import age, grace
+from bridge.cleanup.signs_of_life import last_sign
 from tests.integration.flow_process import FlowProcess
 from tests.integration.lab import Lab, Ran, eventually
 from tests.integration.test_cli import call

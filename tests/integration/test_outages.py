@@ -19,10 +19,10 @@ from prefect.client.schemas.objects import TaskRun
 from zenml.pipelines.run_utils import create_placeholder_run
 from zenml.utils import source_utils
 
-from bridge.open_run import load_snapshot, load_stack
-from bridge.resume import task_runs_of
-from bridge.said import Said, read_said
-from bridge.submission import create_flow_run, run_here
+from bridge.flow_run.open_run import load_snapshot, load_stack
+from bridge.flow_run.resume import task_runs_of
+from bridge.flow_run.said import Said, read_said
+from bridge.submitting.submission import create_flow_run, run_here
 from tests.integration.lab import PROJECT, Lab, Ran, eventually
 from tests.integration.under import Under
 from tests.servers import Server

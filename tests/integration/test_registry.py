@@ -9,8 +9,8 @@ from uuid import uuid4
 import pytest
 
 from bridge.errors import SandboxRefused
+from bridge.flow_run.run import runner_of
 from bridge.plan import SandboxSpec
-from bridge.run import runner_of
 from bridge.runners.base import Runner, SandboxRequest
 from tests import servers
 from tests.integration.lab import Lab

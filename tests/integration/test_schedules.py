@@ -167,7 +167,7 @@ def test_a_schedule_of_a_project_that_is_not_the_active_one(lab: Lab, idle_pool:
     """As on a worker, which runs the schedules of all projects."""
     from zenml.client import Client
 
-    from bridge.scheduled import snapshot_of
+    from bridge.submitting.scheduled import snapshot_of
 
     client, name = Client(), f"project-{uuid4().hex[:6]}"
     active, other = client.active_project, client.create_project(name, "")

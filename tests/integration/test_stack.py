@@ -116,8 +116,8 @@ class TestValidator:
         from zenml.client import Client
         from zenml.stack import Stack
 
+        from bridge.planning.validation import check_operator_stack
         from bridge.settings import ModalPrefectStepOperatorConfig
-        from bridge.validation import check_operator_stack
 
         stack = Stack.from_model(Client().get_stack(lab.stack("modal")))
         for runner in ("modal", "process"):

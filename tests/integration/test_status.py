@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 import psutil
 import pytest
 
-from bridge import eviction
+from bridge.flow_run import eviction
 from tests.integration.lab import Lab, asked, eventually
 from tests.integration.workers import make_pool
 

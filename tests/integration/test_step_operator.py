@@ -414,7 +414,7 @@ def test_what_no_caller_waits_for_is_swept(
     here: Lab, modal: LoopbackModal, operators: Operators, operated, tmp_path: Path
 ) -> None:
     """In a stack whose orchestrator is ZenML's local one."""
-    from bridge.sweep import stacks, sweep
+    from bridge.cleanup.sweep import stacks, sweep
 
     operator = operators.operator("modal")
     name = operators.stack([operator])

@@ -247,7 +247,8 @@ def deploy_the_sweep(client: SyncPrefectClient) -> UUID:
 
 def test_the_watchdog_s_automations(lab: Lab, idle: str) -> None:
     """Made once, changed where asked, taken away; with the sweep deployed there is one that runs it."""
-    from bridge import names, watchdog
+    from bridge import names
+    from bridge.cleanup import watchdog
 
     with get_client(sync_client=True) as client:
         for deployment in client.read_deployments():
@@ -277,7 +278,7 @@ def test_prefect_runs_the_sweep_once_no_flow_can_come_back(lab: Lab) -> None:
     """For a crashed flow run of ours, and for none of another's."""
     from prefect.states import Crashed, Running
 
-    from bridge import watchdog
+    from bridge.cleanup import watchdog
 
     with get_client(sync_client=True) as client:
         deployment_id = deploy_the_sweep(client)

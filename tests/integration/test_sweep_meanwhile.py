@@ -14,10 +14,10 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Crashed
 from zenml.client import Client
 
-from bridge import signs_of_life
-from bridge.ownership import Owner
-from bridge.sweep import stacks, sweep
-from bridge.swept import Report
+from bridge.cleanup import signs_of_life
+from bridge.cleanup.ownership import Owner
+from bridge.cleanup.sweep import stacks, sweep
+from bridge.cleanup.swept import Report
 from tests.integration.forwarder import Forwarder
 from tests.integration.lab import Lab
 from tests.integration.test_sweep import make_old, status, submitted

@@ -82,7 +82,7 @@ def status(run: Any) -> str:
 
 def test_a_step_operator_on_modal_beside_local_processes(lab: Lab, pool: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another runner, and an account that only the step operator knows."""
-    from bridge.sweep import stacks, sweep
+    from bridge.cleanup.sweep import stacks, sweep
 
     ours = lab.stack("process", work_pool=pool, synchronous=False)
     name, (operator,) = with_operators(ours, {"runner": "modal", **token_of(lab)})
@@ -103,7 +103,7 @@ def test_a_step_operator_on_modal_beside_local_processes(lab: Lab, pool: str, mo
 
 def test_a_step_operator_that_cannot_be_asked(lab: Lab, pool: str) -> None:
     """The run ends, and what is left of it is found when the step operator's Modal can be asked again."""
-    from bridge.sweep import stacks, sweep
+    from bridge.cleanup.sweep import stacks, sweep
 
     ours = lab.stack("process", work_pool=pool, synchronous=False)
     name, operators = with_operators(ours, token_of(lab), token_of(lab))
@@ -130,7 +130,7 @@ def test_a_step_operator_that_cannot_be_asked(lab: Lab, pool: str) -> None:
 
 def test_a_step_operator_in_the_orchestrator_s_place(lab: Lab, pool: str) -> None:
     """Each sandbox is listed once, also where the same environment is named in two ways."""
-    from bridge.sweep import stacks, sweep
+    from bridge.cleanup.sweep import stacks, sweep
 
     ours = lab.stack("modal", work_pool=pool, synchronous=False)
     name, operators = with_operators(ours, token_of(lab), {**token_of(lab), "modal_environment": "main"})
@@ -170,7 +170,7 @@ def of_account(token: tuple[str, str]) -> dict[str, str]:
 @pytest.mark.parametrize("whose", ["orchestrator", "step operator"])
 def test_an_environment_that_one_of_two_accounts_has(lab: Lab, pool: str, shared: LoopbackModal, whose: str) -> None:
     """It is looked at in the account that has it; one that none of them has is an error, and the rest is swept."""
-    from bridge.sweep import stacks, sweep
+    from bridge.cleanup.sweep import stacks, sweep
 
     accounts = [shared.token, GUEST] if whose == "orchestrator" else [GUEST, shared.token]
     ours = lab.stack("modal", work_pool=pool, synchronous=False, **of_account(accounts[0]))
@@ -192,7 +192,7 @@ def test_an_environment_that_one_of_two_accounts_has(lab: Lab, pool: str, shared
 @pytest.mark.slow
 def test_an_environment_that_one_of_two_stacks_has(lab: Lab, pool: str, shared: LoopbackModal) -> None:
     """As with `--all`; the second has ZenML's own orchestrator."""
-    from bridge.sweep import stacks, sweep_each
+    from bridge.cleanup.sweep import stacks, sweep_each
 
     orchestrated = lab.stack("modal", work_pool=pool, synchronous=False, **of_account(GUEST))
     name, _ = with_operators(orchestrated, of_account(shared.token))

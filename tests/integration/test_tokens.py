@@ -20,11 +20,11 @@ from zenml.client import Client
 from zenml.enums import APITokenType
 from zenml.login.credentials_store import CredentialsStore
 
+from bridge.cleanup.lease import age
+from bridge.cleanup.signs_of_life import last_sign
 from bridge.doctor.finding import Grade
 from bridge.doctor.patient import Patient
 from bridge.doctor.zenml_side import server
-from bridge.lease import age
-from bridge.signs_of_life import last_sign
 from tests.integration.conftest import forget_zenml
 from tests.integration.lab import Lab, Ran, eventually, lab_beside
 from tests.integration.under import Under

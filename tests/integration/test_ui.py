@@ -16,8 +16,8 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter
 
-from bridge.board import COLUMNS, SHARED
-from bridge.followed import FollowedSteps
+from bridge.watching.board import COLUMNS, SHARED
+from bridge.watching.followed import FollowedSteps
 from tests import servers
 from tests.integration import browser
 from tests.integration.lab import Lab, Ran, eventually

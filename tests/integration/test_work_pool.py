@@ -106,7 +106,7 @@ def test_submitting_again_leaves_the_deployment_alone(lab: Lab, idle_pool: str) 
 def test_submitting_without_waiting_says_that_nobody_works(
     lab: Lab, idle_pool: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.WARNING, "bridge.submission"):
+    with caplog.at_level(logging.WARNING, "bridge.submitting.submission"):
         submit_only(lab, idle_pool)
     assert f"modal-prefect worker --pool {idle_pool}" in caplog.text
 
@@ -136,8 +136,8 @@ def test_nobody_works_and_the_run_is_cancelled(lab: Lab, idle_pool: str, caplog:
     from zenml.client import Client
 
     from bridge.errors import RunStopped
-    from bridge.followed import FollowedSteps
-    from bridge.waiting import REMIND_SECONDS, Waiting
+    from bridge.submitting.waiting import REMIND_SECONDS, Waiting
+    from bridge.watching.followed import FollowedSteps
 
     flow_run, run = submit_only(lab, idle_pool)
     clock = Clock()
@@ -153,7 +153,7 @@ def test_nobody_works_and_the_run_is_cancelled(lab: Lab, idle_pool: str, caplog:
     steps = FollowedSteps(UUID(flow_run), "diamond")
     with caplog.at_level(logging.INFO), pytest.raises(RunStopped):
         Waiting(run, UUID(flow_run), idle_pool, steps, said.append, sleep, lambda: clock.time).until_done()
-    warnings = [record.message for record in caplog.records if record.name == "bridge.waiting"]
+    warnings = [record.message for record in caplog.records if record.name == "bridge.submitting.waiting"]
     assert f"GET {lab.prefect.url}/api/flow_runs/{flow_run}" not in caplog.text
     assert len(warnings) == 3
     assert f"modal-prefect worker --pool {idle_pool}" in warnings[0]
@@ -184,8 +184,8 @@ def cancel(flow_run: str) -> None:
 def test_interrupting_the_wait_leaves_the_run_alone(lab: Lab, idle_pool: str) -> None:
     from zenml.client import Client
 
-    from bridge.followed import FollowedSteps
-    from bridge.waiting import Waiting
+    from bridge.submitting.waiting import Waiting
+    from bridge.watching.followed import FollowedSteps
 
     flow_run, run = submit_only(lab, idle_pool)
     said: list[str] = []
@@ -286,7 +286,7 @@ def test_a_flow_that_cannot_begin_ends_its_zenml_run(lab: Lab, idle_pool: str) -
 
 
 def test_a_pool_that_is_deleted_meanwhile(lab: Lab, idle_pool: str) -> None:
-    from bridge.work_pool import nobody_works
+    from bridge.submitting.work_pool import nobody_works
 
     with client() as api:
         assert f"--pool {idle_pool}" in str(nobody_works(api, idle_pool))

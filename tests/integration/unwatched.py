@@ -12,22 +12,22 @@ from prefect.context import AsyncClientContext
 from prefect.states import Completed, Failed
 from zenml.pipelines.run_utils import create_placeholder_run
 
-from bridge import step_runs
-from bridge.board import Board
-from bridge.flow_parts import FlowParts
-from bridge.logs import LogShipper
-from bridge.open_run import load_snapshot, load_stack
-from bridge.per_step import PerStep
+from bridge.flow_run.flow_parts import FlowParts
+from bridge.flow_run.open_run import load_snapshot, load_stack
+from bridge.flow_run.per_step import PerStep
+from bridge.flow_run.resume import Earlier
+from bridge.flow_run.run import Run, runner_of
+from bridge.flow_run.step import Attempts
+from bridge.flow_run.whole_pipeline import WholePipeline, summary
 from bridge.plan import Mode
-from bridge.resume import Earlier
-from bridge.run import Run, runner_of
-from bridge.step import Attempts
-from bridge.step_records import StepRecords
-from bridge.submission import create_flow_run
+from bridge.submitting.submission import create_flow_run
 from bridge.upstream_prefect import run_existing_flow_run
-from bridge.warm import WarmSteps
-from bridge.whole_pipeline import WholePipeline, summary
-from bridge.zenml_calls import ZenMLCalls
+from bridge.warming.warm import WarmSteps
+from bridge.watching.board import Board
+from bridge.watching.logs import LogShipper
+from bridge.zenml_side import step_runs
+from bridge.zenml_side.step_records import StepRecords
+from bridge.zenml_side.zenml_calls import ZenMLCalls
 from tests.flows import flow_of
 
 

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import httpx
 
+from bridge.flow_run.outcome import End, SandboxEnd
 from bridge.host import wire
 from bridge.host.ends import encode
-from bridge.outcome import End, SandboxEnd
 from tests.loopback import LoopbackModal, SandboxRecord
 
 STUB = Path(__file__).with_name("stub.sh")

@@ -6,8 +6,8 @@ import asyncio
 import logging
 from itertools import pairwise
 
-from bridge.again import LONGEST_PAUSE_SECONDS, Again, differing
-from bridge.outcome import Cost, End, Outcome, SandboxEnd, StepRecord, Verdict, judge
+from bridge.flow_run.again import LONGEST_PAUSE_SECONDS, Again, differing
+from bridge.flow_run.outcome import Cost, End, Outcome, SandboxEnd, StepRecord, Verdict, judge
 from tests.unit import virtual_time
 
 SERIES = 200

@@ -10,13 +10,13 @@ import pytest
 PROGRAM = """
 import gc
 import sys
-from bridge import ahead
+from bridge.submitting import ahead
 assert "prefect" not in sys.modules and "modal" not in sys.modules
 begun = ahead.imports("{runner}")
 assert ahead.imports("{runner}") is begun
 begun.result(120)
 assert gc.isenabled()
-from bridge.submission import create_flow_run
+from bridge.submitting.submission import create_flow_run
 print("modal" in sys.modules)
 """
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from bridge.errors import InvalidSettings
-from bridge.layers import ComponentSettings
+from bridge.planning.layers import ComponentSettings
+from bridge.planning.translate import translate
 from bridge.settings import ModalPrefectOrchestratorConfig, ModalPrefectOrchestratorSettings
-from bridge.translate import translate
 from tests.unit import bad_inputs
 from tests.unit.bad_inputs import BadInput
 from tests.unit.snapshots import NAME, StepInput, snapshot

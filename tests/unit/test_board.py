@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from decimal import Decimal
 
-from bridge.board import SHARED, Board, Row, Seen
 from bridge.plan import FailureMode, Gpu, Mode, Plan, Resources, SandboxSpec, StepPlan
-from bridge.step_told import About
+from bridge.watching.board import SHARED, Board, Row, Seen
+from bridge.watching.step_told import About
 
 
 class Clock:

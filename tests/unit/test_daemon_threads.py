@@ -15,7 +15,7 @@ LEAVES = """
 import asyncio
 import threading
 
-from bridge.zenml_calls import ZenMLCalls
+from bridge.zenml_side.zenml_calls import ZenMLCalls
 
 async def main():
     thread = ZenMLCalls()

@@ -30,7 +30,7 @@ from bridge.doctor.finding import Finding, Grade, told
 from bridge.doctor.patient import Patient, Unmet
 from bridge.doctor.show import as_json, show, summary
 from bridge.errors import PrefectUnavailable, RunNotPossible
-from bridge.outcome import End, SandboxEnd
+from bridge.flow_run.outcome import End, SandboxEnd
 from tests.serving import serving_at
 
 

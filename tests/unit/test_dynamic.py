@@ -8,8 +8,8 @@ import pytest
 from zenml.constants import DYNAMIC_PIPELINE_RUN_FAILED_EXIT_CODE
 from zenml.enums import ExecutionStatus
 
-from bridge.dynamic import another_follows
-from bridge.outcome import TOKEN_REFUSED, End, SandboxEnd
+from bridge.dynamic_pipelines.dynamic import another_follows
+from bridge.flow_run.outcome import TOKEN_REFUSED, End, SandboxEnd
 
 OVER = {status for status in ExecutionStatus if status.is_finished} | {ExecutionStatus.PAUSED}
 OWN_CODES = (0, 1, 2, 3, 7, DYNAMIC_PIPELINE_RUN_FAILED_EXIT_CODE, TOKEN_REFUSED, 126, 127, 128)

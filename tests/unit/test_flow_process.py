@@ -9,9 +9,9 @@ import pytest
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Cancelling, Crashed, Pending, Running
 
-from bridge import whereabouts
-from bridge.flow_process import alive_here, doubt_of_death
-from bridge.lease import FIRST_SIGN_SECONDS
+from bridge.cleanup.lease import FIRST_SIGN_SECONDS
+from bridge.flow_run import whereabouts
+from bridge.flow_run.flow_process import alive_here, doubt_of_death
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
 ELSEWHERE = "pod-1~0a1b2c3d/7/123"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Mapping
 
-from bridge.foresight import Foresight
+from bridge.warming.foresight import Foresight
 from tests.unit import virtual_time
 
 TRAIN = {"train": ["load", "clean"]}

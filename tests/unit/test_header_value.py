@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from prefect.settings import PREFECT_API_KEY, temporary_settings
 
 from bridge.errors import CredentialsRefused, InvalidSettings, PrefectUnavailable
-from bridge.header_value import is_sendable
-from bridge.prefect_api import prefect_api, prefect_settings
+from bridge.planning.header_value import is_sendable
+from bridge.prefect_side.prefect_api import prefect_api, prefect_settings
 from bridge.runners.modal import ModalRunner
 from bridge.settings import ModalPrefectOrchestratorConfig
 

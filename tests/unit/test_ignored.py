@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from zenml.config import DockerSettings
 
-from bridge import ignored
-from bridge.layers import ComponentSettings
+from bridge.planning import ignored
+from bridge.planning.layers import ComponentSettings
+from bridge.planning.translate import translate
 from bridge.settings import ModalPrefectOrchestratorConfig, SandboxSettings
-from bridge.translate import translate
 from tests.unit.snapshots import NAME, StepInput, snapshot
 
 MACHINE = {"gpu": "T4", "cloud": "aws", "region": "eu", "modal_environment": "staging", "capacity_timeout": 9}

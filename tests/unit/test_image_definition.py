@@ -10,7 +10,7 @@ import pytest
 from zenml.config import DockerSettings
 
 from bridge.errors import InvalidSettings
-from bridge.image_definition import Code, Dockerfile, Facts, ImageDefinition, Layer, define
+from bridge.images.image_definition import Code, Dockerfile, Facts, ImageDefinition, Layer, define
 
 FACTS = Facts(zenml="0.98.0", default_parent="zenmldocker/zenml:0.98.0-py3.11")
 CODE = Code((("steps/train.py", "/home/me/steps/train.py"), ("run.py", "/home/me/run.py")), "c0de")

@@ -32,8 +32,8 @@ from zenml.utils import source_utils
 from zenml.utils.pipeline_docker_image_builder import PipelineDockerImageBuilder
 
 from bridge.errors import InvalidSettings
-from bridge.image_definition import Facts
-from bridge.image_facts import facts_of
+from bridge.images.image_definition import Facts
+from bridge.images.image_facts import facts_of
 from tests import databases
 from tests.integration.stack.folder_repository import FolderRepository
 

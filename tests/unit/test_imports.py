@@ -15,23 +15,69 @@ REPOSITORY = Path(__file__).parents[2]
 BRIDGE = REPOSITORY / "bridge"
 MODULES = sorted(path.relative_to(BRIDGE).as_posix() for path in BRIDGE.rglob("*.py"))
 PURE = [
-    *("plan.py", "outcome.py", "names.py", "errors.py", "ready.py", "kinds.py", "__init__.py"),
-    *("awaiting.py", "said_once.py", "step_told.py"),
-    *("ownership.py", "lease.py", "whereabouts.py", "pool.py", "board.py", "header_value.py", "last_words.py"),
-    *("own_loop.py", "daemon_threads.py", "output.py", "doctor/finding.py", "host/__init__.py"),
+    *(
+        "plan.py",
+        "flow_run/outcome.py",
+        "names.py",
+        "errors.py",
+        "flow_run/ready.py",
+        "warming/kinds.py",
+        "__init__.py",
+    ),
+    *("awaiting.py", "said_once.py", "watching/step_told.py"),
+    *(
+        "cleanup/ownership.py",
+        "cleanup/lease.py",
+        "flow_run/whereabouts.py",
+        "warming/pool.py",
+        "watching/board.py",
+        "planning/header_value.py",
+        "flow_run/last_words.py",
+    ),
+    *("own_loop.py", "daemon_threads.py", "watching/output.py", "doctor/finding.py", "host/__init__.py"),
     *("host/wire.py", "host/attempt.py", "host/journal.py", "host/pipes.py", "host/ends.py", "host/passed_on.py"),
     *("host/lifeline.py", "host/client.py", "runners/supervisor.py"),
 ]
 NO_PREFECT = [
-    *("plan.py", "translate.py", "layers.py", "resources.py", "checks.py", "flavors.py", "settings.py"),
-    *("outcome.py", "names.py", "errors.py", "ready.py", "step_runs.py"),
+    *(
+        "plan.py",
+        "planning/translate.py",
+        "planning/layers.py",
+        "planning/resources.py",
+        "planning/checks.py",
+        "flavors.py",
+        "settings.py",
+    ),
+    *("flow_run/outcome.py", "names.py", "errors.py", "flow_run/ready.py", "zenml_side/step_runs.py"),
     # What the orchestration of a dynamic pipeline needs in its sandbox.
-    *("isolated.py", "asks.py"),
+    *("dynamic_pipelines/isolated.py", "dynamic_pipelines/asks.py"),
     # What a step operator needs where it is called from.
-    *("step_operator.py", "operated.py", "operating.py", "step.py", "run.py", "warm.py", "warm_step.py"),
-    *("open_run.py", "zenml_calls.py", "step_records.py", "cache_lookup.py", "one_sandbox.py"),
+    *(
+        "step_operator.py",
+        "step_operators/operated.py",
+        "step_operators/operating.py",
+        "flow_run/step.py",
+        "flow_run/run.py",
+        "warming/warm.py",
+        "warming/warm_step.py",
+    ),
+    *(
+        "flow_run/open_run.py",
+        "zenml_side/zenml_calls.py",
+        "zenml_side/step_records.py",
+        "zenml_side/cache_lookup.py",
+        "planning/one_sandbox.py",
+    ),
 ]
-LAZY = ["bridge", "bridge.plan", "bridge.outcome", "bridge.names", "bridge.errors", "bridge.ready", "bridge.ownership"]
+LAZY = [
+    "bridge",
+    "bridge.plan",
+    "bridge.flow_run.outcome",
+    "bridge.names",
+    "bridge.errors",
+    "bridge.flow_run.ready",
+    "bridge.cleanup.ownership",
+]
 
 
 def imported(module: str) -> Iterator[tuple[str, bool]]:
@@ -226,8 +272,8 @@ def test_planning_has_no_clock_network_or_environment() -> None:
     assert not worldly
 
 
-BESIDE_ZENML = ["bridge.flavors", "bridge.translate", "bridge.step_operator", "bridge.operated"]
-CALLS = "bridge.operating+bridge.runners.modal"
+BESIDE_ZENML = ["bridge.flavors", "bridge.planning.translate", "bridge.step_operator", "bridge.step_operators.operated"]
+CALLS = "bridge.step_operators.operating+bridge.runners.modal"
 
 
 @pytest.fixture(scope="module")
@@ -258,12 +304,14 @@ def test_a_step_operator_is_called_without_prefect(loaded_beside_zenml: dict[str
 def test_a_step_operator_comes_as_far_as_saying_that_the_sdk_is_missing() -> None:
     """In an image without it; an error of Python's own would say less."""
     without = "import sys; sys.modules.update(dict.fromkeys(('modal', 'tenacity', 'prefect')))"
-    needed = "import bridge.operated, bridge.resources, bridge.run, bridge.step_operator, bridge.step_runs"
+    ours = "step_operator, step_operators.operated, planning.resources, flow_run.run, zenml_side.step_runs"
+    needed = "; ".join(f"import bridge.{module}" for module in ours.split(", "))
     subprocess.run([sys.executable, "-c", f"{without}; {needed}"], check=True, cwd=REPOSITORY)
 
 
 def test_a_worker_comes_without_zenml() -> None:
     """Which would take Prefect's console handlers off, and cost each worker seconds and memory."""
-    needed = "import bridge.commands.worker, bridge.prefect_api, bridge.work_pool, bridge.worker"
+    ours = "commands.worker, prefect_side.prefect_api, submitting.work_pool, submitting.worker"
+    needed = "; ".join(f"import bridge.{module}" for module in ours.split(", "))
     command = [sys.executable, "-c", f"import sys; {needed}; sys.exit('zenml' in sys.modules)"]
     subprocess.run(command, check=True, cwd=REPOSITORY)

@@ -11,12 +11,12 @@ import pytest
 from zenml.enums import ExecutionStatus
 
 from bridge import names
-from bridge.asks import answer
+from bridge.dynamic_pipelines.asks import answer
+from bridge.dynamic_pipelines.isolated import Layer, check_inline, image_of, plan_of, unused_of_child, wishes_of
 from bridge.errors import InvalidSettings, RunNotPossible
-from bridge.isolated import Layer, check_inline, image_of, plan_of, unused_of_child, wishes_of
-from bridge.layers import ComponentSettings
 from bridge.plan import FailureMode, Gpu, Mode, Resources, RunnerKind
-from bridge.translate import translate
+from bridge.planning.layers import ComponentSettings
+from bridge.planning.translate import translate
 from tests.unit.snapshots import NAME, SNAPSHOT_ID, StepInput, snapshot
 
 

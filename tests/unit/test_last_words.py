@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from bridge.last_words import FAREWELL_LINES, KEPT_BYTES, KEPT_LINES, LastWords
+from bridge.flow_run.last_words import FAREWELL_LINES, KEPT_BYTES, KEPT_LINES, LastWords
 
 MISSING = "ModuleNotFoundError: No module named 'no_such_module'"
 TRACED = """

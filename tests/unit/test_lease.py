@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.lease import Lease, age, grace, period
+from bridge.cleanup.lease import Lease, age, grace, period
 
 TIMEOUT = 100.0
 

@@ -7,10 +7,10 @@ from uuid import uuid4
 
 from rich.console import Console
 
-from bridge.board import Board
-from bridge.followed import FollowedSteps
-from bridge.live import LiveView, pick
 from bridge.plan import FailureMode, Gpu, Mode, Plan, Resources, SandboxSpec, StepPlan
+from bridge.watching.board import Board
+from bridge.watching.followed import FollowedSteps
+from bridge.watching.live import LiveView, pick
 
 
 class Clock:

@@ -17,10 +17,10 @@ from prefect.client.schemas.actions import LogCreate
 from prefect.client.schemas.objects import Log
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from bridge.allowance import Allowance, take_coalesced
-from bridge.logs import FIRST_LINES, LAST_LINES, LogShipper
-from bridge.output import OutputLine
-from bridge.said import Said
+from bridge.flow_run.said import Said
+from bridge.prefect_side.allowance import Allowance, take_coalesced
+from bridge.watching.logs import FIRST_LINES, LAST_LINES, LogShipper
+from bridge.watching.output import OutputLine
 
 API = "http://prefect.test/api"
 NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)

@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 
 import pytest
 
-from bridge.login import expiry_of, what_ends
+from bridge.cleanup.login import expiry_of, what_ends
 
 AT = datetime(2026, 11, 29, 1, 30, tzinfo=timezone.utc)
 

@@ -17,16 +17,16 @@ from pydantic import TypeAdapter
 
 from bridge import names
 from bridge.errors import NotTranslatable
+from bridge.flow_run.limits import LimitMissing
 from bridge.host import __main__ as host
 from bridge.host import wire
 from bridge.host.entrypoint import StepEntrypoint, arguments_for
-from bridge.layers import ComponentSettings
-from bridge.limits import LimitMissing
 from bridge.plan import SandboxSpec
+from bridge.planning.layers import ComponentSettings
+from bridge.planning.translate import translate
 from bridge.runners.base import SandboxRequest
 from bridge.runners.local_state import LocalState
 from bridge.runners.modal_create import tags_of
-from bridge.translate import translate
 from tests.unit.snapshots import StepInput, snapshot
 
 settings.register_profile("shared machine", deadline=None)

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from bridge.open_questions import OpenQuestions
-from bridge.outcome import Reported, StepRecord
-from bridge.step_records import StepRecords
-from bridge.zenml_calls import ZenMLCalls
+from bridge.flow_run.outcome import Reported, StepRecord
+from bridge.zenml_side.open_questions import OpenQuestions
+from bridge.zenml_side.step_records import StepRecords
+from bridge.zenml_side.zenml_calls import ZenMLCalls
 
 SUCCESS = StepRecord(Reported.SUCCEEDED, "1", 1)
 FAILURE = StepRecord(Reported.FAILED, "2", 1)

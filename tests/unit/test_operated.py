@@ -10,11 +10,11 @@ import pytest
 from zenml.config.step_configurations import StepConfiguration
 
 from bridge.errors import InvalidSettings, NotTranslatable
-from bridge.kinds import kind_of
-from bridge.operated import plan_of, shared_plan, warm_not_used, wishes_of
-from bridge.outcome import End, Reported, SandboxEnd, StepRecord, Verdict, judge
+from bridge.flow_run.outcome import End, Reported, SandboxEnd, StepRecord, Verdict, judge
 from bridge.plan import Gpu, Plan, Resources
 from bridge.settings import ModalPrefectStepOperatorConfig, ModalPrefectStepOperatorSettings
+from bridge.step_operators.operated import plan_of, shared_plan, warm_not_used, wishes_of
+from bridge.warming.kinds import kind_of
 from tests.unit.snapshots import StepInput, snapshot
 
 

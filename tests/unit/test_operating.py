@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from bridge.operating import Operating
-from bridge.outcome import End, SandboxEnd
+from bridge.flow_run.outcome import End, SandboxEnd
 from bridge.runners.base import Runner, SandboxRequest
 from bridge.runners.scripted import ScriptedRunner, Stage
+from bridge.step_operators.operating import Operating
 
 SECONDS = 10
 

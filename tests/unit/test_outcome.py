@@ -6,7 +6,7 @@ from itertools import product
 
 import pytest
 
-from bridge.outcome import (
+from bridge.flow_run.outcome import (
     SUCCESSFUL,
     TOKEN_REFUSED,
     Cost,

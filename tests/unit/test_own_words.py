@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from bridge import terminal
-from bridge.own_words import warn_in_run_logs
+from bridge.watching import terminal
+from bridge.watching.own_words import warn_in_run_logs
 
 
 class Heard(logging.Handler):
@@ -34,7 +34,7 @@ def heard() -> Iterator[Heard]:
 
 
 def test_a_warning_outside_of_runs_is_said_once(heard: Heard) -> None:
-    logger = logging.getLogger("bridge.waiting")
+    logger = logging.getLogger("bridge.submitting.waiting")
     logger.warning("before")
     with terminal.show_run():
         warn_in_run_logs()
@@ -47,5 +47,5 @@ def test_a_warning_outside_of_runs_is_said_once(heard: Heard) -> None:
 
 def test_so_is_one_in_a_workers_process(heard: Heard) -> None:
     warn_in_run_logs()
-    logging.getLogger("bridge.waiting").warning("here")
+    logging.getLogger("bridge.submitting.waiting").warning("here")
     assert heard.messages == ["here"]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.ownership import OVER, Facts, FlowState, Judgement, Owner, judge, judge_caller, judge_idle
+from bridge.cleanup.ownership import OVER, Facts, FlowState, Judgement, Owner, judge, judge_caller, judge_idle
 
 TIMEOUT = 100.0
 TOLERANCE = 10.0

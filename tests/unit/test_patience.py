@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from bridge.errors import RunnerUnavailable, SandboxRefused
-from bridge.outcome import End, SandboxEnd
+from bridge.flow_run.outcome import End, SandboxEnd
 from bridge.runners.base import OutputLine
 from bridge.runners.patience import terminate, while_it_may_live
 from tests.unit import virtual_time

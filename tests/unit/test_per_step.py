@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from bridge.per_step import to_their_end
+from bridge.flow_run.per_step import to_their_end
 
 
 async def test_a_defect_of_one_ends_the_others_before_it_is_raised() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.pool import Pool
+from bridge.warming.pool import Pool
 
 
 def anything(_: int) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import httpx
 import pytest
 
-from bridge.prefect_pages import PAGE, each, each_patiently
+from bridge.prefect_side.prefect_pages import PAGE, each, each_patiently
 
 
 class Shelf:

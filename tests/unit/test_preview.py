@@ -6,8 +6,8 @@ from dataclasses import replace
 from decimal import Decimal
 
 from bridge.plan import FailureMode, Gpu, Mode, Plan, Resources, RetryPolicy, SandboxSpec, StepPlan, VolumeMount
-from bridge.preview import as_text, describe, stages
-from bridge.prices import NoPrices, Prices, an_hour
+from bridge.planning.preview import as_text, describe, stages
+from bridge.planning.prices import NoPrices, Prices, an_hour
 
 IMAGE = "registry.example.com/ml:1"
 SMALL = SandboxSpec(image=IMAGE, resources=Resources(2.0, 4096), region=("us-east",), secrets=("hf",))

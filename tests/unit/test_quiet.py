@@ -11,7 +11,7 @@ import pytest
 PROGRAM = """
 import logging
 {before}
-from bridge.quiet import only_warn_of_requests
+from bridge.watching.quiet import only_warn_of_requests
 
 only_warn_of_requests()
 only_warn_of_requests()

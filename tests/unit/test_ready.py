@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bridge.flow_run.ready import Admission, Fate, GraphRun, NotRun, Pass, Slots
 from bridge.plan import FailureMode
-from bridge.ready import Admission, Fate, GraphRun, NotRun, Pass, Slots
 from tests.unit import virtual_time
 
 CONTINUE, STOP, FAST = FailureMode.CONTINUE_ON_FAILURE, FailureMode.STOP_ON_FAILURE, FailureMode.FAIL_FAST

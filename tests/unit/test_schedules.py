@@ -15,7 +15,7 @@ from prefect.server.schemas.schedules import IntervalSchedule as ServerInterval
 from prefect.server.schemas.schedules import RRuleSchedule as ServerRRule
 
 from bridge.errors import InvalidSettings
-from bridge.schedules import SOONEST, prefect_schedule
+from bridge.submitting.schedules import SOONEST, prefect_schedule
 
 UTC = timezone.utc
 NOW = datetime(2026, 3, 20, 12, 0, 30, tzinfo=UTC)

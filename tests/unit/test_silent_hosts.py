@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 
 from bridge.errors import RunnerUnavailable
+from bridge.flow_run.outcome import End, SandboxEnd
 from bridge.host import wire
 from bridge.host.ends import encode
 from bridge.host.wire import Call
-from bridge.outcome import End, SandboxEnd
 from bridge.runners.base import HostCall, Sandbox, SandboxRequest
 from bridge.runners.scripted import ScriptedRunner, Stage
-from bridge.warm_step import WarmHost, WarmStep
+from bridge.warming.warm_step import WarmHost, WarmStep
 
 OUTAGE = 0.3
 OVERDUE = 0.3

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from zenml.models import PipelineSnapshotResponse
 
-from bridge.layers import ComponentSettings
 from bridge.plan import Plan
-from bridge.translate import translate
+from bridge.planning.layers import ComponentSettings
+from bridge.planning.translate import translate
 from tests.unit.snapshots import NAME, StepInput, snapshot
 from tests.unit.stored_snapshot import COMPONENT
 

@@ -12,8 +12,8 @@ import termios
 
 import pytest
 
-from bridge import terminal
-from bridge.board import Board
+from bridge.watching import terminal
+from bridge.watching.board import Board
 from tests.unit.test_live import planned
 
 
@@ -28,7 +28,7 @@ def test_who_waits_in_a_terminal_sees_the_steps_and_what_is_said(monkeypatch: py
     monkeypatch.setattr(sys, "stderr", os.fdopen(slave, "w"))
     with terminal.show_waiting("digits-1"):
         assert terminal.watch(board, "digits-1", lambda: {"Prefect": "http://127.0.0.1/run"})
-        logging.getLogger("bridge.waiting").warning("Nobody is at work")
+        logging.getLogger("bridge.submitting.waiting").warning("Nobody is at work")
         shown = ""
         while "Ctrl-C stops waiting; the run goes on" not in shown:  # it is drawn a few times a second
             shown += os.read(master, 65536).decode(errors="replace")

@@ -15,10 +15,10 @@ from zenml.config.build_configuration import BuildConfiguration
 from zenml.config.retry_config import StepRetryConfig
 
 from bridge.errors import NotTranslatable
-from bridge.layers import ComponentSettings
-from bridge.one_sandbox import refuse_images
 from bridge.plan import FailureMode, Gpu, Mode, Plan, Resources, RetryPolicy, VolumeMount
-from bridge.translate import LONGEST_DELAY, Translation, ordered, retry_delays, translate
+from bridge.planning.layers import ComponentSettings
+from bridge.planning.one_sandbox import refuse_images
+from bridge.planning.translate import LONGEST_DELAY, Translation, ordered, retry_delays, translate
 from tests.bench.translate import chain, seconds
 from tests.unit.snapshots import NAME, SNAPSHOT_ID, StepInput, snapshot
 

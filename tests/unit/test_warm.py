@@ -7,9 +7,9 @@ import time
 from dataclasses import replace
 from typing import NoReturn
 
-from bridge.kinds import LIFETIME_SECONDS, kind_of, patience, sharing
 from bridge.plan import FailureMode, Gpu, Mode, Plan, Resources, SandboxSpec, StepPlan, VolumeMount
-from bridge.warm_step import WarmHost
+from bridge.warming.kinds import LIFETIME_SECONDS, kind_of, patience, sharing
+from bridge.warming.warm_step import WarmHost
 
 SPEC = SandboxSpec(image="registry/ml:1", resources=Resources(gpu=Gpu(("H100",), 1)))
 

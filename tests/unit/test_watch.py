@@ -7,7 +7,7 @@ from datetime import datetime, timedelta, timezone
 import pytest
 from prefect.client.schemas.objects import State, StateType
 
-from bridge.watch import cancelled_before
+from bridge.flow_run.watch import cancelled_before
 
 BEGIN = datetime(2026, 1, 1, tzinfo=timezone.utc)
 

@@ -5,9 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from bridge import whereabouts
+from bridge.flow_run import whereabouts
 
-TELL = "from bridge import whereabouts; import sys; print(whereabouts.of_this_process(), flush=True); sys.stdin.read()"
+TELL = """
+import sys
+from bridge.flow_run import whereabouts
+print(whereabouts.of_this_process(), flush=True)
+sys.stdin.read()
+"""
 
 
 def test_a_process_and_its_end() -> None:

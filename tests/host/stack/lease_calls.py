@@ -1,10 +1,10 @@
-"""``bridge.signs_of_life`` and what becomes of a run without it, with arguments and answers that fit into JSON."""
+"""``bridge.cleanup.signs_of_life`` and what becomes of a run without it; arguments and answers fit into JSON."""
 
 from __future__ import annotations
 
 from zenml.client import Client
 
-from bridge import signs_of_life
+from bridge.cleanup import signs_of_life
 
 
 def renew(run: str) -> None:

@@ -1,4 +1,4 @@
-"""``bridge.step_runs`` with arguments and answers that fit into JSON."""
+"""``bridge.zenml_side.step_runs`` with arguments and answers that fit into JSON."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from uuid import UUID
 from zenml.client import Client
 from zenml.stack import Stack
 
-from bridge import step_runs
-from bridge.cache_lookup import CacheLookup
-from bridge.outcome import Diagnosis
+from bridge.flow_run.outcome import Diagnosis
+from bridge.zenml_side import step_runs
+from bridge.zenml_side.cache_lookup import CacheLookup
 
 
 def _known(run: str):

@@ -1,0 +1,1 @@
+"""Who is alive, and the end of what nobody owns any more."""

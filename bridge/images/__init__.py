@@ -1,0 +1,1 @@
+"""Images that Modal builds from ZenML's `DockerSettings`."""

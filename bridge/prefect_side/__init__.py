@@ -1,0 +1,1 @@
+"""What Prefect is asked, and what to do while it is away."""

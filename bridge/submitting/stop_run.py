@@ -1,0 +1,116 @@
+"""``zenml pipeline runs stop``: asks the flow that works on a run to end it, or ends it where no flow does."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from prefect.client.schemas.objects import FlowRun
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Cancelled, Cancelling
+from zenml.client import Client
+from zenml.enums import ExecutionStatus
+from zenml.models import PipelineRunResponse
+
+from bridge import names
+from bridge.cleanup import signs_of_life
+from bridge.errors import BridgeError
+from bridge.flow_run.flow_process import alive_here, doubt_of_death
+from bridge.flow_run.left_open import close_flow_run
+from bridge.flow_run.open_run import load_snapshot, load_stack
+from bridge.flow_run.run import runner_of
+from bridge.own_loop import on_own_loop
+from bridge.prefect_side.prefect_api import prefect_api
+from bridge.step_operators.operated_end import end_operated
+from bridge.submitting.status import read_flow_run
+from bridge.zenml_side import step_runs
+from bridge.zenml_side.run_status import end_run
+
+if TYPE_CHECKING:
+    from bridge.orchestrator import ModalPrefectOrchestrator
+
+_REASON = "It was stopped in ZenML."
+
+
+def stop(run: PipelineRunResponse, orchestrator: ModalPrefectOrchestrator, *, graceful: bool) -> None:
+    """Stop a run that ZenML has made STOPPING already.
+
+    A flow that is at work sees that by itself and drains; ``graceful`` leaves it at that, else its flow run is
+    cancelled, which it sees as well. Where the flow never began, was deleted or has died, whatever Prefect calls it,
+    what it left is ended here.
+
+    Raises ``PrefectUnavailable``; ``RunnerUnavailable`` if sandboxes may be left.
+    """
+    flow_run = read_flow_run(run)
+    if _at_work(flow_run) and not _is_dead(flow_run, run, orchestrator):
+        if not graceful:
+            _cancel(flow_run, at_work=True)
+        return
+    # From here on a flow that is about to begin is refused by Prefect.
+    _cancel(flow_run, at_work=False)
+    if flow_run is None or flow_run.start_time is not None:
+        end_sandboxes(run, orchestrator)
+    step_runs.stop_left(run)
+    end_run(run, failures={}, stopped=True)
+    if (left := read_flow_run(run)) is not None:
+        close_flow_run(left, run.id, ExecutionStatus.STOPPED, _REASON)
+
+
+def _at_work(flow_run: FlowRun | None) -> bool:
+    """Whether a process carries out the flow, as far as Prefect knows."""
+    if flow_run is None or flow_run.state is None or flow_run.state.is_final() or flow_run.state.is_paused():
+        return False
+    # A flow that waits to be retried in its process is Scheduled too, but it began.
+    return flow_run.start_time is not None or flow_run.state.is_running()
+
+
+def _is_dead(flow_run: FlowRun | None, run: PipelineRunResponse, orchestrator: ModalPrefectOrchestrator) -> bool:
+    """Whether the process of a flow run is gone for certain that Prefect still calls Running, or Cancelling."""
+    if flow_run is None or flow_run.state is None or run.snapshot is None:
+        return False
+    if not (flow_run.state.is_running() or flow_run.state.is_cancelling()):
+        return False
+    sign = signs_of_life.last_sign(Client().zen_store.get_run(run.id))
+    try:
+        orphan_timeout = orchestrator.run_settings(load_snapshot(run.snapshot.id)).orphan_timeout
+    except BridgeError:
+        # What was asked for then may be refused by now; the component's value is what most runs have.
+        orphan_timeout = orchestrator.config.orphan_timeout
+    doubt = doubt_of_death(flow_run, sign, orphan_timeout, datetime.now(timezone.utc))
+    return not doubt and not alive_here(flow_run, sign)
+
+
+def _cancel(flow_run: FlowRun | None, *, at_work: bool) -> None:
+    if flow_run is None or flow_run.state is None:
+        return
+    state = flow_run.state
+    if state.is_completed() or state.is_cancelled() or state.is_failed() or (at_work and state.is_cancelling()):
+        return
+    with prefect_api() as client:
+        try:
+            if at_work:
+                client.set_flow_run_state(flow_run.id, Cancelling(message=_REASON))
+            else:
+                client.set_flow_run_state(flow_run.id, Cancelled(message=_REASON), force=True)
+        except ObjectNotFound:
+            return
+
+
+def end_sandboxes(run: PipelineRunResponse, orchestrator: ModalPrefectOrchestrator) -> None:
+    """End all sandboxes of a run on which no flow works any more. Raises ``RunnerUnavailable``."""
+    if run.snapshot is None:
+        return
+    snapshot = load_snapshot(UUID(str(run.snapshot.id)))
+    stack, _ = load_stack(snapshot)
+    plan = orchestrator.plan(snapshot)
+    runner = runner_of(orchestrator.config, stack, plan.create_rate)
+
+    async def end() -> None:
+        async with runner:
+            for environment in plan.modal_environments:
+                for sandbox in await runner.running({names.TAG_RUN_ID: str(run.id)}, environment):
+                    await sandbox.terminate()
+        await end_operated(str(run.id), snapshot, stack)
+
+    on_own_loop(end)

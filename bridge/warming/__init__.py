@@ -1,0 +1,1 @@
+"""Sandboxes in which steps take turns."""

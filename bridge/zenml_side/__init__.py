@@ -1,0 +1,1 @@
+"""What ZenML is asked and told."""
