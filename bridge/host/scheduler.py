@@ -50,9 +50,18 @@ _logger = logging.getLogger(__name__)
 
 
 class Scheduler:
-    """One run in one sandbox. One event loop."""
+    """One run in one sandbox. One event loop. ``stop_poll`` is :data:`STOP_POLL_SECONDS`."""
 
-    def __init__(self, plan: Plan, host: StepHost, store: Store, admission: SharedSandbox, work_dir: str) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        host: StepHost,
+        store: Store,
+        admission: SharedSandbox,
+        work_dir: str,
+        stop_poll: float = STOP_POLL_SECONDS,
+    ) -> None:
+        self._stop_poll = stop_poll
         self._plan = plan
         self._work_dir = work_dir
         self._host = host
@@ -96,8 +105,18 @@ class Scheduler:
         run's status (zenml/zen_stores/sql_zen_store.py, ``update_step_heartbeat``). Nor does a step that waits
         for its retry have any.
         """
-        while not await self._store.stopping():  # noqa: ASYNC110 - ZenML tells nobody, it has to be asked
-            await asyncio.sleep(STOP_POLL_SECONDS)
+        told = False
+        while True:
+            try:
+                if await self._store.stopping():
+                    break
+                told = False
+            except Exception as error:
+                # Whatever the server's trouble is: a stop that comes after it has to be seen.
+                if not told:
+                    _logger.warning("ZenML can't tell whether the run is being stopped; it is asked again: %s", error)
+                told = True
+            await asyncio.sleep(self._stop_poll)  # ZenML tells nobody, it has to be asked
         await self._stop(graph)
 
     async def _stop(self, graph: GraphRun) -> None:
@@ -110,6 +129,8 @@ class Scheduler:
             await asyncio.wait_for(self._store.stop_running(), ANNOUNCE_SECONDS)
         except asyncio.TimeoutError:
             _logger.warning("ZenML couldn't be told in %g s that the steps are stopped.", ANNOUNCE_SECONDS)
+        except Exception as error:
+            _logger.warning("ZenML couldn't be told that the steps are stopped: %s", error)
         graph.kill(_STOPPED)
 
     async def terminate(self) -> None:
@@ -122,6 +143,10 @@ class Scheduler:
         try:
             stopping = await asyncio.wait_for(self._store.stopping(), GRACE_SECONDS / 2)
         except asyncio.TimeoutError:
+            stopping = False
+        except Exception as error:
+            # The sandbox ends, whatever ZenML answers.
+            _logger.warning("ZenML doesn't say whether the run is being stopped: %s", error)
             stopping = False
         self._abandon = not stopping
         self._ended_early = _STOPPED if stopping else "the sandbox was ended from outside"
