@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from zenml.exceptions import CredentialsNotValid
 
+from bridge.flow_run.outcome import Reported, StepRecord
+from bridge.flow_run.ready import Fate
 from bridge.host.admission import Capacity, Demand, SharedSandbox
 from bridge.host.attempt import Attempt, Streams
 from bridge.host.scheduler import Scheduler
 from bridge.host.store import Store
-from bridge.outcome import Reported, StepRecord
 from bridge.plan import FailureMode, Mode, Plan, SandboxSpec, StepPlan
-from bridge.ready import Fate
 
 BROKEN = RuntimeError("500 Server Error: Internal Server Error")
 REFUSED = CredentialsNotValid("Authentication error: error decoding access token.")
