@@ -416,9 +416,16 @@ async def while_it_may_live(ask: Callable[[], Awaitable[T]], timeout: int) -> T:
 
 
 async def _pump(sandbox: Sandbox, log: Output, logger: Logger, who: str) -> None:
+    """Read its output to the end, whatever becomes of the lines: a sandbox that nobody reads may wait for that."""
+    told = False
     try:
         async for line in sandbox.output():
-            log.write(line)
+            try:
+                log.write(line)
+            except Exception as error:
+                if not told:
+                    logger.warning("Lines of this sandbox's output are lost: %s: %s", type(error).__name__, error)
+                told = True
             echo(who, line.text)
     except RunnerUnavailable as error:
         logger.warning("The rest of this sandbox's output can't be read: %s", error)
