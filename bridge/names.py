@@ -23,6 +23,7 @@ AUTOMATION_SWEEP = "modal-prefect: what a crashed flow has left is ended"
 # Import paths that ZenML's database keeps or that reach a sandbox's command line.
 ORCHESTRATOR_FLAVOR_SOURCE = "bridge.flavors.ModalPrefectOrchestratorFlavor"
 STEP_OPERATOR_FLAVOR_SOURCE = "bridge.flavors.ModalPrefectStepOperatorFlavor"
+SWEEP_ENTRYPOINT = "bridge.sweep_flow.sweep_stacks"
 FLOW_ENTRYPOINT = "bridge.flow.zenml_pipeline"
 """A module path without a colon: Prefect imports it from the installed package (prefect/flows.py)."""
 

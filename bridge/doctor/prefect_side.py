@@ -28,10 +28,18 @@ from bridge.flow import zenml_pipeline
 from bridge.prefect_side import prefect_pages
 from bridge.prefect_side.prefect_api import prefect_api, prefect_settings
 from bridge.submitting.work_pool import check_pool, nobody_works
+from bridge.sweep_flow import sweep_stacks
 from bridge.versions import other_bridge
 
 PATIENCE_SECONDS = 10.0
 """How long a server that doesn't answer is waited for. Prefect's client waits a minute, six times."""
+_TAGS = [names.TAG_ZENML, "zenml-sweep"]
+"""Those of the deployments of pipelines, and of the sweep's in `prefect.yaml`."""
+_PARAMETERS = {
+    names.FLOW_ENTRYPOINT: zenml_pipeline.parameters,
+    names.SWEEP_ENTRYPOINT: sweep_stacks.parameters,
+}
+"""What each flow of this package takes, by the entrypoint of its deployments."""
 _NO_SERVER = (
     "Start a server that stays with `prefect server start`, and `prefect config set "
     "PREFECT_API_URL=http://127.0.0.1:4200/api`"
@@ -148,7 +156,7 @@ def _impatiently() -> Iterator[None]:
 
 
 def _all(client: SyncPrefectClient) -> Iterator[DeploymentResponse]:
-    ours = DeploymentFilter(tags=DeploymentFilterTags(all_=[names.TAG_ZENML]))
+    ours = DeploymentFilter(tags=DeploymentFilterTags(any_=_TAGS))
     return prefect_pages.each(partial(client.read_deployments, deployment_filter=ours))
 
 
@@ -156,9 +164,8 @@ def _out_of_date(deployment: DeploymentResponse) -> str | None:
     here = version(names.DISTRIBUTION)
     if other_bridge(deployment.version, here):
         return f"{names.DISTRIBUTION} {deployment.version} made it, and {here} is installed"
-    if deployment.entrypoint == names.FLOW_ENTRYPOINT:
-        schema = deployment.parameter_openapi_schema or {}
-        wanted = zenml_pipeline.parameters.model_dump_for_openapi()
+    if (takes := _PARAMETERS.get(deployment.entrypoint or "")) is not None:
+        schema, wanted = deployment.parameter_openapi_schema or {}, takes.model_dump_for_openapi()
         if schema.get("properties", {}).keys() != wanted.get("properties", {}).keys():
             return "the flow's parameters have changed"
     return None

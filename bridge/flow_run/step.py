@@ -379,6 +379,11 @@ async def _unless_killed(start: Coroutine[Any, Any, Sandbox], kill: asyncio.Even
     killed = asyncio.ensure_future(kill.wait())
     try:
         await asyncio.wait({started, killed}, return_when=asyncio.FIRST_COMPLETED)
+    except asyncio.CancelledError:
+        if started.done() and not started.cancelled() and started.exception() is None:
+            # It came in the very moment in which nobody wants it any more.
+            await asyncio.shield(started.result().terminate())
+        raise
     finally:
         killed.cancel()
         if not started.done():
@@ -388,9 +393,16 @@ async def _unless_killed(start: Coroutine[Any, Any, Sandbox], kill: asyncio.Even
 
 
 async def _pump(sandbox: Sandbox, log: Output, logger: Logger, who: str) -> None:
+    """Read its output to the end, whatever becomes of the lines: a sandbox that nobody reads may wait for that."""
+    told = False
     try:
         async for line in sandbox.output():
-            log.write(line)
+            try:
+                log.write(line)
+            except Exception as error:
+                if not told:
+                    logger.warning("Lines of this sandbox's output are lost: %s: %s", type(error).__name__, error)
+                told = True
             echo(who, line.text)
     except RunnerUnavailable as error:
         logger.warning("The rest of this sandbox's output can't be read: %s", error)

@@ -1,6 +1,7 @@
 """Which process works on a flow run, written so that another program can tell whether it is still there.
 
-A process is known by its machine, its id and when it started: ids are used again. Standard library only.
+A process is known by its machine, its id and when it started: ids are used again. A container that numbers its
+processes itself is a machine of its own. Standard library only.
 """
 
 from __future__ import annotations
@@ -24,9 +25,13 @@ def is_there(process: str) -> bool | None:
 
 
 def _machine() -> str:
-    # The name alone may be that of a container which was made anew after the machine had started again.
-    boot = Path("/proc/sys/kernel/random/boot_id")
-    return f"{socket.gethostname()}~{boot.read_text().strip()[:8]}" if boot.exists() else socket.gethostname()
+    # The name alone may be that of a container which was made anew after the machine had started again, and that of
+    # its host, whose network it shares: then it has neither the host's processes nor their ids.
+    boot, among = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+    if not boot.exists():
+        return socket.gethostname()
+    numbered = os.readlink(among).strip("pid:[]") if among.is_symlink() else ""
+    return f"{socket.gethostname()}~{boot.read_text().strip()[:8]}~{numbered}"
 
 
 def _started(pid: int) -> str:

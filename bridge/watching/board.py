@@ -80,7 +80,7 @@ class _Row:
 
 
 class Board:
-    """The rows of one run, and who listens. One event loop.
+    """The rows of one run, and who listens. One event loop, but for what a terminal draws: table and cost.
 
     ``goes_on``: an earlier process of the flow told of what ZenML knows already.
     """
@@ -234,7 +234,7 @@ class Board:
     @property
     def cost(self) -> Decimal | None:
         """What the run cost so far, in dollars, as far as it is known."""
-        known = [row.cost for row in self._rows.values() if row.cost is not None]
+        known = [cost for row in list(self._rows.values()) if (cost := row.cost) is not None]
         known += [self._shared_cost] if self._shared_cost is not None else []
         return sum(known, Decimal(0)) if known else None
 
@@ -260,8 +260,8 @@ class Board:
         return 100.0 * sum(row.ended for row in self._rows.values()) / len(self._rows)
 
     def table(self) -> list[Row]:
-        """The rows, as a person reads them; seconds are whole."""
-        shown = [self._shown(row) for row in self._rows.values()]
+        """The rows, as a person reads them; seconds are whole. Any thread may ask."""
+        shown = [self._shown(row) for row in list(self._rows.values())]  # which grow meanwhile in a dynamic pipeline
         if self._shared_cost is not None:
             shown.append(row_of({"step": SHARED, "cost ($)": _dollars(self._shared_cost)}))
         return shown

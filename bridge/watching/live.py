@@ -99,7 +99,14 @@ class LiveView:
         self._foot = text
 
     def picture(self) -> Group:
-        """What is to be seen now."""
+        """What is to be seen now. Raises nothing: no run fails for its picture."""
+        try:
+            return self._picture()
+        except Exception as error:
+            said = f"Its steps can't be drawn: {type(error).__name__}: {error}"
+            return Group(Text(self._head, "bold"), Text(said, "red"), Text(self._foot, "dim"))
+
+    def _picture(self) -> Group:
         if self._steps is None:
             return Group(Text("The run is being prepared.", "dim"))
         rows = self._steps.table()

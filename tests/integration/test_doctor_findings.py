@@ -8,9 +8,12 @@ from http.server import SimpleHTTPRequestHandler
 from typing import Any
 from uuid import uuid4
 
+import yaml
+
 from bridge.doctor import prefect_side, registry
 from bridge.doctor.finding import Finding, Grade
 from bridge.doctor.patient import Patient
+from tests import servers
 from tests.integration.lab import Lab, eventually
 from tests.integration.refusals import names_all
 from tests.integration.test_doctor import quoted, typed
@@ -33,13 +36,13 @@ def deployment(pool: str | None, **fields: Any) -> Iterator[str]:
     given = {
         "version": version(names.DISTRIBUTION),
         "parameter_openapi_schema": zenml_pipeline.parameters.model_dump_for_openapi(),
+        "entrypoint": names.FLOW_ENTRYPOINT,
+        "tags": ["zenml"],
         **fields,
     }
     with get_client(sync_client=True) as client:
         flow = client.create_flow_from_name(f"flow-{name}")
-        made = client.create_deployment(
-            flow, name, entrypoint=names.FLOW_ENTRYPOINT, work_pool_name=pool, tags=["zenml"], pull_steps=[], **given
-        )
+        made = client.create_deployment(flow, name, work_pool_name=pool, pull_steps=[], **given)
         try:
             yield name
         finally:
@@ -52,6 +55,11 @@ def on(lab: Lab, name: str) -> list[Finding]:
     return [one for one in prefect_side.deployments(patient) if name in one.what]
 
 
+def deployed_by_hand() -> dict[str, Any]:
+    """The deployments of `prefect.yaml`, by name."""
+    return {one["name"]: one for one in yaml.safe_load((servers.ROOT / "prefect.yaml").read_text())["deployments"]}
+
+
 class TestDeployments:
     def test_its_flow_has_other_parameters_now(self, lab: Lab) -> None:
         make_pool(pool := f"pool-{uuid4().hex[:6]}")
@@ -62,6 +70,25 @@ class TestDeployments:
         assert note.grade is Grade.NOTE
         names_all(note.what, "the flow's parameters have changed")
         names_all(note.fix, "Run the pipeline once")
+
+    def test_the_sweep_s(self, lab: Lab) -> None:
+        """As `prefect.yaml` makes it, with the tag that is there."""
+        from bridge import names
+        from bridge.sweep_flow import sweep_stacks
+
+        make_pool(pool := f"pool-{uuid4().hex[:6]}")
+        deployed = {"entrypoint": names.SWEEP_ENTRYPOINT, "tags": deployed_by_hand()[names.SWEEP]["tags"]}
+        with deployment(pool, **deployed) as name:
+            (note,) = on(lab, name)
+        assert note.grade is Grade.NOTE
+        names_all(note.what, "the flow's parameters have changed")
+        schema = sweep_stacks.parameters.model_dump_for_openapi()
+        with deployment(pool, **deployed, parameter_openapi_schema=schema) as name:
+            assert on(lab, name) == []
+        with deployment(None, **deployed, parameter_openapi_schema=schema) as name:
+            (problem,) = on(lab, name)
+        assert problem.grade is Grade.PROBLEM
+        names_all(problem.what, "has no work pool")
 
     def test_its_work_pool_was_deleted(self, lab: Lab) -> None:
         """Running the pipeline with a pool that is there, as the fix says, gives it that one."""

@@ -73,6 +73,21 @@ def test_a_chain_takes_one_sandbox(here: Lab, modal: LoopbackModal, operators: O
         assert is_over(modal, sandbox), "with the last step that can use it"
 
 
+def test_steps_go_on_when_nobody_reads_any_more(
+    here: Lab, operators: Operators, operated, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As with ``| head``: who read this process's output has gone."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w", buffering=1) as nobody, open(os.devnull, "w") as anywhere:
+        monkeypatch.setattr(sys, "stdout", nobody)
+        ran = here.run(operated.chained, operators.stack([operators.operator("process")]), length=2)
+        os.dup2(anywhere.fileno(), writer)  # else closing it fails, for what it couldn't write
+    assert ran.error is None
+    assert ran.steps == {"train_0": "completed", "train_1": "completed"}
+    assert "output are lost: BrokenPipeError" in caplog.text
+
+
 @pytest.mark.slow  # tests/unit/test_operated.py says who shares
 @pytest.mark.at("modal-v2")
 def test_without_warm_each_step_has_a_sandbox_of_its_own(

@@ -18,6 +18,7 @@ from prefect.client.schemas.filters import LogFilter
 from prefect.states import Cancelling
 from zenml.client import Client
 
+from tests import servers
 from tests.integration.lab import IMAGE, PROJECT, STACK_CODE, Lab, Ran, eventually
 
 ALIVE_SECONDS = 10.0
@@ -54,11 +55,11 @@ class Under:
 
     @contextmanager
     def script(
-        self, pipeline: str, place: str, settings: dict[str, Any], **configuration: Any
+        self, pipeline: str, place: str, settings: dict[str, Any], output: int | None = None, **configuration: Any
     ) -> Iterator[subprocess.Popen[bytes]]:
         """Call a pipeline (``module.name``) in a process of its own, which is killed if it is there at the end.
 
-        Its output is in ``script.log``.
+        Its output is in ``script.log``, or goes to this descriptor.
         """
         module, _, name = pipeline.partition(".")
         script = self.folder / "script.py"
@@ -72,10 +73,11 @@ class Under:
             f"{module}.{name}.with_options(settings=settings)({str(self.folder)!r})\n"
         )
         self.lab.activate(self.lab.stack(place, **configuration))
-        environment = {**os.environ, "PYTHONPATH": f"{STACK_CODE}:{PROJECT}"}
+        environment = {**os.environ, "PYTHONPATH": f"{STACK_CODE}:{PROJECT}:{servers.ROOT}"}
         with (self.folder / "script.log").open("wb") as log:
             argv = [sys.executable, str(script)]
-            process = subprocess.Popen(argv, cwd=PROJECT, env=environment, stdout=log, stderr=log)
+            to = log if output is None else output
+            process = subprocess.Popen(argv, cwd=PROJECT, env=environment, stdout=to, stderr=to)
         try:
             yield process
         finally:
@@ -114,9 +116,9 @@ class Under:
         """The processes in which this run's steps ran."""
         return {trace["pid"] for path in self.folder.glob("*.jsonl") for trace in self.ran.traces(path.stem)}
 
-    def until_logged(self, text: str, seconds: float = 60) -> Under:
-        """Wait until a line with this text is in the logs of the flow run."""
-        chosen = LogFilter(flow_run_id={"any_": [self.flow_run_id]})  # type: ignore[arg-type]
+    def until_logged(self, text: str, seconds: float = 60, level: int = 0) -> Under:
+        """Wait until a line with this text, of this level at least, is among the first in the logs of the flow run."""
+        chosen = LogFilter(flow_run_id={"any_": [self.flow_run_id]}, level={"ge_": level})  # type: ignore[arg-type]
         with get_client(sync_client=True) as client:
 
             def read() -> list[str]:

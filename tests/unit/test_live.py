@@ -8,7 +8,7 @@ from uuid import uuid4
 from rich.console import Console
 
 from bridge.plan import FailureMode, Gpu, Mode, Plan, Resources, SandboxSpec, StepPlan
-from bridge.watching.board import Board
+from bridge.watching.board import Board, Row
 from bridge.watching.followed import FollowedSteps
 from bridge.watching.live import LiveView, pick
 
@@ -161,3 +161,21 @@ def test_the_last_picture_stays() -> None:
     out = console.file
     assert isinstance(out, io.StringIO)
     assert out.getvalue().rstrip("\n \x1b[?25h").rpartition("run")[2].count("Completed") == 1
+
+
+class Broken:
+    """Steps of which nothing can be said."""
+
+    cost = None
+
+    def table(self) -> list[Row]:
+        raise ZeroDivisionError("a defect")
+
+
+def test_what_can_not_be_drawn_is_said_instead() -> None:
+    view = LiveView(terminal())
+    view.watch(Broken(), "digits-1", {})
+    head, why, foot = drawn(view)
+    assert head == "digits-1"
+    assert why == "Its steps can't be drawn: ZeroDivisionError: a defect"
+    assert foot.startswith("Ctrl-C")

@@ -1,7 +1,8 @@
-"""What is written to a terminal, here one of the test's own, of a run that a worker carries out."""
+"""What is written to a terminal, here one of the test's own, and to one that nobody reads any more."""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import logging
 import os
@@ -9,6 +10,8 @@ import pty
 import struct
 import sys
 import termios
+import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -44,3 +47,65 @@ def test_without_a_terminal_nothing_is_drawn(capsys: pytest.CaptureFixture[str])
     with terminal.show_waiting("digits-1"):
         assert not terminal.watch(Board(planned(("load", ()))), "digits-1", dict)
     assert capsys.readouterr() == ("", "")
+
+
+@contextlib.contextmanager
+def unread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Stderr, when who read it has gone."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w", buffering=1) as nobody, open(os.devnull, "w") as anywhere:
+        monkeypatch.setattr(sys, "stderr", nobody)
+        yield
+        os.dup2(anywhere.fileno(), writer)  # else closing it fails, for what it couldn't write
+
+
+@pytest.mark.parametrize("drawn", [False, True])
+def test_nothing_fails_for_what_nobody_reads(
+    drawn: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    if drawn:  # though it is none: by what many set for their CI
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setenv("TERM", "xterm-256color")
+    run = logging.getLogger("prefect.flow_runs")
+    threads: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", threads.append)
+    with unread(monkeypatch), terminal.show_run():
+        assert terminal.watch(Board(planned(("load", ()))), "digits-1", dict) is drawn
+        for number in range(3):
+            terminal.echo("load", f"line {number}")
+        run.warning("its own logger")
+        terminal.interrupted("digits-1", 600)
+    said = [record.getMessage() for record in caplog.records if record.name == "bridge.watching.terminal"]
+    assert len(said) == 1, "it is told, and once"
+    assert "BrokenPipeError" in said[0]
+    assert not threads
+
+
+def test_what_looks_like_a_colour_and_is_none_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``rich`` takes the number apart, which Python refuses to."""
+    master, slave = pty.openpty()
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setattr(sys, "stderr", os.fdopen(slave, "w"))
+    with terminal.show_run():
+        terminal.watch(Board(planned(("load", ()))), "digits-1", dict)
+        terminal.echo("load", "before \x1b[" + "1" * 5000 + "m and after")
+        shown = ""
+        while "and after" not in shown:
+            shown += os.read(master, 65536).decode(errors="replace")
+    sys.stderr.close()
+    os.close(master)
+    assert "before" in shown
+
+
+def test_links_that_can_not_be_asked_for_are_left_out(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def unasked() -> dict[str, str | None]:
+        raise ConnectionError("ZenML is away")
+
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    with terminal.show_run():
+        assert terminal.watch(Board(planned(("load", ()))), "digits-1", unasked)
+    assert "ZenML is away" in caplog.text

@@ -156,3 +156,20 @@ def held_in_both(folder: str) -> None:
     add(folder, hang(folder, id="hangs"), id="later")
     more = {"resources": ResourceSettings(memory="2GiB")}
     hang.with_options(settings=more)(folder, id="alone")
+
+
+@step(enable_cache=False)
+def talk(folder: str) -> int:
+    """Says much once it is told to, ten times what a flow holds of a step that nobody reads."""
+    trace(folder, "begin")
+    await_file(f"{folder}/go-talk", 180)
+    for number in range(600):
+        os.write(1, f"{number} ".encode().ljust(1023, b".") * 64 + b"\n")
+    trace(folder, "end")
+    return 1
+
+
+@pipeline
+def talking(folder: str) -> None:
+    """``talks`` says much when told, then ``hangs`` hangs."""
+    hang_stubbornly.with_options(parameters={"folder": folder})(after=[talk(folder, id="talks")], id="hangs")
