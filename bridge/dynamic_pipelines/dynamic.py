@@ -99,7 +99,10 @@ class DynamicPipeline:
         async def attempt(_: int) -> State[None]:
             return await self._outcome(number, begun)
 
-        return await EngineTask(self.run.plan.pipeline, attempt).run(self._task_run_id, attempts_before=number - 1)
+        task = EngineTask(self.run.plan.pipeline, attempt)
+        state = await task.run(self._task_run_id, attempts_before=number - 1)
+        task.raise_defect()
+        return state
 
     async def _outcome(self, number: int, begun: Begun | None) -> State[None]:
         """Run sandbox after sandbox until ZenML knows an end of the run."""

@@ -53,7 +53,7 @@ from bridge.watching.board import Board
 from bridge.watching.events import StepEvents
 from bridge.watching.logs import LogShipper
 from bridge.watching.own_words import warn_in_run_logs
-from bridge.zenml_side import step_runs
+from bridge.zenml_side import step_runs, zenml_calls
 from bridge.zenml_side.run_status import begin_stop, end_run, status_of
 from bridge.zenml_side.step_records import StepRecords
 from bridge.zenml_side.zenml_calls import ZenMLCalls
@@ -73,7 +73,8 @@ def run_pipeline(flow_run: FlowRun, snapshot_id: UUID, run_id: UUID | None) -> S
     warn_in_run_logs()
     try:
         snapshot_id = snapshot_for(flow_run, snapshot_id)
-        run = open_run(snapshot_id, run_id, str(flow_run.id))
+        known_as = snapshot_id
+        run = zenml_calls.patiently(lambda: open_run(known_as, run_id, str(flow_run.id)))
         runner = runner_of(run.config, run.stack, run.plan.create_rate)
         check_limits(run.plan)
     except RunIsOver as error:
@@ -82,15 +83,15 @@ def run_pipeline(flow_run: FlowRun, snapshot_id: UUID, run_id: UUID | None) -> S
     except BridgeError as error:
         if flow_run.run_count > 1:
             return _not_taken_up(own_run(snapshot_id, run_id, str(flow_run.id)), str(flow_run.id), str(error))
-        give_up(snapshot_id, run_id, str(flow_run.id), str(error))
+        _give_up(snapshot_id, run_id, str(flow_run.id), str(error))
         return Failed(message=str(error))
     except Exception as error:
         if flow_run.run_count > 1:
             # Maybe it is ZenML that can't be asked: then nothing says that the run is over.
             return left_as_it_is(str(flow_run.id), _defect(error), error)
-        give_up(snapshot_id, run_id, str(flow_run.id), _defect(error))
+        _give_up(snapshot_id, run_id, str(flow_run.id), _defect(error))
         raise
-    introduce(run, flow_run)
+    _introduce(run, flow_run)
     for warning in (other_bridge(flow_run.deployment_version), login.warning()):
         if warning:
             get_run_logger().warning("%s", warning)
@@ -109,6 +110,28 @@ def run_pipeline(flow_run: FlowRun, snapshot_id: UUID, run_id: UUID | None) -> S
         if not state.is_completed():
             noted.failed(state.message or state.type.value)
         return state
+
+
+def _give_up(snapshot_id: UUID, run_id: UUID | None, flow_run_id: str, why: str) -> None:
+    try:
+        give_up(snapshot_id, run_id, flow_run_id, why)
+    except Exception as error:
+        # The flow run says why it has failed; this would stand in its place.
+        get_run_logger().warning(
+            "ZenML couldn't be told that the run has failed (%s: %s): `modal-prefect sweep --yes` ends it there.",
+            type(error).__name__,
+            error,
+        )
+
+
+def _introduce(run: Run, flow_run: FlowRun) -> None:
+    try:
+        introduce(run, flow_run)
+    except Exception as error:
+        # Names, tags and a link: worth no run.
+        get_run_logger().warning(
+            "The flow run and the ZenML run can't be told of each other: %s: %s", type(error).__name__, error
+        )
 
 
 def introduce(run: Run, flow_run: FlowRun) -> None:

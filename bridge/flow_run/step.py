@@ -333,11 +333,22 @@ async def _run_sandbox(place: _Place, start: Coroutine[Any, Any, Sandbox], attem
         await asyncio.shield(sandbox.terminate())
         await output
         raise
+    except Exception:
+        # Nobody stays with it any more.
+        await _end_unattended(sandbox, logger)
+        raise
     finally:
         # Else it would go on where nobody could be asked about the end, which it waits for.
         output.cancel()
         await asyncio.wait({output})
         log.close()
+
+
+async def _end_unattended(sandbox: Sandbox, logger: Logger) -> None:
+    try:
+        await sandbox.terminate()
+    except Exception as error:
+        logger.warning("Sandbox %s may run on: it can't be ended: %s: %s", sandbox.id, type(error).__name__, error)
 
 
 async def _stay(sandbox: Sandbox, timeout: int, kill: asyncio.Event) -> SandboxEnd:

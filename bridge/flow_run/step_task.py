@@ -43,6 +43,7 @@ class EngineTask:
         self._attempt = attempt
         self._task_run: TaskRun | None = None
         self._attempting = False
+        self._defect: Exception | None = None
         shown = names.prefect_name(name)
 
         # A plain function: anything else that can be called silently disables retries
@@ -66,6 +67,11 @@ class EngineTask:
     def attempts(self) -> int:
         """How many attempts there were, those of earlier processes included; 0 where this process has made none."""
         return self._task_run.run_count if self._task_run is not None else 0
+
+    def raise_defect(self) -> None:
+        """Raise what an attempt has raised: to Prefect's engine that is a failure like any other."""
+        if self._defect is not None:
+            raise self._defect
 
     async def run(self, task_run_id: UUID, upstream: Iterable[UUID] = (), attempts_before: int = 0) -> State[None]:
         """Run it as the task run ``task_run_id`` and return its final state.
@@ -106,5 +112,8 @@ class EngineTask:
         self._attempting = True
         try:
             return await self._attempt(context.task_run.run_count)
+        except Exception as error:
+            self._defect = error
+            raise
         finally:
             self._attempting = False

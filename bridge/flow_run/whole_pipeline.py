@@ -77,7 +77,7 @@ class WholePipeline:
         self.kill.set()
 
     async def execute(self) -> State[None]:
-        """Run the pipeline to its end and return the state of its task run."""
+        """Run the pipeline to its end and return the state of its task run. Raises a defect, or what can't be asked."""
         plan = self.run.plan
         # Prefect counts both kinds of retries together; `_again` keeps each kind to its own number. What an earlier
         # process of this flow run tried counts.
@@ -92,6 +92,7 @@ class WholePipeline:
             may_retry=lambda: self._again and not self._is_to_end,
         )
         state = await task.run_unless_killed(self.task_run_id, (), before, self.kill)
+        task.raise_defect()
         if state is None or (self._again and self._is_to_end):
             return await self._give_up(task)
         return state

@@ -141,7 +141,7 @@ class Creator:
     async def find(self, app: str, name: str, environment: str | None) -> ModalSandbox | None:
         """Return the running sandbox of that name, or None."""
         try:
-            handle = await self._named(app, name, environment)
+            handle = await ride_out(lambda: self._named(app, name, environment), self._outage)
         except SDK_ERRORS as error:
             raise translated(error, f"Sandbox {name!r} can't be looked up") from error
         return await self._sandbox(handle, name) if handle is not None else None
@@ -154,16 +154,17 @@ class Creator:
 
     async def by_id(self, sandbox_id: str) -> ModalSandbox | None:
         """Return the sandbox of that id, running or ended, or None."""
+        async def with_tags() -> tuple[modal.Sandbox, Mapping[str, str]]:
+            handle = await modal.Sandbox.from_id.aio(sandbox_id, client=self._clients.main)
+            return handle, await handle.get_tags.aio()
+
         try:
-            handle = await ride_out(
-                lambda: modal.Sandbox.from_id.aio(sandbox_id, client=self._clients.main), self._outage
-            )
-            name = (await handle.get_tags.aio()).get(names.TAG_SANDBOX, "")
+            handle, tags = await ride_out(with_tags, self._outage)
         except exception.NotFoundError:
             return None
         except SDK_ERRORS as error:
             raise translated(error, f"Sandbox {sandbox_id} can't be looked up") from error
-        return await self._sandbox(handle, name)
+        return await self._sandbox(handle, tags.get(names.TAG_SANDBOX, ""))
 
     async def _sandbox(self, handle: modal.Sandbox, name: str) -> ModalSandbox:
         return await ModalSandbox.of(handle, name, self._clients, self._outage)
@@ -310,7 +311,13 @@ class Creator:
         """Wait until a create is done, or has made a sandbox that only waits for its machine, or hangs."""
         for seconds in (ABANDON_SECONDS / 10, ABANDON_SECONDS):
             await asyncio.wait({create}, timeout=seconds)
-            if create.done() or await self.find(request.app, request.name, request.spec.modal_environment):
+            if create.done():
+                return
+            try:
+                found = await self._named(request.app, request.name, request.spec.modal_environment)
+            except SDK_ERRORS:
+                continue  # as one that hangs: what there is when it was cut off is asked for then, patiently
+            if found is not None:
                 return
 
     async def _arguments(self, request: SandboxRequest) -> _Arguments:

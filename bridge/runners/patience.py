@@ -36,6 +36,10 @@ async def while_it_may_live(ask: Callable[[], Awaitable[T]], timeout: int) -> T:
 
 async def terminate(sandbox: Sandbox, ended: asyncio.Future[SandboxEnd]) -> None:
     """End a sandbox, asking again as long as it could still be alive; ``ended`` is done once it isn't."""
-    async for attempt in AsyncRetrying(retry=_unavailable, wait=_pauses, stop=lambda _: ended.done(), reraise=True):
-        with attempt:
-            await sandbox.terminate()
+    try:
+        async for attempt in AsyncRetrying(retry=_unavailable, wait=_pauses, stop=lambda _: ended.done(), reraise=True):
+            with attempt:
+                await sandbox.terminate()
+    except RunnerUnavailable:
+        # It is given up only once the end is known.
+        return

@@ -59,21 +59,30 @@ class ZenMLCalls:
         return await loop.run_in_executor(self._pool, context.run, self._patiently, function)
 
     def _patiently(self, function: Callable[[], T]) -> T:
-        retrying = Retrying(
-            retry=retry_if_exception(self._may_come_back),
-            wait=wait_exponential_jitter(initial=0.5, max=15),
-            stop=stop_after_delay(self._patience),
-            before_sleep=_say,
-            reraise=True,
-        )
-        return retrying(function)
-
-    def _may_come_back(self, error: BaseException) -> bool:
-        return couldnt_ask(error) or (self._login_comes_back and isinstance(error, CredentialsNotValid))
+        return patiently(function, self._patience, login_comes_back=self._login_comes_back)
 
     def close(self) -> None:
         """Let the threads go. What one is still at holds up nobody, not the end of the process either."""
         self._pool.shutdown()
+
+
+def patiently(function: Callable[[], T], patience: float = PATIENCE_SECONDS, *, login_comes_back: bool = False) -> T:
+    """Run ``function`` and return what it returns; asks again while ZenML can't be reached, for ``patience`` seconds.
+
+    Raises what ``function`` raises, the last "couldn't ask" too. ``function`` may run more than once.
+    """
+
+    def may_come_back(error: BaseException) -> bool:
+        return couldnt_ask(error) or (login_comes_back and isinstance(error, CredentialsNotValid))
+
+    retrying = Retrying(
+        retry=retry_if_exception(may_come_back),
+        wait=wait_exponential_jitter(initial=0.5, max=15),
+        stop=stop_after_delay(patience),
+        before_sleep=_say,
+        reraise=True,
+    )
+    return retrying(function)
 
 
 def _say(state: RetryCallState) -> None:
