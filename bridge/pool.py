@@ -38,7 +38,10 @@ class Pool(Generic[Kind, Host]):
         self._idle: dict[Kind, list[Host]] = {}
         self._ending = 0
         self._closed = False
-        self._inside: set[str] = set()
+        self._inside: dict[str, None] = {}
+        """The steps that are in a sandbox, in the order in which they entered it."""
+        self._given_up: set[str] = set()
+        """The steps whose sandbox was started early in vain: nobody came for it in time."""
         self._finished: set[str] = set()
         self._to_come = Counter(self._kinds.values())
         self._missing = {step: len(set(upstream[step])) for step in self._kinds}
@@ -61,7 +64,8 @@ class Pool(Generic[Kind, Host]):
         found = next((host for host in reversed(hosts) if fits(host)), None)
         if found is not None:
             hosts.remove(found)
-        self._inside.add(step)
+        self._inside[step] = None
+        self._given_up.difference_update(self._downstream[step])
         self._to_come[self._kinds[step]] -= 1
         return found
 
@@ -96,7 +100,7 @@ class Pool(Generic[Kind, Host]):
 
     def leave(self, step: str, host: Host | None) -> None:
         """``step`` has left its sandbox, which is idle now; None if the sandbox is no longer to be used."""
-        self._inside.discard(step)
+        self._inside.pop(step, None)
         self._to_come[self._kinds[step]] += 1
         if host is not None:
             self.add(self._kinds[step], host)
@@ -112,6 +116,20 @@ class Pool(Generic[Kind, Host]):
                 hosts.remove(host)
                 return True
         return False
+
+    def idled_out(self, host: Host) -> bool:
+        """An idle sandbox goes, since nobody came for it in time; whether it was one.
+
+        What it was kept for isn't waited for any more: :meth:`wanted` leaves that out until a step above begins anew.
+        """
+        kind = next((kind for kind, hosts in self._idle.items() if host in hosts), None)
+        if kind is None:
+            return False
+        self._idle[kind].remove(host)
+        soon = [step for step in self._soon(self._early) if self._kinds[step] == kind]
+        # One in any case: what a step has just left, and the next one is about to enter, isn't theirs.
+        self._given_up.update(soon[: max(1, self._without_sandbox(soon)[kind])])
+        return True
 
     def finish(self, step: str, *, done: bool = True) -> None:
         """``step`` will never enter a sandbox again, nor, unless it is ``done``, any step below it. Idempotent."""
@@ -141,17 +159,22 @@ class Pool(Generic[Kind, Host]):
         """
         if self._closed:
             return []
-        need = Counter(self._kinds[step] for step in self._soon(self._early.union(also)))
+        missing = self._without_sandbox(self._soon(self._early.union(also)))
+        room = len(self._kinds) if self._limit is None else -self._beyond
+        return list(missing.elements())[: max(0, room)]
+
+    def _without_sandbox(self, steps: Collection[str]) -> Counter[Kind]:
+        """For how many of these there is none, neither idle nor left by the steps that are inside, by kind."""
+        need = Counter(self._kinds[step] for step in steps)
         have = Counter({kind: len(hosts) for kind, hosts in self._idle.items()})
         have.update(self._kinds[step] for step in self._inside)
-        room = len(self._kinds) if self._limit is None else -self._beyond
-        missing = [kind for kind in need for _ in range(need[kind] - have[kind])]
-        return missing[: max(0, room)]
+        return need - have
 
     def _soon(self, early: Collection[str]) -> list[str]:
         found: Counter[str] = Counter(below for step in self._inside for below in self._downstream[step])
+        not_these = self._finished | self._given_up | self._inside.keys()
         return [
             step
             for step, running in found.items()
-            if step in early and running >= self._missing[step] and step not in self._inside | self._finished
+            if step in early and running >= self._missing[step] and step not in not_these
         ]

@@ -241,7 +241,7 @@ class WarmSteps:
         self._start_early({step})
 
     def _start_early(self, also: Collection[str] = ()) -> None:
-        if self._coming_back:
+        if self._coming_back or not self._run.plan.warm_idle_timeout:
             return
         for kind in self._pool.wanted(also):
             host = self._new(replace(kind, capacity_timeout=self._patience[kind]))
@@ -249,16 +249,23 @@ class WarmSteps:
             self._count(host)
 
     def _count(self, host: WarmHost) -> None:
-        """An idle sandbox costs: it goes when nobody has come for it in time."""
+        """An idle sandbox costs: once it is there, it goes when nobody has come for it in time."""
+        if not host.made.done():
+            host.made.add_done_callback(lambda _: self._count_if_idle(host))
+            return
         loop = asyncio.get_running_loop()
         self._timers[host] = loop.call_later(self._run.plan.warm_idle_timeout, self._idle_for_too_long, host)
+
+    def _count_if_idle(self, host: WarmHost) -> None:
+        if host in self._pool.idle and host not in self._timers:
+            self._count(host)
 
     def _stop_counting(self, host: WarmHost) -> None:
         if (timer := self._timers.pop(host, None)) is not None:
             timer.cancel()
 
     def _idle_for_too_long(self, host: WarmHost) -> None:
-        if self._pool.remove(host):
+        if self._pool.idled_out(host):
             self._end(host)
 
     def _end(self, host: WarmHost) -> None:

@@ -89,6 +89,13 @@ def test_one_that_is_idle_for_too_long_is_ended(lab: Lab, shapes) -> None:
     assert before_the_end > 3, "it wasn't ended while the step in the middle ran"
 
 
+@pytest.mark.slow
+def test_where_nothing_may_be_idle_nothing_is_started_early(lab: Lab, shapes) -> None:
+    ran = lab.run(shapes.diamond, lab.stack("modal"), settings={**PER_STEP, "warm_idle_timeout": 0})
+    assert ran.status == "completed"
+    assert {box.id for box in lab.sandboxes(ran)} == set(sandboxes_of(ran, *ran.steps))
+
+
 @pytest.mark.slow  # tests/host/test_pipeline.py has it in a host
 @pytest.mark.at("modal-v2")
 def test_a_step_s_own_environment_stays_its_own(lab: Lab, shapes, place: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from itertools import count
+from itertools import count, pairwise
 
 import pytest
 from hypothesis import given
@@ -158,6 +158,65 @@ def test_what_waits_for_a_step_that_failed_is_not_started_early() -> None:
     assert pool.wanted() == []
 
 
+def fan_beside_a_chain(limit: int | None = None) -> tuple[Pool[str, int], list[str]]:
+    """``long`` above three steps, beside a chain of short ones; and that chain."""
+    links = [f"c{number}" for number in range(5)]
+    fan = {f"wide_{number}": ["long"] for number in range(3)}
+    upstream = {"long": [], **fan, **{link: links[at - 1 : at] if at else [] for at, link in enumerate(links)}}
+    return Pool(dict.fromkeys(upstream, "cpu"), upstream, limit, list(upstream)), links
+
+
+@pytest.mark.parametrize(("limit", "at_most"), [(None, 2), (3, 1)])
+def test_what_idled_out_is_not_started_early_again(limit: int | None, at_most: int) -> None:
+    """A long step above a fan: whatever begins and ends beside it, its fan has waited in vain once."""
+    pool, links = fan_beside_a_chain(limit)
+    pool.enter("long", anything)
+    pool.enter(links[0], anything)
+    early = list(enumerate(pool.wanted(), start=100))
+    assert len(early) == at_most, "of three, one takes what `long` leaves"
+    for host, kind in early:
+        pool.add(kind, host)
+    assert pool.wanted() == []
+    for host, _ in early:
+        assert pool.idled_out(host)
+        assert not pool.idled_out(host)
+    for link, following in pairwise(links):
+        assert pool.wanted() == []
+        pool.leave(link, 1)
+        pool.finish(link)
+        assert pool.wanted() == []
+        assert pool.enter(following, anything) == 1
+    pool.leave("long", 2)
+    pool.enter("long", anything)
+    assert len(pool.wanted()) == 1, "it is tried again, and may succeed soon; the chain leaves one too"
+
+
+def test_what_idled_out_between_two_steps_is_not_started_early_again() -> None:
+    """What the chain's sandbox is to one of the fan in that moment it isn't in the next."""
+    pool, links = fan_beside_a_chain()
+    pool.enter("long", anything)
+    pool.enter(links[0], anything)
+    for host in (100, 101):
+        pool.add("cpu", host)
+    pool.leave(links[0], 1)
+    pool.finish(links[0])
+    assert pool.idled_out(100)
+    assert pool.enter(links[1], anything) == 1
+    assert pool.wanted() == []
+
+
+def test_what_idled_out_says_nothing_of_other_steps() -> None:
+    upstream = {"long": [], "below": ["long"], "one": [], "left": ["one"], "right": ["one"]}
+    kinds = {**dict.fromkeys(upstream, "cpu"), "long": "big", "one": "big"}
+    pool: Pool[str, int] = Pool(kinds, upstream, early=list(upstream))
+    pool.enter("long", anything)
+    assert pool.wanted() == ["cpu"]
+    pool.add("cpu", 1)
+    assert pool.idled_out(1)
+    pool.enter("one", anything)
+    assert pool.wanted() == ["cpu", "cpu"]
+
+
 def test_where_nothing_begins_any_more_no_sandbox_is_started_or_kept() -> None:
     pool = diamond()
     pool.enter("one", anything)
@@ -225,6 +284,10 @@ def test_a_run_never_has_more_sandboxes_than_it_may_and_leaves_none(seed: int, l
                 pool.finish(name)
                 for other in pool.superfluous():
                     end(other)
+        if pool.idle and chance.random() < 0.1:
+            idle = chance.choice(pool.idle)
+            assert pool.idled_out(idle)
+            end(idle)
         if ending and chance.random() < 0.5:
             gone()
         assert len(alive) <= limit
