@@ -154,6 +154,7 @@ class Creator:
 
     async def by_id(self, sandbox_id: str) -> ModalSandbox | None:
         """Return the sandbox of that id, running or ended, or None."""
+
         async def with_tags() -> tuple[modal.Sandbox, Mapping[str, str]]:
             handle = await modal.Sandbox.from_id.aio(sandbox_id, client=self._clients.main)
             return handle, await handle.get_tags.aio()
