@@ -212,3 +212,22 @@ def test_a_token_that_is_revoked_in_the_middle_is_not_infrastructure(lab: Lab, t
     assert not [text for text in warnings(ran) if "sandbox 1 of" in text]
     assert "as-loopback" not in str([warnings(ran), ran.error, ran.task_runs["second"].state.message])
     assert Client().get_pipeline_run(ran.run.id).steps["first"].status == "completed"
+
+
+@pytest.mark.parametrize("mode", ["pipeline", pytest.param("per_step", marks=pytest.mark.slow)])
+def test_a_token_that_is_revoked_while_a_sandbox_runs(lab: Lab, tmp_path: Path, mode: str) -> None:
+    """Nobody can be with its sandbox any more: the run fails and says why; it isn't taken for a success."""
+    import stoppable
+
+    settings = {"execution_mode": mode, "warm": False, "orphan_timeout": 10}
+    under = Under(lab, tmp_path).start(stoppable.telling_twice, "modal", settings)
+    under.until_steps({"first": "running"})
+    lab.modal.set(revoked=True)
+    try:
+        ran = under.join(120)
+    finally:
+        lab.modal.set(revoked=False)
+    assert (ran.status, ran.flow_run.state.type.value) == ("failed", "FAILED")
+    assert "token" in (ran.flow_run.state.message or "").lower(), ran.flow_run.state.message
+    # Nor could it be ended: without its flow it ends by itself.
+    eventually(lambda: lab.running(ran), lambda running: not running, 60)

@@ -27,6 +27,8 @@ class Faults:
     enforce_memory: bool = False
     max_streams: int = 1000
     unavailable_until: float = 0.0
+    revoked: bool = False
+    """Take no token any more."""
     create_errors: deque[Status] = field(default_factory=deque)
     lost_replies: int = 0
     """Creates whose answer is lost after the sandbox was made."""

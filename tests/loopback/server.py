@@ -169,7 +169,7 @@ class LoopbackModal:
             raise GRPCError(Status.UNAVAILABLE, "the control plane is down: injected by the test")
         # modal/client.py, _get_metadata: the pair goes with every call. A missing one the SDK refuses itself.
         pair = (metadata.get("x-modal-token-id"), metadata.get("x-modal-token-secret"))
-        if pair != self.token and pair not in self._guests:
+        if self._world.faults.revoked or (pair != self.token and pair not in self._guests):
             raise GRPCError(Status.UNAUTHENTICATED, "Token ID not found or token secret wrong")
         # modal/sandbox/_impl_v2.py, auth_metadata: every V2 call carries the token of AuthTokenGet as well.
         if name.startswith("Sandbox") and name.endswith("V2") and not metadata.get("x-modal-auth-token"):
