@@ -75,23 +75,28 @@ async def until_it_answers(client: PrefectClient, flow_run_id: UUID, patience: f
 
 @contextmanager
 def once_it_answers(patience: float = BEGIN_SECONDS) -> Iterator[None]:
-    """Within, Prefect's engine finds the API, which it asks for its version but once, before anything else.
+    """Within, Prefect's engine finds the API, which it asks its first question but once.
 
     A flow run that goes on would else be left Pending, and nobody would work on it. Raises what Prefect raises where
     its API stays away for ``patience`` seconds.
     """
     retrying = Retrying(
-        retry=retry_if_exception(
-            lambda error: isinstance(error, RuntimeError) and is_passing(error.__cause__ or error)
-        ),
+        retry=retry_if_exception(lambda error: is_passing(_what_the_client_met(error))),
         wait=_PAUSES,
         stop=stop_after_delay(patience),
         before_sleep=_saying("The run waits"),
         reraise=True,
     )
     with ExitStack() as stack:
-        retrying(lambda: stack.enter_context(SyncClientContext.get_or_create()))
+        context = retrying(lambda: stack.enter_context(SyncClientContext.get_or_create()))
+        # Entering asks for the server's version, but once in the life of a process.
+        retrying(context.client.api_version)
         yield
+
+
+def _what_the_client_met(error: BaseException) -> BaseException:
+    """Of what the look at the server's version raises, the cause: it is a RuntimeError whatever happened."""
+    return error.__cause__ or error if isinstance(error, RuntimeError) else error
 
 
 def _saying(who_waits: str) -> Callable[[RetryCallState], None]:

@@ -16,6 +16,7 @@ from uuid import UUID, uuid4
 import pytest
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.objects import TaskRun
+from prefect.context import SyncClientContext
 from zenml.pipelines.run_utils import create_placeholder_run
 from zenml.utils import source_utils
 
@@ -94,8 +95,14 @@ def test_the_api_is_away(lab: Lab, tmp_path: Path, place: str, mode: str, back: 
 
 @slow  # a flow run begins while Prefect is away
 def test_a_flow_run_that_is_to_begin_waits(lab: Lab, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Prefect's engine asks its first question but once: then the flow run would be left to nobody."""
+    """Prefect's engine asks its first question but once: then the flow run would be left to nobody.
+
+    So it is also in a process that has asked for the server's version before, which Prefect does once.
+    """
     import shapes
+
+    with SyncClientContext.get_or_create():
+        pass
 
     source_utils.set_custom_source_root(str(PROJECT))
     lab.activate(lab.stack("process"))
@@ -111,6 +118,31 @@ def test_a_flow_run_that_is_to_begin_waits(lab: Lab, tmp_path: Path, caplog: pyt
             eventually(lambda: "The run waits for Prefect's API" in caplog.text or running.done(), bool, 60)
             assert not running.done(), running.exception()
         running.result(120)
+    ran = lab.read(Ran(tmp_path), run.id)
+    assert (ran.status, ran.flow_run.state.name, ran.flow_run.run_count) == ("completed", "Completed", 1)
+
+
+@slow  # a flow run begins while ZenML is away, which its client alone waits half a minute for
+def test_zenmls_server_is_away_when_a_flow_run_begins(
+    lab: Lab, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else the flow run would have failed, and nobody could have said so in ZenML."""
+    import shapes
+
+    source_utils.set_custom_source_root(str(PROJECT))
+    lab.activate(lab.stack("process"))
+    shapes.diamond.prepare(str(tmp_path))
+    snapshot = load_snapshot(shapes.diamond.create_snapshot(name=f"begins-{tmp_path.name}").id)
+    run = create_placeholder_run(snapshot)
+    _, orchestrator = load_stack(snapshot)
+    plan = orchestrator.plan(snapshot)
+    flow_run, _ = create_flow_run(snapshot, run, plan)
+    with ThreadPoolExecutor(1) as pool:
+        with gone(lab.zenml):
+            running = pool.submit(run_here, flow_run, plan)
+            eventually(lambda: "ZenML can't be reached" in caplog.text or running.done(), bool, 60)
+            assert not running.done(), running.exception()
+        running.result(180)
     ran = lab.read(Ran(tmp_path), run.id)
     assert (ran.status, ran.flow_run.state.name, ran.flow_run.run_count) == ("completed", "Completed", 1)
 
