@@ -411,7 +411,9 @@ def test_a_flow_that_died_before_it_had_stopped_its_run(
         assert ran.states == {"dynamic": "Cancelled", "apart": "Cancelled"}
     else:
         assert {step: ran.states[step] for step in steps} == dict.fromkeys(steps, "Cancelled")
-    if mode == "static" and where != "is over":
+    # On a slow machine its steps may have seen the stop by themselves before anybody went on: the run is over then.
+    over = where == "is over" or (where == "zenml" and "skip_successful_steps" in lives.log)
+    if mode == "static" and not over:
         assert ran.states["below"] == "NotRun"
         assert output(lab, ran, "one") == said("one", 1)[:LINES], "also what was said while no process read it"
     assert lives.under.all_dead()

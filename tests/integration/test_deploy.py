@@ -274,7 +274,8 @@ def test_the_readme_deploys_as_the_how_to_does() -> None:
     section = (servers.ROOT / "README.md").read_text().split("## Deploying")[1].split("```")[1]
     commands = [line[2:].partition("  #")[0].strip() for line in section.splitlines() if line.startswith("$ ")]
     assert len(commands) == 4
-    typed = {part.replace("<snapshot id>", "<id>") for command in followed() for part in command.strip("()").split(" && ")}
+    parts = [part for command in followed() for part in command.strip("()").split(" && ")]
+    typed = {part.replace("<snapshot id>", "<id>") for part in parts}
     assert set(commands) <= typed
 
 
