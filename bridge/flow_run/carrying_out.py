@@ -58,6 +58,10 @@ from bridge.zenml_side.run_status import begin_stop, end_run, status_of
 from bridge.zenml_side.step_records import StepRecords
 from bridge.zenml_side.zenml_calls import ZenMLCalls
 
+BEGIN_SECONDS = 45.0
+"""How long a flow waits for ZenML before it has given a sign of life. With the half minute of ZenML's client after
+that, and another one to say that it gives up, it is over before it counts as dead (``lease.FIRST_SIGN_SECONDS``)."""
+
 
 def run_pipeline(flow_run: FlowRun, snapshot_id: UUID, run_id: UUID | None) -> State[None]:
     """Run a ZenML pipeline in a flow run, whose context is this one's, and return the state that it ends in.
@@ -72,9 +76,10 @@ def run_pipeline(flow_run: FlowRun, snapshot_id: UUID, run_id: UUID | None) -> S
     terminal.show_once()
     warn_in_run_logs()
     try:
-        snapshot_id = snapshot_for(flow_run, snapshot_id)
-        known_as = snapshot_id
-        run = zenml_calls.patiently(lambda: open_run(known_as, run_id, str(flow_run.id)))
+        given = snapshot_id
+        snapshot_id = zenml_calls.patiently(lambda: snapshot_for(flow_run, given), BEGIN_SECONDS)
+        planned = snapshot_id
+        run = zenml_calls.patiently(lambda: open_run(planned, run_id, str(flow_run.id)), BEGIN_SECONDS)
         runner = runner_of(run.config, run.stack, run.plan.create_rate)
         check_limits(run.plan)
     except RunIsOver as error:
@@ -140,14 +145,15 @@ def introduce(run: Run, flow_run: FlowRun) -> None:
     parameters = {**flow_run.parameters, names.PARAMETER_SNAPSHOT_ID: str(run.snapshot.id)}
     if flow_run.name == name and flow_run.parameters == parameters:
         return
-    user = run.run.user.name if run.run.user else None
-    tags = names.flow_run_tags(run.id, run.plan.pipeline, run.plan.stack, user)
-    with get_client(sync_client=True) as client:
-        client.update_flow_run(flow_run.id, parameters=parameters, name=name, tags={*flow_run.tags, *tags})
+    # First: by the flow run's name and parameters a later process knows that both are done.
     metadata: dict[str, MetadataType] = {METADATA_ORCHESTRATOR_RUN_ID: str(flow_run.id)}
     if url := url_for(flow_run):
         metadata[names.METADATA_ORCHESTRATOR_URL] = Uri(url)
     publish_pipeline_run_metadata(run.run.id, {run.stack.orchestrator.id: metadata})
+    user = run.run.user.name if run.run.user else None
+    tags = names.flow_run_tags(run.id, run.plan.pipeline, run.plan.stack, user)
+    with get_client(sync_client=True) as client:
+        client.update_flow_run(flow_run.id, parameters=parameters, name=name, tags={*flow_run.tags, *tags})
 
 
 @dataclass(frozen=True)

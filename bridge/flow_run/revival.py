@@ -24,7 +24,7 @@ from bridge.cleanup import orphans, signs_of_life
 from bridge.errors import RunNotPossible, how_to_replay
 from bridge.flow_run.flow_process import alive_here, doubt_of_death
 from bridge.flow_run.left_open import close_flow_run
-from bridge.flow_run.open_run import load_snapshot, load_stack
+from bridge.flow_run.open_run import load_snapshot, load_stack, own_run
 from bridge.flow_run.run import is_over
 from bridge.plan import FailureMode, Plan
 from bridge.prefect_side.prefect_api import prefect_api, prefect_settings
@@ -195,7 +195,12 @@ def _flow_run(client: SyncPrefectClient, some_id: UUID, run: PipelineRunResponse
 
 def _run_of(flow_run: FlowRun) -> PipelineRunResponse:
     run_id = flow_run.parameters.get(names.PARAMETER_RUN_ID) or names.run_id_of_tags(flow_run.tags)
-    found = _zenml_run(UUID(str(run_id))) if run_id else None
+    snapshot_id = flow_run.parameters.get(names.PARAMETER_SNAPSHOT_ID)
+    if run_id:
+        found = _zenml_run(UUID(str(run_id)))
+    else:
+        # Prefect may not have taken the tag that says it.
+        found = own_run(UUID(str(snapshot_id)), None, str(flow_run.id)) if snapshot_id else None
     if found is None:
         raise RunNotPossible(
             f"flow run {flow_run.id}: no run of this ZenML server belongs to it, so there is nothing to go on with. "

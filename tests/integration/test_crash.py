@@ -614,3 +614,21 @@ def call(command: list[str], expected: str) -> None:
     shown = subprocess.run(command, env=environment, cwd=PROJECT, check=False, capture_output=True, text=True)
     assert expected in " ".join((shown.stdout + shown.stderr).split()), shown.stdout + shown.stderr
     assert shown.returncode == 0
+
+
+@slow
+def test_prefect_never_heard_of_whose_run_a_flow_run_is(lab: Lab, tmp_path: Path) -> None:
+    """As where it was away just as a deployment's flow began: ZenML knows the flow run of each of its runs."""
+    with Lives(lab, tmp_path) as lives:
+        lives.begin("beside", "process", WARM, steps=["one"])
+        lives.until("one")
+        lives.kill()
+        with get_client(sync_client=True) as client:
+            flow_run = client.read_flow_run(lives.under.flow_run_id)
+            client.update_flow_run(
+                flow_run.id, parameters={"snapshot_id": flow_run.parameters["snapshot_id"]}, tags=["somebody's"]
+            )
+        lives.go("one-1")
+        ran = lives.go_on(by_flow_run=True).end()
+    assert (ran.status, ran.flow_run.state.name) == ("completed", "Completed"), lives.log[-6000:]
+    assert len(ran.traces("one")) == 1

@@ -15,14 +15,19 @@ from uuid import UUID, uuid4
 
 import pytest
 from prefect.client.orchestration import PrefectClient, get_client
-from prefect.client.schemas.objects import TaskRun
+from prefect.client.schemas.objects import FlowRun, TaskRun
 from prefect.context import SyncClientContext
+from requests.exceptions import RequestException
+from zenml.models import PipelineRunResponse
 from zenml.pipelines.run_utils import create_placeholder_run
 from zenml.utils import source_utils
 
+from bridge.cleanup.lease import FIRST_SIGN_SECONDS
+from bridge.errors import BridgeError
 from bridge.flow_run.open_run import load_snapshot, load_stack
 from bridge.flow_run.resume import task_runs_of
 from bridge.flow_run.said import Said, read_said
+from bridge.plan import Plan
 from bridge.submitting.submission import create_flow_run, run_here
 from tests.integration.lab import PROJECT, Lab, Ran, eventually
 from tests.integration.under import Under
@@ -93,6 +98,21 @@ def test_the_api_is_away(lab: Lab, tmp_path: Path, place: str, mode: str, back: 
         assert lab.sandboxes_by_step(ran) == {"": 1}
 
 
+def submitted(lab: Lab, folder: Path) -> tuple[PipelineRunResponse, FlowRun, Plan]:
+    """A run that is to begin."""
+    import shapes
+
+    source_utils.set_custom_source_root(str(PROJECT))
+    lab.activate(lab.stack("process"))
+    shapes.diamond.prepare(str(folder))
+    snapshot = load_snapshot(shapes.diamond.create_snapshot(name=f"begins-{folder.name}").id)
+    run = create_placeholder_run(snapshot)
+    _, orchestrator = load_stack(snapshot)
+    plan = orchestrator.plan(snapshot)
+    flow_run, _ = create_flow_run(snapshot, run, plan)
+    return run, flow_run, plan
+
+
 @slow  # a flow run begins while Prefect is away, or ZenML, which its client alone waits half a minute for
 @pytest.mark.parametrize(
     ("who", "says"), [("prefect", "The run waits for Prefect's API"), ("zenml", "ZenML can't be reached")]
@@ -104,18 +124,9 @@ def test_a_flow_run_that_is_to_begin_waits(
 
     So it is also in a process that has asked for the server's version before, which Prefect does once.
     """
-    import shapes
-
     with SyncClientContext.get_or_create():
         pass
-    source_utils.set_custom_source_root(str(PROJECT))
-    lab.activate(lab.stack("process"))
-    shapes.diamond.prepare(str(tmp_path))
-    snapshot = load_snapshot(shapes.diamond.create_snapshot(name=f"begins-{tmp_path.name}").id)
-    run = create_placeholder_run(snapshot)
-    _, orchestrator = load_stack(snapshot)
-    plan = orchestrator.plan(snapshot)
-    flow_run, _ = create_flow_run(snapshot, run, plan)
+    run, flow_run, plan = submitted(lab, tmp_path)
     with ThreadPoolExecutor(1) as pool:
         with gone({"prefect": lab.prefect, "zenml": lab.zenml}[who]):
             running = pool.submit(run_here, flow_run, plan)
@@ -124,6 +135,21 @@ def test_a_flow_run_that_is_to_begin_waits(
         running.result(180)
     ran = lab.read(Ran(tmp_path), run.id)
     assert (ran.status, ran.flow_run.state.name, ran.flow_run.run_count) == ("completed", "Completed", 1)
+
+
+@slow  # ZenML is away for longer than a flow that begins waits for it
+def test_a_flow_that_waits_for_zenml_leaves_before_it_counts_as_dead(lab: Lab, tmp_path: Path) -> None:
+    """Else somebody would go on with its run beside it."""
+    _, flow_run, plan = submitted(lab, tmp_path)
+    with ThreadPoolExecutor(1) as pool, gone(lab.zenml):
+        running = pool.submit(run_here, flow_run, plan)
+        assert isinstance(running.exception(2 * FIRST_SIGN_SECONDS), (BridgeError, RequestException))
+    with get_client(sync_client=True) as client:
+        after = client.read_flow_run(flow_run.id)
+    assert after.state is not None
+    assert after.state.is_failed()
+    assert after.start_time is not None
+    assert (after.state.timestamp - after.start_time).total_seconds() < FIRST_SIGN_SECONDS
 
 
 @slow  # half a minute without Prefect, which is what it is about
