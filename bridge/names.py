@@ -108,6 +108,8 @@ TAG_SANDBOX = "zenml_sandbox"
 
 TAG_ZENML = "zenml"
 """Prefect's, of every flow run and deployment of a pipeline."""
+TAG_SWEEP = "zenml-sweep"
+"""Prefect's, of the deployment of the sweep (``prefect.yaml``)."""
 
 # Parameters of the flow.
 PARAMETER_SNAPSHOT_ID = "snapshot_id"

@@ -33,7 +33,7 @@ from bridge.versions import other_bridge
 
 PATIENCE_SECONDS = 10.0
 """How long a server that doesn't answer is waited for. Prefect's client waits a minute, six times."""
-_TAGS = [names.TAG_ZENML, "zenml-sweep"]
+_TAGS = [names.TAG_ZENML, names.TAG_SWEEP]
 """Those of the deployments of pipelines, and of the sweep's in `prefect.yaml`."""
 _PARAMETERS = {
     names.FLOW_ENTRYPOINT: zenml_pipeline.parameters,

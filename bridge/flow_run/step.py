@@ -321,11 +321,11 @@ async def _run_sandbox(place: _Place, start: Coroutine[Any, Any, Sandbox], attem
         raise NotAsked(f"the runner couldn't be asked: {error}") from error
     if sandbox is None:
         return SandboxEnd(End.TERMINATED, detail="stopped before it started")
-    logger.info("Sandbox %s%s", sandbox.id, f": {sandbox.url}" if sandbox.url else "")
-    tracing.note({names.SPAN_SANDBOX_ID: sandbox.id})
-    log.comes_from(place.key, sandbox.id, sandbox.url)
     output = asyncio.ensure_future(_pump(sandbox, log, logger, place.who))
     try:
+        logger.info("Sandbox %s%s", sandbox.id, f": {sandbox.url}" if sandbox.url else "")
+        tracing.note({names.SPAN_SANDBOX_ID: sandbox.id})
+        log.comes_from(place.key, sandbox.id, sandbox.url)
         end = await _stay(sandbox, place.timeout, attempt.kill)
         await output
         return end

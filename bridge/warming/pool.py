@@ -111,21 +111,23 @@ class Pool(Generic[Kind, Host]):
 
     def remove(self, host: Host) -> bool:
         """An idle sandbox has gone; whether it was one."""
-        for hosts in self._idle.values():
+        return self._take_out(host) is not None
+
+    def _take_out(self, host: Host) -> Kind | None:
+        for kind, hosts in self._idle.items():
             if host in hosts:
                 hosts.remove(host)
-                return True
-        return False
+                return kind
+        return None
 
     def idled_out(self, host: Host) -> bool:
         """An idle sandbox goes, since nobody came for it in time; whether it was one.
 
         What it was kept for isn't waited for any more: :meth:`wanted` leaves that out until a step above begins anew.
         """
-        kind = next((kind for kind, hosts in self._idle.items() if host in hosts), None)
+        kind = self._take_out(host)
         if kind is None:
             return False
-        self._idle[kind].remove(host)
         soon = [step for step in self._soon(self._early) if self._kinds[step] == kind]
         # One in any case: what a step has just left, and the next one is about to enter, isn't theirs.
         self._given_up.update(soon[: max(1, self._without_sandbox(soon)[kind])])
