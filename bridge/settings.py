@@ -233,7 +233,8 @@ class ModalPrefectOrchestratorSettings(SandboxSettings):
         default=None,
         ge=1,
         description="Most steps of one run at the same time, in both modes. None, the default, is as many "
-        "as the graph and the resources allow. Not on a step.",
+        'as the graph and the resources allow; with `runner="process"` in `per_step` mode as many as the machine '
+        "has cores, at least two; in a dynamic pipeline ten inline steps. Not on a step.",
     )
     warm: bool = Field(
         default=True,
