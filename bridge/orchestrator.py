@@ -6,7 +6,7 @@ Imported in every sandbox, since ZenML loads the active stack there: neither Mod
 from __future__ import annotations
 
 import os
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from typing import TYPE_CHECKING, cast
 from uuid import UUID
 
@@ -63,6 +63,11 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
     """Runs ZenML pipelines as Prefect flows, their steps in Modal sandboxes."""
 
     _images: ImageBuilds | None = None
+
+    @cached_property
+    def _asked_for(self) -> set[UUID]:
+        """Isolated step runs for which a sandbox was asked for, as this process knows."""
+        return set()
 
     @property
     def config(self) -> ModalPrefectOrchestratorConfig:
@@ -395,6 +400,7 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
         if self.config.runner == "modal":
             image_of(name, step_run_info.config, snapshot)
         asks.ask(step_run_info.step_run_id, self.id)
+        self._asked_for.add(step_run_info.step_run_id)
 
     def get_isolated_step_status(self, step_run: StepRunResponse) -> ExecutionStatus:
         """How an isolated step is: PROVISIONING, RUNNING, COMPLETED, FAILED or STOPPED; the flow publishes it.
@@ -403,13 +409,18 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
         """
         from bridge.dynamic_pipelines import asks
 
+        if step_run.id not in self._asked_for:
+            status = asks.see_to_it(step_run.id, self.id)
+            self._asked_for.add(step_run.id)
+            if status is ExecutionStatus.FAILED:
+                return status
         return asks.status_of(step_run)
 
     def wait_for_isolated_step(self, step_run: StepRunResponse) -> ExecutionStatus:
         """Wait for the end of an isolated step. ZenML's own looks every 16 s in the end; here nothing is far away."""
         from bridge.dynamic_pipelines import asks
 
-        return asks.wait_for(step_run)
+        return asks.wait_for(lambda: self.get_isolated_step_status(step_run))
 
     def stop_isolated_step(self, step_run: StepRunResponse) -> None:
         """Stop an isolated step, which then counts as stopped; the flow sees it and ends its sandbox."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from uuid import UUID
 
@@ -39,6 +39,7 @@ _OPEN = (
     ExecutionStatus.RUNNING,
     ExecutionStatus.STOPPING,
 )
+_WAITED_FOR = (ExecutionStatus.INITIALIZING, ExecutionStatus.PROVISIONING, ExecutionStatus.RUNNING)
 _LOOKED_AT = "oneof:" + json.dumps([status.value for status in (*_OPEN, ExecutionStatus.STOPPED)])
 
 _ANSWERS = {
@@ -76,6 +77,25 @@ def ask(step_run_id: UUID, component_id: UUID) -> None:
     publish_step_run_metadata(step_run_id, {component_id: {names.METADATA_ASKED: _SANDBOX}})
 
 
+def see_to_it(step_run_id: UUID, component_id: UUID) -> ExecutionStatus:
+    """Ask for a step run that is waited for though nobody has asked for it, and return how it is.
+
+    ZenML waits for a step run that it has submitted; in a sandbox that follows another one, also for what was begun
+    there. Where that sandbox was lost before it had asked, nobody else would. Raises what ZenML's store raises.
+    """
+    now = Client().zen_store.get_run_step(step_run_id, hydrate=True)
+    if names.METADATA_ASKED in now.run_metadata or now.status not in _WAITED_FOR:
+        return answer(now.status)
+    if now.resource_request_id is not None and now.status is not ExecutionStatus.RUNNING:
+        # It stood in line for a place in one of ZenML's resource pools, which is given up with who stood there
+        # (zenml/orchestrators/step_launcher.py, `_wait_until_resources_acquired`).
+        _logger.error("The sandbox in which step `%s` waited for a resource pool was lost.", now.name)
+        return ExecutionStatus.FAILED
+    _logger.warning("Nobody has asked for a sandbox for step `%s` yet: now somebody has.", now.name)
+    ask(step_run_id, component_id)
+    return answer(now.status)
+
+
 def status_of(step_run: StepRunResponse) -> ExecutionStatus:
     """How an isolated step run is: PROVISIONING, RUNNING, COMPLETED, FAILED or STOPPED.
 
@@ -90,12 +110,12 @@ def status_of(step_run: StepRunResponse) -> ExecutionStatus:
     return answer(now.status)
 
 
-def wait_for(step_run: StepRunResponse) -> ExecutionStatus:
+def wait_for(how_it_is: Callable[[], ExecutionStatus]) -> ExecutionStatus:
     """Wait for the end of an isolated step run: COMPLETED, FAILED or STOPPED. A ZenML that is away is waited for."""
     pause = MOST_PAUSE_SECONDS / 8
     while True:
         try:
-            status = status_of(step_run)
+            status = how_it_is()
         except Exception as error:
             if not couldnt_ask(error):
                 raise

@@ -108,17 +108,19 @@ class DynamicPipeline:
         """Run sandbox after sandbox until ZenML knows an end of the run."""
         pauses = differing(self.run.plan.infrastructure_retries)
         run = await self._thread.call(self._read)
-        while begun is not None or not run.status.is_finished:
+        while begun is not None or not (run is None or run.status.is_finished):
             end = await self._sandbox(number, begun)
             if isinstance(end, Outcome):
                 return self._failed(str(end.diagnosis))
             is_earlier, begun = begun is not None, None
             run = await self._thread.call(self._read)
-            if self._kill.is_set() or _is_over(run.status):
+            if self._kill.is_set() or run is None or _is_over(run.status):
                 break
             if is_earlier and run.status is ExecutionStatus.RESUMING and not self._last_sandbox:
                 number += 1  # the run has paused, or failed, with it; and has been resumed, or tried again, since
                 continue
+            if has_paused(end, run.status):
+                return self._paused()
             diagnosis = _diagnosis(end)
             if self._last_sandbox or not pauses or not another_follows(end, run.status):
                 return self._failed(str(diagnosis))
@@ -138,20 +140,27 @@ class DynamicPipeline:
         except NotAsked as error:
             return SandboxEnd(End.NEVER_STARTED, detail=str(error))
 
-    def _read(self) -> PipelineRunResponse:
-        return Client().zen_store.get_run(self.run.run.id)
+    def _read(self) -> PipelineRunResponse | None:
+        """The run as ZenML has it now; None where it was deleted."""
+        try:
+            return Client().zen_store.get_run(self.run.run.id)
+        except KeyError:
+            return None
 
-    def _state(self, run: PipelineRunResponse) -> State[None]:
-        status = run.status
+    def _state(self, run: PipelineRunResponse | None) -> State[None]:
+        status = run.status if run is not None else None
         if status is ExecutionStatus.COMPLETED:
             return Completed()
-        if status is ExecutionStatus.FAILED:
+        if run is not None and status is ExecutionStatus.FAILED:
             return self._failed(_exception_of(run))
         if status is ExecutionStatus.PAUSED and not self._kill.is_set():
-            self.paused = True
-            return Completed(name=names.STATE_PAUSED, message="The run waits for an answer; no sandbox runs.")
+            return self._paused()
         self.stopped = True
         return Cancelled(message="The pipeline was stopped.")
+
+    def _paused(self) -> State[None]:
+        self.paused = True
+        return Completed(name=names.STATE_PAUSED, message="The run waits for an answer; no sandbox runs.")
 
     def _failed(self, why: str) -> State[None]:
         if self._kill.is_set():
@@ -202,6 +211,14 @@ def _was_judged(task_run: TaskRun | None) -> bool:
 
 def _is_over(status: ExecutionStatus) -> bool:
     return status.is_finished or status is ExecutionStatus.PAUSED
+
+
+def has_paused(end: SandboxEnd, status: ExecutionStatus) -> bool:
+    """Whether the run has paused with this end of a sandbox, though ZenML says something else of it by now.
+
+    Whoever resumes it has ZenML say so first, and is refused as long as this flow run is at work; or comes again.
+    """
+    return end.end is End.EXITED and end.exit_code == COMPLETED and status is ExecutionStatus.RESUMING
 
 
 def another_follows(end: SandboxEnd, status: ExecutionStatus) -> bool:

@@ -117,7 +117,7 @@ class IsolatedSteps:
         for one in self._earlier.ended:
             if one.step_run.id not in runs:
                 self._ended.add(one.step_run.id)
-                self._let_go(one.step_run.id, end=not one.step_run.status.is_successful)
+                self.let_go(one.step_run.id, end=not one.step_run.status.is_successful)
                 self._take(one)
         self._newest.update(self._earlier.newest)  # an earlier attempt's end may be news to Prefect
         for one in self._found:
@@ -130,19 +130,19 @@ class IsolatedSteps:
             for one in found:
                 self._take(one)
             for step_run_id, status in ended.items():
-                self._let_go(step_run_id, end=not status.is_successful)
+                self.let_go(step_run_id, end=not status.is_successful)
             await asyncio.sleep(LOOK_SECONDS)
             for task in [task for task in self._tasks.values() if task.done()]:
                 task.result()
 
     async def until_ended(self) -> None:
         """Wait for the ends of all that were started, and of what nobody took up. Raises a defect."""
-        for step_run_id in list(self._left):
-            self._let_go(step_run_id, end=True)
-        if self._ending:
-            await asyncio.wait(self._ending)
+        for step_run_id in self._left.keys() - self._tasks.keys():
+            self.let_go(step_run_id, end=True)
         if self._tasks:
             await asyncio.wait(self._tasks.values())
+        if self._ending:
+            await asyncio.wait(self._ending)
         for task in self._tasks.values():
             task.result()
 
@@ -160,7 +160,7 @@ class IsolatedSteps:
         statuses = step_runs.statuses(self.run.run)
         return found, {each: statuses[each] for each in self._left if each in statuses and statuses[each].is_finished}
 
-    def _let_go(self, step_run_id: UUID, *, end: bool) -> None:
+    def let_go(self, step_run_id: UUID, *, end: bool) -> None:
         """Nobody takes up the sandbox of a step run; a command goes on in it whatever ZenML says of its step."""
         sandbox = self._left.pop(step_run_id, None)
         if sandbox is not None and end:
@@ -175,6 +175,8 @@ class IsolatedSteps:
         if self._draining and not has_ended:
             return
         permit = Pass(self._gate, found.step_run.name, 0, asyncio.Event(), held=has_ended)
+        if step_run_id in self._left:
+            permit.take_first()  # it runs
         self._passes[step_run_id] = permit
         key = (found.run.id, found.step_run.name)
         above = [self._newest.get((found.run.id, name)) for name in found.step_run.spec.upstream_steps]
@@ -182,7 +184,6 @@ class IsolatedSteps:
         upstream = [task_run for task_run in above if task_run is not None]
         task = _StepRunTask(self, found, permit, upstream, has_ended=has_ended)
         self._tasks[step_run_id] = asyncio.ensure_future(task.execute())
-        self._left.pop(step_run_id, None)
 
 
 class _StepRunTask:
@@ -220,7 +221,9 @@ class _StepRunTask:
         if self._has_ended:
             return _state(await self._end_of_earlier())
         if not await self._permit.take_again():
+            self._owner.let_go(self._step_run_id, end=True)
             return Cancelled(message="Stopped before it started.")
+        self._owner.let_go(self._step_run_id, end=False)  # it is this attempt's now
         try:
             return _state(await self._outcome())
         finally:

@@ -92,6 +92,13 @@ class Gate:
         heapq.heappush(self._line, (-priority, self._tickets, step, enter))
         self._let_in()
 
+    def enter(self, step: str) -> bool:
+        """Let ``step`` in past the line, if there is room, and say whether it is."""
+        fits = self._admission.fits(step)
+        if fits:
+            self._admission.take(step)
+        return fits
+
     def leave(self, step: str) -> None:
         """Give the place of ``step`` back."""
         self._ending.pop(step, None)
@@ -192,6 +199,11 @@ class Pass:
         if self._held:
             self._held = False
             self._gate.leave(self._step)
+
+    def take_first(self) -> bool:
+        """Take a place before all who stand in line, if there is one, and say whether one is held."""
+        self._held = self._held or self._gate.enter(self._step)
+        return self._held
 
     async def take_again(self) -> bool:
         """Wait for a place, and say whether one is held: not so if the step was killed meanwhile."""

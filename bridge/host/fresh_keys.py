@@ -1,4 +1,4 @@
-"""Requests to ZenML's server that a killed one has left open, made anew. Imports ZenML."""
+"""Requests to a ZenML server that is in trouble: made anew, or told from those that it has answered. Imports ZenML."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ _BUSY = 10
 """How often, in more than a minute, a server that calls itself too busy is asked before the request is made anew."""
 _KEYS = 5
 _KEY = "Idempotency-Key"
+_MOST_SAID = 500
 _WHOLE_SECONDS = timedelta(seconds=1)
 """How far a time may be from what was sent: MySQL rounds it."""
 
@@ -35,6 +36,10 @@ class FreshKeys(HTTPAdapter):
     asks again with that key is told 429 for ever (zenml/zen_server/request_management.py). What the request was to
     make may have been made all the same: then that is the answer, since ZenML would refuse a second one, or count it as
     another attempt of the step. Raises what requests raises, after several keys.
+
+    A 500 (the server's database is away, or its pool of connections empty) becomes an ``HTTPError``, in which the
+    status can be seen: ZenML's client would make a ``RuntimeError`` without it, like many an answer. Not where
+    something is to be made, which may have been made all the same.
     """
 
     def __init__(self, retries: Retry, connections: int) -> None:
@@ -42,6 +47,12 @@ class FreshKeys(HTTPAdapter):
 
     def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:
         """Send it. Raises what requests raises."""
+        answer = self._answered(request, *args, **options)
+        if answer.status_code == requests.codes.internal_server_error and request.method != "POST":
+            raise requests.exceptions.HTTPError(_said(answer), response=answer, request=request)
+        return answer
+
+    def _answered(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:
         for _ in range(_KEYS - 1):
             try:
                 return super().send(request, *args, **options)
@@ -67,7 +78,7 @@ class FreshKeys(HTTPAdapter):
         def get(url: str, **query: Any) -> requests.Response:
             kept = {name: value for name, value in request.headers.items() if not name.startswith("Content-")}
             prepared = requests.Request("GET", url, {**kept, _KEY: str(uuid4())}, params=query).prepare()
-            return self.send(prepared, *args, **options)
+            return self._answered(prepared, *args, **options)
 
         if not url.endswith(STEPS):
             found = get(f"{url}/{asked['id']}") if "id" in asked else None  # of logs: who asks names them
@@ -87,6 +98,10 @@ class FreshKeys(HTTPAdapter):
         found = get(f"{url}/{items[0]['id']}")
         # A server that was killed before it had written the inputs down has made nothing that could be run.
         return found if found.ok and set(asked["inputs"]) <= set(found.json()["resources"]["inputs"]) else None
+
+
+def _said(answer: requests.Response) -> str:
+    return f"ZenML's server answered {answer.status_code}: {answer.text[:_MOST_SAID]}"
 
 
 def _is_the_one(made: dict[str, Any], asked: dict[str, Any]) -> bool:

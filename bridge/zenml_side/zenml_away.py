@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import requests
 
-_STATUSES = (429, 502, 503, 504)
+_STATUSES = (429, 500, 502, 503, 504)
+"""500 says that something failed that isn't the asker's, and mostly passes: a database that fails over."""
 
 
 def couldnt_ask(error: BaseException) -> bool:

@@ -7,6 +7,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -24,8 +25,10 @@ from bridge.host.fresh_keys import FreshKeys
 from bridge.host.late_heartbeat import LateHeartbeat
 from bridge.host.preload import Loaded
 from bridge.host.store import Store
+from bridge.zenml_side import zenml_calls
 from tests.databases import PLACES
 from tests.host.conftest import Job, Zen
+from tests.serving import serving_at
 
 BUSY = Retry(total=None, status=2, backoff_factor=0.05, status_forcelist=[429], allowed_methods=["POST"])
 
@@ -200,3 +203,51 @@ def test_a_step_that_takes_longer_than_a_second_has_heartbeats(served_zen: Zen, 
     code, output = job.pipeline(ZENML_LOGGING_VERBOSITY="DEBUG")
     assert code == 0, output
     assert re.search(r"200 PUT /api/v1/steps/[0-9a-f-]+/heartbeat", output), output
+
+
+@contextmanager
+def in_trouble(times: int) -> Iterator[str]:
+    """A server that answers 500 so many times, and then 200; its address."""
+    left = list(range(times))
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = b'{"detail": ["RuntimeError", "the database is away"]}' if left else b"{}"
+            self.send_response(500 if left else 200)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+            del left[:1]
+
+        do_POST = do_PUT = do_GET
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Says nothing."""
+
+    with serving_at(Handler) as address:
+        yield f"http://{address}/"
+
+
+@pytest.fixture
+def session() -> Iterator[requests.Session]:
+    with requests.Session() as session:
+        session.mount("http://", FreshKeys(BUSY, 1))
+        yield session
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT"])
+def test_a_server_in_trouble_is_asked_again(session: requests.Session, method: str) -> None:
+    with in_trouble(2) as url:
+        answer = zenml_calls.patiently(lambda: session.request(method, url))
+    assert answer.status_code == 200
+
+
+def test_what_a_server_in_trouble_has_said_is_told(session: requests.Session) -> None:
+    with in_trouble(99) as url, pytest.raises(requests.exceptions.HTTPError, match=r"500: .*the database is away"):
+        zenml_calls.patiently(lambda: session.get(url), 0.1)
+
+
+def test_what_may_have_been_made_is_not_made_twice(session: requests.Session) -> None:
+    """A server that answers 500 may have made it before that."""
+    with in_trouble(1) as url:
+        assert zenml_calls.patiently(lambda: session.post(url)).status_code == 500

@@ -256,6 +256,22 @@ def test_paused_resumed_and_tried_again(
 
 
 @pytest.mark.slow
+def test_its_zenml_run_is_deleted(lab: Lab, tmp_path: Path) -> None:
+    under = Under(lab, tmp_path)
+    with under.script("dynamics.held", "modal", {}) as process:
+        under.until_steps({"hangs": "running", "hangs_here": "running"})
+        flow_run_id = under.flow_run_id
+        Client().delete_pipeline_run(under.run_id)
+        process.wait(90)
+    with get_client(sync_client=True) as client:
+        state = client.read_flow_run(flow_run_id).state
+    log = (tmp_path / "script.log").read_text()
+    assert state is not None
+    assert (state.name, "its ZenML run was deleted" in (state.message or "")) == ("Cancelled", True), log[-6000:]
+    assert under.all_dead()
+
+
+@pytest.mark.slow
 def test_stopped_while_paused(lab: Lab, dynamics: Any) -> None:
     ran = lab.run(dynamics.asking, lab.stack("process"))
     assert (ran.status, ran.flow_run.state.name) == ("paused", "Paused")

@@ -110,3 +110,29 @@ def test_what_a_child_stopped_while_the_flow_was_dead_is_ended(lab: Lab, tmp_pat
         ran = lives.end()
     assert (ran.status, ran.flow_run.state.name) == ("completed", "Completed"), lives.log[-6000:]
     assert len(ran.traces("goes_on")) == 1
+
+
+@pytest.mark.slow
+def test_what_runs_is_taken_up_before_what_waits(lab: Lab, tmp_path: Path) -> None:
+    """A step of a child ran when the flow died, one of the pipeline itself stood in line behind it: it stays there."""
+    with Lives(lab, tmp_path) as lives:
+        lives.begin("crowded", "process", {"max_parallelism": 1})
+        assert lives.under.run_id  # read now: the child's run is the newest later
+        lives.until("runs")
+        lives.until("here")
+        lives.go("here-1")
+        lives.until_zenml({"here": "completed", "waits": "provisioning"})
+        lives.kill()
+        lives.go_on()
+        lives.until_signed()
+        ran = lives.under.ran
+        assert eventually(lambda: ran.traces("waits", "begin"), bool, 20) == [], "a second sandbox, where one may be"
+        lives.go("runs-1", "waits-1")
+        ran = lives.end()
+    assert (ran.status, ran.flow_run.state.name) == ("completed", "Completed"), lives.log[-6000:]
+    assert ran.states == {"crowded": "Completed", "pipeline:one_apart: runs": "Completed", "waits": "Completed"}
+    assert {step: len(ran.traces(step, "begin")) for step in ("runs", "here", "waits")} == {
+        "runs": 1,
+        "here": 1,
+        "waits": 1,
+    }

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from prefect.client.orchestration import get_client
 from zenml.client import Client
-from zenml.enums import RunWaitConditionResolution
+from zenml.enums import ExecutionStatus, RunWaitConditionResolution
+from zenml.models import PipelineRunUpdate
 
 from tests.integration.lab import PROJECT, Lab, Ran, eventually
 from tests.integration.test_dynamic import hooks, told, zenml
@@ -94,3 +95,23 @@ def test_answered_while_it_asks(
     assert ran.flow_run.state.name == ("Completed" if goes_on else "Cancelled")
     assert ran.states == {"asking_briefly": "Completed" if goes_on else "Cancelled"}
     assert ran.flow_run.run_count == 1
+
+
+@pytest.mark.slow
+def test_resumed_before_its_flow_knows_that_it_paused(
+    lab: Lab, dynamics: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That one is refused, as its flow is still at work; the next one goes on."""
+    monkeypatch.chdir(PROJECT)  # where ZenML's commands look for the code
+    (tmp_path / "go").touch()
+    options = {"on_pause": dynamics.somebody_resumes_it}
+    ran = lab.run(dynamics.asking, lab.stack("process"), into=tmp_path, options=options)
+    assert ran.error is None
+    assert (ran.status, ran.flow_run.state.name) == ("resuming", "Paused")
+    Client().zen_store.update_run(ran.run.id, PipelineRunUpdate(status=ExecutionStatus.PAUSED))
+    condition = ran.run.active_wait_condition
+    Client().resolve_run_wait_condition(condition.id, RunWaitConditionResolution.CONTINUE, result=41)
+    zenml("resume", ran.run.id)
+    again = lab.read(Ran(ran.folder), ran.run.id)
+    assert (again.status, again.flow_run.state.name) == ("completed", "Completed")
+    assert [len(again.traces(step)) for step in ("one", "apart")] == [1, 1]

@@ -13,32 +13,46 @@ from uuid import uuid4
 
 import pytest
 import requests
+from prefect.client.orchestration import get_client
 from requests.adapters import HTTPAdapter
 from urllib3 import Retry
 from zenml.client import Client
+from zenml.config import DockerSettings
+from zenml.config.step_configurations import Step
 from zenml.enums import ExecutionStatus
-from zenml.models import StepRunResponse, StepRunUpdate
+from zenml.models import PipelineRunUpdate, StepRunResponse, StepRunUpdate
 from zenml.pipelines.run_utils import create_placeholder_run
 from zenml.utils import source_utils
 from zenml.utils.time_utils import utc_now
 
+from bridge.flow import zenml_pipeline
 from bridge.flow_run.open_run import load_snapshot, load_stack
 from bridge.orchestrator import ModalPrefectOrchestrator
+from bridge.upstream_prefect import run_existing_flow_run
+from bridge.zenml_side.run_status import bind_run
 from tests.integration.begun import begin
-from tests.integration.lab import PROJECT, Lab, eventually
+from tests.integration.lab import IMAGE, PROJECT, Lab, Ran, eventually
 from tests.integration.test_outages import gone
+from tests.integration.under import Under
 from tests.serving import serving
 
+BUILT_IN = {
+    "module": "zenml.materializers.built_in_materializer",
+    "attribute": "BuiltInMaterializer",
+    "type": "internal",
+}
 Away = Callable[[Lab], AbstractContextManager[None]]
 
 
 @contextmanager
-def unavailable(lab: Lab) -> Iterator[None]:
-    """Every request is answered by 503, as by a load balancer with no server behind it."""
+def answering(status: int) -> Iterator[list[str]]:
+    """Every request of this process to ZenML's server has this answer; yields which there were."""
+    asked: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(503)
+            asked.append(self.path)
+            self.send_response(status)
             self.send_header("content-length", "0")
             self.end_headers()
 
@@ -51,9 +65,16 @@ def unavailable(lab: Lab) -> Iterator[None]:
     with serving(Handler) as server:
         session.proxies["http"] = f"http://127.0.0.1:{server.server_address[1]}"
         try:
-            yield
+            yield asked
         finally:
             del session.proxies["http"]
+
+
+@contextmanager
+def unavailable(lab: Lab) -> Iterator[None]:
+    """As by a load balancer with no server behind it."""
+    with answering(503):
+        yield
 
 
 @contextmanager
@@ -132,3 +153,66 @@ def test_who_waits_goes_on(
             step_run.id, StepRunUpdate(status=ExecutionStatus.FAILED, end_time=utc_now())
         )
         assert waiting.result(60) is ExecutionStatus.FAILED
+
+
+def test_a_server_in_trouble_ends_no_run(lab: Lab, tmp_path: Path) -> None:
+    """Its database is away: it answers 500 to whatever the flow asks, for a while."""
+    import dynamics
+
+    under = Under(lab, tmp_path).start(dynamics.held, "process", {})
+    under.until_steps({"hangs": "running", "hangs_here": "running"})
+    with answering(500) as asked:
+        assert eventually(lambda: len(asked), lambda number: number >= 10, 60) >= 10
+    (tmp_path / "go").touch()
+    (tmp_path / "go-here").touch()
+    ran = under.join()
+    assert (ran.status, ran.flow_run.state.name) == ("completed", "Completed"), ran.error
+    assert {step: len(ran.traces(step)) for step in ("hangs", "hangs_here", "add")} == {
+        "hangs": 1,
+        "hangs_here": 1,
+        "add": 1,
+    }
+
+
+@pytest.mark.parametrize("place", ["process", "modal"])
+def test_a_step_for_which_nobody_has_asked_yet(lab: Lab, tmp_path: Path, place: str) -> None:
+    """The function's sandbox was lost after it had begun the step run and before it asked for its sandbox."""
+    import dynamics
+
+    lab.activate(lab.stack(place))
+    source_utils.set_custom_source_root(str(PROJECT))
+    settings = {"docker": DockerSettings(parent_image=IMAGE, skip_build=True)}
+    pipeline = dynamics.held.with_options(parameters={"folder": str(tmp_path)}, settings=settings)
+    snapshot = load_snapshot(pipeline.create_snapshot(name=f"unasked-{uuid4().hex[:8]}").id)
+    run = create_placeholder_run(snapshot)
+    hangs = Step.from_dict(
+        {
+            "spec": {
+                "source": {"module": "dynamics", "attribute": "hangs", "type": "user"},
+                "upstream_steps": [],
+                "invocation_id": "hangs",
+            },
+            "step_config_overrides": {
+                "name": "hangs",
+                "runtime": "isolated",
+                "enable_cache": False,
+                "parameters": {"folder": str(tmp_path), "seconds": 0.1},
+                "outputs": {"output": {"materializer_source": [BUILT_IN]}},
+            },
+        },
+        pipeline_configuration=run.config,
+        exclude_hook_sources=False,
+    )
+    step_run = begin(run, "hangs", ExecutionStatus.PROVISIONING, dynamic=hangs)
+    with get_client(sync_client=True) as client:
+        flow_run = client.create_flow_run(
+            zenml_pipeline, parameters={"snapshot_id": str(snapshot.id), "run_id": str(run.id)}
+        )
+    bind_run(run, str(flow_run.id))
+    Client().zen_store.update_run(run.id, PipelineRunUpdate(status=ExecutionStatus.RUNNING))
+    (tmp_path / "go-here").touch()
+    state = run_existing_flow_run(zenml_pipeline, flow_run, dict(flow_run.parameters))
+    ran = lab.read(Ran(tmp_path), run.id)
+    assert (ran.status, state.name) == ("completed", "Completed"), state.message
+    assert ran.states == {"held": "Completed", "hangs": "Completed"}
+    assert (ran.run.steps["hangs"].id, len(ran.traces("hangs"))) == (step_run.id, 1)

@@ -83,3 +83,17 @@ def catches(folder: str) -> None:
         falls(folder)
     except ValueError:
         told(folder, id="goes_on")
+
+
+@pipeline(dynamic=True)
+def one_apart(folder: str) -> None:
+    told.with_options(runtime="isolated")(folder, id="runs")
+
+
+@pipeline(dynamic=True)
+def crowded(folder: str) -> None:
+    """A step of a child runs in a sandbox of its own; once ``here`` has ended, another one wants one as well."""
+    child = one_apart.submit(folder)
+    told(folder, id="here")
+    told.with_options(runtime="isolated")(folder, id="waits")
+    child.wait()

@@ -9,9 +9,12 @@ from typing import Annotated
 
 from shapes import add, await_file, fail_after, fail_first, hang_first, one, slow, struck_first, trace
 from zenml import pipeline, step, unmapped, wait
+from zenml.client import Client
 from zenml.config.resource_settings import ResourceSettings
 from zenml.config.retry_config import StepRetryConfig
-from zenml.enums import ExecutionMode
+from zenml.enums import ExecutionMode, ExecutionStatus
+from zenml.execution.pipeline.dynamic.run_context import DynamicPipelineRunContext
+from zenml.models import PipelineRunUpdate
 from zenml.steps import CommandStep
 
 AGAIN = StepRetryConfig(max_retries=1, delay=0, backoff=1)
@@ -69,6 +72,13 @@ def on_pause() -> None:
 
 def on_resume() -> None:
     note("resume")
+
+
+def somebody_resumes_it() -> None:
+    """As whoever resumes a run in the moment in which it has paused: ZenML is told so before Prefect is asked."""
+    context = DynamicPipelineRunContext.get()
+    assert context is not None
+    Client().zen_store.update_run(context.run.id, PipelineRunUpdate(status=ExecutionStatus.RESUMING))
 
 
 @pipeline(dynamic=True, enable_cache=False)
