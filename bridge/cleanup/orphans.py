@@ -42,7 +42,7 @@ def end_step_run(step_run_id: UUID, why: Diagnosis) -> None:
 def end(
     run: PipelineRunResponse, why: Diagnosis, running: Collection[str] | None = None, *, stopped: bool = False
 ) -> None:
-    """End a run without a flow, and its steps with it.
+    """End a run without a flow, and its steps and child runs with it.
 
     It becomes stopped where ``stopped`` says so or it was being stopped anyway, else failed; ZenML shows why. What has
     ended stays as it is, and a run that was deleted is let be. ``running`` names the steps on which nobody works for
@@ -59,6 +59,9 @@ def end(
         end_run(run, failures={}, stopped=True, because=because)
         return
     step_runs.fail_left(run, why, running)
+    for child in step_runs.family(run)[1:]:
+        if not child.status.is_finished:  # it ends by what is published alone
+            _publish(child, why)
     now = status_of(run)
     if status.is_finished or now is None or (now.is_finished and now is not ExecutionStatus.FAILED):
         return

@@ -220,6 +220,8 @@ def _check_state(flow_run: FlowRun, run_id: UUID) -> None:
             f"flow run {flow_run.id} is {state.name}: its ZenML run waits for an answer. When it has one: "
             f"`zenml pipeline runs resume {run_id}`."
         )
+    if state.is_scheduled() and flow_run.deployment_id is None:
+        return  # `zenml pipeline runs resume` has died, unless it is about to begin
     if state.is_scheduled():
         raise RunNotPossible(
             f"flow run {flow_run.id} is {state.name} already: it waits for a worker. `prefect worker start --pool "

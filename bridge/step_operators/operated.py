@@ -80,8 +80,9 @@ class OperatedRun(SingleStepRun):
         return names.operated_name(str(self.step_run_id))
 
     def tags(self, step: str | None) -> dict[str, str]:
-        """The tags of its sandbox."""
-        return _tags(super().tags(step), self.operator)
+        """The tags of its sandbox, which belongs to the run that is carried out: that a child pipeline is called in."""
+        root = {names.TAG_RUN_ID: str(self.run.root_run_id or self.run.id)}
+        return _tags({**super().tags(step), **root}, self.operator)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from zenml.models import PipelineRunResponse
 from bridge import names
 from bridge.cleanup import signs_of_life
 from bridge.errors import BridgeError
-from bridge.flow_run.flow_process import alive_here, doubt_of_death
+from bridge.flow_run.flow_process import alive_here, doubt_of_death, waits
 from bridge.flow_run.left_open import close_flow_run
 from bridge.flow_run.open_run import load_snapshot, load_stack
 from bridge.flow_run.run import runner_of
@@ -37,8 +37,8 @@ def stop(run: PipelineRunResponse, orchestrator: ModalPrefectOrchestrator, *, gr
     """Stop a run that ZenML has made STOPPING already.
 
     A flow that is at work sees that by itself and drains; ``graceful`` leaves it at that, else its flow run is
-    cancelled, which it sees as well. Where the flow never began, was deleted or has died, whatever Prefect calls it,
-    what it left is ended here.
+    cancelled, which it sees as well. Where the flow never began, waits to go on, was deleted or has died, whatever
+    Prefect calls it, what it left is ended here.
 
     Raises ``PrefectUnavailable``; ``RunnerUnavailable`` if sandboxes may be left.
     """
@@ -61,15 +61,17 @@ def _at_work(flow_run: FlowRun | None) -> bool:
     """Whether a process carries out the flow, as far as Prefect knows."""
     if flow_run is None or flow_run.state is None or flow_run.state.is_final() or flow_run.state.is_paused():
         return False
+    if waits(flow_run.state):
+        return False
     # A flow that waits to be retried in its process is Scheduled too, but it began.
     return flow_run.start_time is not None or flow_run.state.is_running()
 
 
 def _is_dead(flow_run: FlowRun | None, run: PipelineRunResponse, orchestrator: ModalPrefectOrchestrator) -> bool:
-    """Whether the process of a flow run is gone for certain that Prefect still calls Running, or Cancelling."""
+    """Whether the process of a flow run is gone for certain that Prefect calls Running, Cancelling or AwaitingRetry."""
     if flow_run is None or flow_run.state is None or run.snapshot is None:
         return False
-    if not (flow_run.state.is_running() or flow_run.state.is_cancelling()):
+    if flow_run.state.is_pending():  # a process is about to begin
         return False
     sign = signs_of_life.last_sign(Client().zen_store.get_run(run.id))
     try:

@@ -15,9 +15,13 @@ from zenml.cli.cli import cli
 from zenml.client import Client
 from zenml.config.schedule import Schedule
 from zenml.enums import ExecutionMode, ExecutionStatus, RunWaitConditionResolution
+from zenml.orchestrators.publish_utils import publish_pipeline_run_status_update
 from zenml.utils import run_utils
 
 from bridge import names
+from bridge.errors import RunNotPossible
+from bridge.flow_run.revival import resume
+from bridge.submitting import submission
 from tests.integration.lab import PROJECT, Lab, Ran, asked, eventually
 from tests.integration.lives import Lives
 from tests.integration.test_outages import gone
@@ -280,6 +284,31 @@ def test_stopped_while_paused(lab: Lab, dynamics: Any) -> None:
     run_utils.stop_run(run=ran.run, graceful=False)
     ran = lab.read(ran, ran.run.id)
     assert (ran.status, ran.flow_run.state.name) == ("stopped", "Cancelled")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ends", ["stopped", "resumed"])
+def test_whoever_resumed_it_died_before_it_went_on(
+    lab: Lab, dynamics: Any, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    """As `zenml pipeline runs resume` that is killed: it can be stopped, and `modal-prefect resume` goes on with it."""
+    monkeypatch.chdir(PROJECT)
+    ran = lab.run(dynamics.asking, lab.stack("process"))
+    condition = ran.run.active_wait_condition
+    Client().resolve_run_wait_condition(condition.id, RunWaitConditionResolution.CONTINUE, result=41)
+    publish_pipeline_run_status_update(ran.run.id, ExecutionStatus.RESUMING)
+    submission.go_on(ran.run)
+    if ends == "stopped":
+        run_utils.stop_run(run=Client().get_pipeline_run(ran.run.id), graceful=True)
+    else:
+        (ran.folder / "go").touch()
+        with pytest.raises(RunNotPossible, match=r"Scheduled for \d+ s and has given no sign of life yet"):
+            resume(ran.run.id, sure=False, here=False, say=print)
+        resume(ran.run.id, sure=True, here=False, say=print)
+    again = lab.read(Ran(ran.folder), ran.run.id)
+    status, state, runs = {"stopped": ("stopped", "Cancelled", 1), "resumed": ("completed", "Completed", 2)}[ends]
+    assert (again.status, again.flow_run.state.name, again.flow_run.run_count) == (status, state, runs)
+    assert [len(again.traces(step)) for step in ("one", "apart")] == [1, 1]
 
 
 def zenml(command: str, run_id: UUID, *options: str) -> None:

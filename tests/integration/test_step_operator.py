@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import json
 import os
@@ -21,6 +22,7 @@ import pytest
 from tests import servers
 from tests.integration.lab import IMAGE, STACK_CODE, Lab, Ran, eventually
 from tests.integration.refusals import message_of, names_all, nothing_begins
+from tests.integration.under import Under, cancel
 from tests.loopback import LoopbackImage, LoopbackModal
 
 CALLER_IMAGE = "registry.example.com/caller:1"
@@ -510,6 +512,32 @@ def test_local_processes(
     (trace,) = ran.traces("ours")
     assert trace["sandbox"] == ran.run.steps["ours"].run_metadata["modal_sandbox_id"]
     assert trace["sandbox"].startswith("sb-local-")
+
+
+@pytest.mark.slow
+def test_a_command_of_a_child_ends_with_the_run(
+    here: Lab, operators: Operators, operated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its sandbox belongs to the run that called the child, which alone is looked after when it ends."""
+    from bridge import names
+    from bridge.components import Place
+
+    async def running() -> list[str]:
+        async with Place("process").runner_for() as runner:
+            found = await runner.tagged({names.TAG_STEP_OPERATOR: operator})
+        return [tags[names.TAG_STEP] for _, tags in found]
+
+    monkeypatch.setenv("PYTHONPATH", str(STACK_CODE))  # as installed packages are
+    operator = operators.operator("process")
+    stack = operators.stack([operator], "process")
+    under = Under(here, tmp_path).start(operated.calling, "process", {}, stack=stack)
+    assert under.run_id  # before there is a child's
+    assert eventually((tmp_path / "sleeps").exists, bool, 120)
+    assert asyncio.run(running()) == ["sleeps"]
+    cancel(under.flow_run_id)
+    ran = under.join()
+    assert (ran.status, ran.flow_run.state.name) == ("stopped", "Cancelled")
+    assert asyncio.run(running()) == []
 
 
 BAD_SETTINGS = {

@@ -174,6 +174,28 @@ def test_stopped_in_zenml_after_its_flow_was_killed(lab: Lab, tmp_path: Path, mo
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("waits", "graceful"), [("Scheduled", True), ("AwaitingRetry", False)])
+def test_stopped_in_zenml_while_it_waits_to_go_on(lab: Lab, tmp_path: Path, waits: str, graceful: bool) -> None:
+    """For a worker that isn't there: after `modal-prefect resume`, and where Prefect runs an evicted flow again."""
+    from prefect.states import Scheduled
+    from zenml.utils import run_utils
+
+    with Lives(lab, tmp_path) as lives:
+        lives.begin("dynamic", "process", {})
+        lives.until_zenml({"apart": "running", "here": "running"})
+        lives.until("apart")
+        lives.until("here")
+        lives.kill()
+        with get_client(sync_client=True) as client:
+            client.set_flow_run_state(lives.under.flow_run_id, Scheduled(name=waits), force=True)
+        run_utils.stop_run(run=Client().get_pipeline_run(lives.under.run_id), graceful=graceful)
+    assert lives.under.all_dead(60)
+    ran = lives.under.join()
+    assert ended(ran) == ("stopped", "Cancelled")
+    assert ran.steps == {"apart": "stopped", "here": "stopped"}
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("place", "graceful"), [("process", False), ("process", True), ("modal", False)])
 def test_a_dynamic_run_is_stopped_in_zenml_after_its_flow_was_killed(
     lab: Lab, tmp_path: Path, place: str, graceful: bool

@@ -182,6 +182,34 @@ def test_a_flow_that_was_cancelled_or_deleted_before_it_began(lab: Lab, idle: st
     assert status(deleted) == "provisioning"
 
 
+def test_the_children_of_a_run_that_nobody_works_on(lab: Lab, idle: str) -> None:
+    """They fail with it: ZenML has their end from nobody else. What has ended stays as it is."""
+    import dynamics
+    from prefect.states import Crashed
+    from zenml.enums import ExecutionStatus
+    from zenml.orchestrators.publish_utils import publish_pipeline_run_status_update
+    from zenml.pipelines.run_utils import create_placeholder_run
+
+    run = lab.run(dynamics.inner, idle, begun=False, value=1).run
+
+    def child(key: str, ends: ExecutionStatus) -> Any:
+        called = dynamics.inner.with_options(parameters={"folder": "/nowhere", "value": 2})
+        snapshot = called.create_snapshot(name=f"{key}-{uuid4().hex[:6]}")
+        made = create_placeholder_run(
+            snapshot, orchestrator_run_id=run.orchestrator_run_id, parent_run_id=run.id, child_key=key
+        )
+        publish_pipeline_run_status_update(made.id, ends)
+        return made
+
+    running, completed = child("runs", ExecutionStatus.RUNNING), child("ended", ExecutionStatus.COMPLETED)
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(UUID(run.orchestrator_run_id), Crashed(message="no such image"), force=True)
+    code, text = said("sweep", "--stack", idle, "--yes")
+    assert code == 0, text
+    assert [status(one) for one in (run, running, completed)] == ["failed", "failed", "completed"]
+    assert "The flow of this run is gone" in Client().get_pipeline_run(running.id).exception_info.traceback
+
+
 def said(*arguments: str) -> tuple[int, str]:
     """The exit code and the words of our command, in this process: a start of it takes seconds."""
     from click.testing import CliRunner

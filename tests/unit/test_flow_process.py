@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 from prefect.client.schemas.objects import FlowRun, State
-from prefect.states import Cancelling, Crashed, Pending, Running
+from prefect.states import AwaitingRetry, Cancelling, Crashed, Pending, Running, Scheduled
 
 from bridge.cleanup.lease import FIRST_SIGN_SECONDS
 from bridge.flow_run import whereabouts
@@ -50,6 +50,14 @@ CASES: dict[str, tuple[State[None], str, str]] = {
     "just begun": (Running(timestamp=ago(10)), "", "Wait 110 s, or pass --yes"),
     "never gave one": (Running(timestamp=ago(FIRST_SIGN_SECONDS + 1)), "", ""),
     "pending": (Pending(timestamp=ago(9999)), "", "Pass --yes if you know that nothing is starting it"),
+    "about to go on": (Scheduled(timestamp=ago(10)), sign(100, GONE), "Scheduled for 10 s and has given no sign"),
+    "never went on": (Scheduled(timestamp=ago(FIRST_SIGN_SECONDS + 1)), sign(130, ELSEWHERE), ""),
+    "to be retried, maybe in its process": (
+        AwaitingRetry(timestamp=ago(300)),
+        sign(310, ELSEWHERE),
+        "sign of life 310 s ago, on pod-1. Wait 155 s",
+    ),
+    "to be retried, and gone from here": (AwaitingRetry(timestamp=ago(1)), sign(2, GONE), ""),
     "crashed": (Crashed(timestamp=ago(1)), sign(1, ELSEWHERE), ""),
     "called crashed, and signed since": (
         Crashed(timestamp=ago(600)),
@@ -80,6 +88,7 @@ def test_a_process_on_this_machine() -> None:
     pid = HERE.split("/")[-2]
     assert alive_here(flow_run(Crashed()), sign(9999, HERE)) == pid, "whatever Prefect calls it"
     assert alive_here(flow_run(Running()), sign(1, HERE, 1)) == "", "an earlier life of the flow run"
+    assert alive_here(flow_run(Scheduled()), sign(1, HERE)) == "", "it paused, and has other things to do"
     assert alive_here(flow_run(Running()), sign(1, GONE)) == ""
     assert alive_here(flow_run(Running()), sign(1, ELSEWHERE)) == ""
     assert alive_here(flow_run(Running()), "") == ""

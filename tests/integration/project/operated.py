@@ -79,6 +79,19 @@ def dynamic(folder: str) -> int:
     return add(folder, total, 1)
 
 
+@pipeline(dynamic=True, enable_cache=False)
+def commanding(folder: str) -> None:
+    """A command on the operator that hears of nothing."""
+    command = CommandStep(["sh", "-c", f"touch {folder}/sleeps; exec sleep 600"], name="sleeps")
+    command.with_options(step_operator=True)()
+
+
+@pipeline(dynamic=True)
+def calling(folder: str) -> None:
+    """Calls a child whose command is on the operator."""
+    commanding(folder)
+
+
 @pipeline
 def chained(folder: str, length: int = 3) -> None:
     """Steps on the operator one after the other."""
