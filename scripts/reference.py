@@ -48,8 +48,8 @@ def training() -> None:
     train()
 ```
 
-A dictionary does as well: `settings={"orchestrator": {"gpu": "A100"}}`. The step operator's are `ModalPrefectStepOperatorSettings`, under the
-key `step_operator`.
+A dictionary does as well: `settings={"orchestrator": {"gpu": "A100"}}`. The step operator's are
+`ModalPrefectStepOperatorSettings`, under the key `step_operator`.
 
 On the component, in the command line; lists and mappings are JSON:
 
@@ -57,7 +57,8 @@ On the component, in the command line; lists and mappings are JSON:
 $ zenml orchestrator update modal --gpu='["H100", "A100"]' --volumes='{"/data": "my-volume"}'
 ```
 
-In a file, for `training.with_options(config_path="config.yaml")` or `zenml pipeline snapshot create ... --config config.yaml`:
+In a file, for `training.with_options(config_path="config.yaml")()` or for `--config config.yaml` of
+`zenml pipeline snapshot create`:
 
 ```yaml
 settings:
