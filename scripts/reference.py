@@ -36,14 +36,20 @@ from bridge import ModalPrefectOrchestratorSettings
 
 @step(
     settings={
-        "orchestrator": ModalPrefectOrchestratorSettings(gpu=["H100", "A100"], volumes={"/data": "my-volume"}),
+        "orchestrator": ModalPrefectOrchestratorSettings(
+            gpu=["H100", "A100"], volumes={"/data": "my-volume"}
+        ),
         "resources": ResourceSettings(gpu_count=2, memory="16GB"),
     }
 )
 def train() -> None: ...
 
 
-@pipeline(settings={"orchestrator": ModalPrefectOrchestratorSettings(execution_mode="per_step", max_parallelism=4)})
+@pipeline(
+    settings={
+        "orchestrator": ModalPrefectOrchestratorSettings(execution_mode="per_step", max_parallelism=4)
+    }
+)
 def training() -> None:
     train()
 ```
