@@ -22,6 +22,65 @@ from bridge.settings import (
 )
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "reference"
+_WRITTEN = """\
+## How they are written
+
+In code, on a step and on a pipeline:
+
+```python
+from zenml import pipeline, step
+from zenml.config import ResourceSettings
+
+from bridge import ModalPrefectOrchestratorSettings
+
+
+@step(
+    settings={
+        "orchestrator": ModalPrefectOrchestratorSettings(
+            gpu=["H100", "A100"], volumes={"/data": "my-volume"}
+        ),
+        "resources": ResourceSettings(gpu_count=2, memory="16GB"),
+    }
+)
+def train() -> None: ...
+
+
+@pipeline(
+    settings={
+        "orchestrator": ModalPrefectOrchestratorSettings(execution_mode="per_step", max_parallelism=4)
+    }
+)
+def training() -> None:
+    train()
+```
+
+A dictionary does as well: `settings={"orchestrator": {"gpu": "A100"}}`. The step operator's are
+`ModalPrefectStepOperatorSettings`, under the key `step_operator`.
+
+On the component, in the command line; lists and mappings are JSON:
+
+```console
+$ zenml orchestrator update modal --gpu='["H100", "A100"]' --volumes='{"/data": "my-volume"}'
+```
+
+In a file, for `training.with_options(config_path="config.yaml")()` or for `--config config.yaml` of
+`zenml pipeline snapshot create`:
+
+```yaml
+settings:
+  orchestrator:
+    execution_mode: per_step
+    max_parallelism: 4
+steps:
+  train:
+    settings:
+      orchestrator:
+        gpu: [H100, A100]
+        volumes: {/data: my-volume}
+      resources:
+        gpu_count: 2
+        memory: 16GB
+```"""
 _GENERATED = "<!-- Written by `python -m scripts.reference`: change the code, not this page. -->\n"
 
 
@@ -34,6 +93,7 @@ def settings_page() -> str:
         "None never overrides, mappings are merged key by key. A value that can't be right is refused before anything "
         "starts; a GPU type, cloud or region that only Modal can judge, when the first sandbox is made.",
         "CPU, memory and the number of GPUs come from ZenML's `ResourceSettings`.",
+        _WRITTEN,
         "## The orchestrator",
         *_fields(ModalPrefectOrchestratorSettings, ModalPrefectOrchestratorSettings.model_fields),
         "## The orchestrator, on the component alone",

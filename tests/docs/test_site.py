@@ -10,9 +10,11 @@ import shlex
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
+import yaml
 from pydantic import BaseModel, ValidationError
 from zenml.config import DockerSettings, ResourceSettings
 from zenml.config.retry_config import StepRetryConfig
@@ -105,6 +107,22 @@ def test_python_names_what_there_is(found: tuple[Path, Block]) -> None:
                     names = {one.value: one for one in value.keys if isinstance(one, ast.Constant)}
                     assert set(names) <= set(settings.model_fields), ast.unparse(value)
                     check(settings, dict(zip(names, value.values, strict=True)))
+
+
+def test_settings_in_yaml_are_settings() -> None:
+    """And they say what the Python above them says."""
+    found = {block.language: block.text for block in blocks(reference.FOLDER / "settings.md")}
+    configuration = yaml.safe_load(found["yaml"])
+    written = [configuration["settings"], *(one["settings"] for one in configuration["steps"].values())]
+    for key, given in ((key, given) for settings in written for key, given in settings.items()):
+        assert set(given) <= set(OF_COMPONENTS[key].model_fields)
+        OF_COMPONENTS[key].model_validate(given)
+    scope: dict[str, Any] = {}
+    exec(found["python"], scope)
+    in_python = (scope["training"].configuration, scope["train"].configuration)
+    assert [
+        {key: value.model_dump(exclude_unset=True) for key, value in one.settings.items()} for one in in_python
+    ] == written
 
 
 def check(settings: type[BaseModel], given: Mapping[str, ast.expr]) -> None:

@@ -18,9 +18,9 @@ ONLY_READ = {
     # whoever follows the guide has them, and the tests don't
     *("docker", "compose", "kubectl"),
     # of the reader's own project
-    *("git", "pip", "python", "opentelemetry-instrument"),
+    *("git", "pip", "python", "python3", "opentelemetry-instrument"),
     # of the shell
-    *("alias", "cd", "cp", "export"),
+    *("alias", "cd", "cp", "export", "source"),
 }
 DRAWN = {"README.md": 2, "ARCHITECTURE.md": 1}
 """Pages with text that nobody types: how many blocks, output of `make demo` and drawings."""
@@ -43,7 +43,11 @@ def is_an_example(page: str, block: Block) -> bool:
 
 
 def is_written_from_the_code(page: str, block: Block) -> bool:
-    return page.startswith("docs/reference/")
+    return page.startswith("docs/reference/") and block.language == "text"
+
+
+def is_a_configuration(page: str, block: Block) -> bool:
+    return page.startswith("docs/reference/") and block.language == "yaml"
 
 
 def is_python(page: str, block: Block) -> bool:
@@ -69,6 +73,7 @@ CHECKERS: dict[Callable[[str, Block], bool], str] = {
     is_deployed: "tests/deployments/test_services.py::test_watched_cancelled_and_run_again",
     is_an_example: "tests/docs/test_readme.py::test_the_examples_of_the_readme_are_the_tested_ones",
     is_written_from_the_code: "tests/docs/test_site.py::test_the_reference_is_what_the_code_says",
+    is_a_configuration: "tests/docs/test_site.py::test_settings_in_yaml_are_settings",
     is_python: "tests/docs/test_site.py::test_python_names_what_there_is",
     is_typed: "tests/docs/test_commands.py::test_commands_of_zenml",
     is_a_file_of_ours: "tests/integration/test_events.py::test_a_gpu_step_that_fails_twice_is_told_of",

@@ -9,13 +9,20 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
+from zenml.config import ResourceSettings
 from zenml.config.base_settings import BaseSettings
 from zenml.enums import StackComponentType
+from zenml.integrations.kubernetes.flavors.kubernetes_orchestrator_flavor import KubernetesOrchestratorSettings
+from zenml.integrations.modal.flavors.modal_orchestrator_flavor import ModalOrchestratorSettings
+from zenml.integrations.modal.flavors.modal_step_operator_flavor import ModalStepOperatorSettings
 from zenml.orchestrators import BaseOrchestratorConfig
+from zenml.stack import Flavor
 from zenml.step_operators import BaseStepOperatorConfig
 from zenml.utils import source_utils
 from zenml.utils.pydantic_utils import has_validators
 
+from bridge import flavors
 from bridge.errors import InvalidSettings
 from bridge.flavors import ModalPrefectOrchestratorFlavor
 from bridge.settings import (
@@ -270,3 +277,40 @@ def test_the_package_offers_the_settings() -> None:
         bridge.Settings
     lazily = "import sys, bridge, bridge.plan; print(any(m.startswith(('zenml', 'pydantic')) for m in sys.modules))"
     assert subprocess.run([sys.executable, "-c", lazily], capture_output=True, text=True).stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        (ModalOrchestratorSettings, ModalPrefectOrchestratorSettings),
+        (ModalStepOperatorSettings, ModalPrefectStepOperatorSettings),
+    ],
+)
+def test_settings_of_zenmls_modal_components_fit_unchanged(
+    theirs: type[BaseSettings], ours: type[BaseSettings]
+) -> None:
+    """ZenML hands on the values of those that stand under the key of the component's kind, whatever their class."""
+    given = {"gpu": "T4", "region": "us-east", "cloud": "aws", "modal_environment": "main", "timeout": 60}
+    fields = set(theirs.model_fields) - set(ModalPrefectOrchestratorConfig.COMPONENT_ONLY)
+    assert set(given) <= fields <= set(ours.model_fields)
+    handed_on = dict(theirs(**given))
+    assert {name: getattr(ours(**handed_on), name) for name in given} == given
+
+
+def test_settings_of_zenmls_kubernetes_orchestrator_are_refused_by_name() -> None:
+    theirs = KubernetesOrchestratorSettings(pod_settings={"node_selectors": {"gpu": "a100"}})
+    handed_on = theirs.model_dump(exclude_unset=True)
+    with pytest.raises(InvalidSettings, match=r"pod_settings=.*there is no such setting"):
+        ModalPrefectOrchestratorSettings(**handed_on)
+
+
+@pytest.mark.parametrize("given", [{"cpu_count": (1.0, 4.0)}, {"memory": ("1GB", "4GB")}])
+def test_resources_have_no_limits(given: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        ResourceSettings.model_validate(given)
+
+
+def test_there_are_two_flavours() -> None:
+    offered = [one for one in vars(flavors).values() if isinstance(one, type) and issubclass(one, Flavor)]
+    kinds = {one().type for one in offered if one.__module__ == flavors.__name__ and not one.__name__.startswith("_")}
+    assert kinds == {StackComponentType.ORCHESTRATOR, StackComponentType.STEP_OPERATOR}
