@@ -57,7 +57,8 @@ def doubt_of_death(flow_run: FlowRun, sign: str, orphan_timeout: float, now: dat
 def _signed(flow_run: FlowRun, sign: str) -> bool:
     """Whether the process that works on a flow run, or is about to, gave the last sign, and none before it did."""
     state = flow_run.state
-    return bool(sign) and lease.signer(sign)[1] == flow_run.run_count and not (state is not None and waits(state))
+    yet_to_come = state is not None and (waits(state) or state.is_pending())  # Prefect counts it once it runs
+    return bool(sign) and lease.signer(sign)[1] == flow_run.run_count and not yet_to_come
 
 
 def _signed_since(state: State[None], sign: str) -> bool:

@@ -50,6 +50,11 @@ CASES: dict[str, tuple[State[None], str, str]] = {
     "just begun": (Running(timestamp=ago(10)), "", "Wait 110 s, or pass --yes"),
     "never gave one": (Running(timestamp=ago(FIRST_SIGN_SECONDS + 1)), "", ""),
     "pending": (Pending(timestamp=ago(9999)), "", "Pass --yes if you know that nothing is starting it"),
+    "somebody resumes it": (
+        Pending(timestamp=ago(10)),
+        sign(100, GONE),
+        "Pass --yes if you know that nothing is starting",
+    ),
     "about to go on": (Scheduled(timestamp=ago(10)), sign(100, GONE), "Scheduled for 10 s and has given no sign"),
     "never went on": (Scheduled(timestamp=ago(FIRST_SIGN_SECONDS + 1)), sign(130, ELSEWHERE), ""),
     "to be retried, maybe in its process": (
