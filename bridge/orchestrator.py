@@ -411,9 +411,9 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
 
         if step_run.id not in self._asked_for:
             status = asks.see_to_it(step_run.id, self.id)
-            self._asked_for.add(step_run.id)
             if status is ExecutionStatus.FAILED:
                 return status
+            self._asked_for.add(step_run.id)
         return asks.status_of(step_run)
 
     def wait_for_isolated_step(self, step_run: StepRunResponse) -> ExecutionStatus:

@@ -68,6 +68,20 @@ def write_down(lab: Lab, step_run_id: UUID, column: str, value: str) -> None:
         assert database.execute(change, [value, step_run_id.hex]).rowcount == 1
 
 
+def test_a_step_that_stood_in_line_when_its_function_was_lost(lab: Lab, run: PipelineRunResponse) -> None:
+    """Its place is given up with who stood there for it, so it has failed, and ZenML tries it again if it may."""
+    waits = begin(run, "waits")
+    has_a_place(lab, waits)
+    write_down(lab, waits, "status", ExecutionStatus.PROVISIONING.value)
+    orchestrator = Client().active_stack.orchestrator
+    step_run = Client().get_run_step(waits)
+    assert [orchestrator.get_isolated_step_status(step_run) for _ in range(2)] == [ExecutionStatus.FAILED] * 2
+    assert asks.asked(run, set(), set()) == []
+    write_down(lab, waits, "status", ExecutionStatus.RUNNING.value)
+    assert orchestrator.get_isolated_step_status(step_run) is ExecutionStatus.RUNNING, "it has its place"
+    assert [found.step_run.id for found in asks.asked(run, set(), set())] == [waits]
+
+
 def test_a_step_that_runs_before_it_has_asked(lab: Lab, run: PipelineRunResponse) -> None:
     """It is no inline one, which wants no sandbox: it gets one once it asks."""
     inline, isolated = begin(run, "inline"), begin(run, "isolated")
