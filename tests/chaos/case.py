@@ -35,6 +35,8 @@ _WEIGHTS = {
     "stop": 3,
     "interrupt": 3,
 }
+WARM_TIMEOUT = 15
+"""Seconds a warm step may take that is to run into its timeout."""
 FLOOD = 10_700
 """Lines that are more than are kept: 10,000 from the start and 500 from the end of an attempt."""
 
@@ -88,6 +90,10 @@ class Case:
     def kind(self) -> str:
         """Mode and warmth, in a word."""
         return "pipeline" if self.mode == "pipeline" else ("warm" if self.warm else "cold")
+
+    def has_timeout(self, step: StepSpec) -> bool:
+        """Whether a step has a timeout of its own, :data:`WARM_TIMEOUT`; else only its sandbox can time out."""
+        return self.kind == "warm" and not step.big and "timeout" in step.strikes.values()
 
     def as_json(self) -> str:
         return json.dumps(asdict(self))

@@ -14,10 +14,10 @@ from prefect.client.orchestration import get_client
 from zenml.client import Client
 
 from tests.chaos import traces
-from tests.chaos.case import Case
+from tests.chaos.case import WARM_TIMEOUT, Case
 from tests.chaos.life import Flow
 from tests.chaos.seen import Sandbox, Seen, TaskRun
-from tests.chaos.striker import WARM_TIMEOUT, Striker
+from tests.chaos.striker import Striker
 from tests.chaos.yard import Yard
 from tests.integration.lab import eventually
 
@@ -106,9 +106,10 @@ def _options(case: Case, yard: Yard, name: str) -> dict[str, Any]:
 def _arguments(case: Case, yard: Yard, folder: Path) -> dict[str, Any]:
     steps = []
     for step in case.steps:
-        real = case.kind == "warm" and not step.big and "timeout" in step.strikes.values()
         given = {name: value for name, value in asdict(step).items() if name != "strikes"}
-        steps.append({**given, "upstream": list(step.upstream), "timeout": WARM_TIMEOUT if real else 0})
+        steps.append(
+            {**given, "upstream": list(step.upstream), "timeout": WARM_TIMEOUT if case.has_timeout(step) else 0}
+        )
     return {"folder": str(folder), "base": yard.base, "steps": steps}
 
 

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from tests.chaos.case import FLOOD, FLOW, KILLED, LOST, STOP, Case, StepSpec
+from tests.chaos.case import AWAY, FLOOD, FLOW, KILLED, LOST, STOP, WARM_TIMEOUT, Case, StepSpec
 from tests.chaos.seen import Attempt, Seen, Strike
 
 MOMENTS = 6.0
@@ -77,6 +77,7 @@ class _Judge:
         self.pipeline = case.mode == "pipeline"
         self.fates = {step.name: self._fate(step.name) for step in case.steps}
         self.struck = [strike for strike in seen.strikes if strike.running and not strike.refused]
+        self.struck += self._held_too_long()
         self.costs = {step.name: self._reckon(step) for step in case.steps}
         self.closed = self._closing()
 
@@ -98,6 +99,19 @@ class _Judge:
 
     def _of(self, kinds: Iterable[str]) -> list[Strike]:
         return [strike for strike in self.struck if strike.kind in tuple(kinds)]
+
+    def _held_too_long(self) -> list[Strike]:
+        """The timeouts of attempts that waited for a server to come back, for longer than their steps may take."""
+        found = []
+        for strike in self._of(AWAY):
+            if not self.case.has_timeout(self.case.step(strike.step)):
+                continue
+            for attempt in self.seen.attempts.get(strike.step, ()):
+                over = attempt.begin + WARM_TIMEOUT
+                boxes = [box for box in self.seen.sandboxes if box.id == attempt.sandbox]
+                if attempt.number == strike.attempt and attempt.how is None and any(box.ended >= over for box in boxes):
+                    found.append(Strike("timeout", strike.step, attempt.number, attempt.sandbox, over, True))
+        return found
 
     def _stops(self) -> list[Strike]:
         """What stopped the run. The step that it was meant for may have died with the sandbox that others share."""
@@ -150,10 +164,16 @@ class _Judge:
             and any(box.id == attempt.sandbox and box.ended <= strike.time + MOMENTS for box in self.seen.sandboxes)
         )
 
-    @staticmethod
-    def _cost(attempt: Attempt, strike: Strike | None) -> tuple[tuple[int, int], tuple[int, int]]:
+    def _is_lost(self, attempt: Attempt, strike: Strike) -> bool:
+        """Whether a strike wasn't the step's fault: in a warm sandbox the time that others have spent isn't either."""
+        if strike.kind != "timeout" or self.case.kind != "warm" or self.case.has_timeout(self.case.step(strike.step)):
+            return strike.kind in LOST
+        everybody = (one for attempts in self.seen.attempts.values() for one in attempts)
+        return any(one.sandbox == attempt.sandbox and one.begin < attempt.begin for one in everybody)
+
+    def _cost(self, attempt: Attempt, strike: Strike | None) -> tuple[tuple[int, int], tuple[int, int]]:
         """What an attempt cost, at least and at most: of the step's own retries, of infrastructure retries."""
-        lost = strike is not None and strike.kind in LOST
+        lost = strike is not None and self._is_lost(attempt, strike)
         if attempt.how == "end":
             return ((0, int(strike is not None and not lost)), (0, int(lost)))
         if attempt.how == "fail":

@@ -14,7 +14,7 @@ from zenml.client import Client
 from zenml.exceptions import IllegalOperationError
 from zenml.utils import run_utils
 
-from tests.chaos.case import AWAY, FLOW, KILLED, LOST, STOP, Case
+from tests.chaos.case import AWAY, FLOW, KILLED, LOST, STOP, WARM_TIMEOUT, Case
 from tests.chaos.life import Flow
 from tests.chaos.seen import Attempt, Strike
 from tests.chaos.traces import attempts_of, is_running, now
@@ -22,8 +22,6 @@ from tests.chaos.yard import Yard
 from tests.integration.lab import eventually
 
 AWAY_SECONDS = 3.0
-WARM_TIMEOUT = 15
-"""Seconds a warm step may take that is to run into its timeout."""
 ALIVE = "prefect_flow_alive_at"
 """The run's metadata in which its flow writes when, where, and as which process of its flow run it lives."""
 ENDS_WITHIN = 60.0
@@ -78,7 +76,7 @@ class Striker:
 
     def _sandbox(self, kind: str, step: str, attempt: Attempt) -> float | None:
         spec = self.case.step(step)
-        if kind == "timeout" and self.case.kind == "warm" and not spec.big:
+        if kind == "timeout" and self.case.has_timeout(spec):
             eventually(lambda: is_running(self._folder, step, attempt), lambda running: not running, 4 * WARM_TIMEOUT)
             return now()
         strike = getattr(self._yard.modal, "time_out" if kind == "timeout" else kind)

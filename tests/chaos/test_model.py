@@ -75,6 +75,44 @@ def test_what_is_right(seen: Seen) -> None:
     assert violations(PLAIN, seen) == []
 
 
+WARM = replace(
+    PLAIN,
+    warm=True,
+    steps=(StepSpec("s0", lines=2, big=True), StepSpec("s1", ("s0",), retries=1, lines=0, big=True)),
+)
+
+
+@pytest.mark.parametrize(
+    ("shared", "versions", "run_count"), [(True, ["completed"], 1), (False, ["retried", "completed"], 2)]
+)
+def test_the_time_of_a_warm_sandbox_is_over(shared: bool, versions: list[str], run_count: int) -> None:
+    """That others have spent time in it isn't the step's fault: it costs none of its own retries."""
+    seen = twice("timeout", versions, run_count)
+    if shared:
+        earlier = ran(1, 10, sandbox="sb-20")
+        seen = replace(
+            seen, attempts={**seen.attempts, "s0": [earlier]}, sandboxes=[Sandbox("sb-20", "", "x", 9.5, 11.0), box(30)]
+        )
+    assert violations(WARM, seen) == []
+    wrong = replace(
+        seen,
+        step_runs={**seen.step_runs, "s1": ["completed"] if run_count == 2 else ["retried", "completed"]},
+        task_runs={**seen.task_runs, "s1": TaskRun("Completed", 3 - run_count)},
+    )
+    assert violations(WARM, wrong)
+
+
+@pytest.mark.parametrize("seconds", [16.0, 9.0])
+def test_an_attempt_that_waits_for_a_server_longer_than_its_step_may_take(seconds: float) -> None:
+    """It ran into its timeout; one that ended sooner was ended by nobody who may."""
+    spec = StepSpec("s1", ("s0",), retries=1, lines=0, strikes={1: "prefect away", 2: "timeout"})
+    case = replace(PLAIN, warm=True, steps=(PLAIN.steps[0], spec))
+    seen = twice("prefect away", ["retried", "completed"], 2)
+    seen = replace(seen, sandboxes=[box(10), Sandbox("sb-20", "", "x", 19.5, seconds), box(40)])
+    seen = replace(seen, attempts={**seen.attempts, "s1": [ran(1, 20, None), ran(2, 40)]})
+    assert (violations(case, seen) == []) == (seconds > 15)
+
+
 FAILED = replace(
     GOOD,
     run="failed",
