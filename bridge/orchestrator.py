@@ -410,9 +410,8 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
         from bridge.dynamic_pipelines import asks
 
         if step_run.id not in self._asked_for:
-            status = asks.see_to_it(step_run.id, self.id)
-            if status is ExecutionStatus.FAILED:
-                return status
+            if not asks.see_to_it(step_run.id, self.id):
+                return ExecutionStatus.FAILED
             self._asked_for.add(step_run.id)
         return asks.status_of(step_run)
 

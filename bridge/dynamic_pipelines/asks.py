@@ -33,13 +33,8 @@ MOST_PAUSE_SECONDS = 3.0
 _logger = logging.getLogger(__name__)
 
 _SANDBOX = "sandbox"
-_OPEN = (
-    ExecutionStatus.INITIALIZING,
-    ExecutionStatus.PROVISIONING,
-    ExecutionStatus.RUNNING,
-    ExecutionStatus.STOPPING,
-)
 _WAITED_FOR = (ExecutionStatus.INITIALIZING, ExecutionStatus.PROVISIONING, ExecutionStatus.RUNNING)
+_OPEN = (*_WAITED_FOR, ExecutionStatus.STOPPING)
 _LOOKED_AT = "oneof:" + json.dumps([status.value for status in (*_OPEN, ExecutionStatus.STOPPED)])
 
 _ANSWERS = {
@@ -77,23 +72,23 @@ def ask(step_run_id: UUID, component_id: UUID) -> None:
     publish_step_run_metadata(step_run_id, {component_id: {names.METADATA_ASKED: _SANDBOX}})
 
 
-def see_to_it(step_run_id: UUID, component_id: UUID) -> ExecutionStatus:
-    """Ask for a step run that is waited for though nobody has asked for it, and return how it is.
+def see_to_it(step_run_id: UUID, component_id: UUID) -> bool:
+    """See to it that somebody has asked for a step run that is waited for; False where it can't have a sandbox.
 
     ZenML waits for a step run that it has submitted; in a sandbox that follows another one, also for what was begun
     there. Where that sandbox was lost before it had asked, nobody else would. Raises what ZenML's store raises.
     """
     now = Client().zen_store.get_run_step(step_run_id, hydrate=True)
     if names.METADATA_ASKED in now.run_metadata or now.status not in _WAITED_FOR:
-        return answer(now.status)
+        return True
     if now.resource_request_id is not None and now.status is not ExecutionStatus.RUNNING:
         # It stood in line for a place in one of ZenML's resource pools, which is given up with who stood there
         # (zenml/orchestrators/step_launcher.py, `_wait_until_resources_acquired`).
         _logger.error("The sandbox in which step `%s` waited for a resource pool was lost.", now.name)
-        return ExecutionStatus.FAILED
+        return False
     _logger.warning("Nobody has asked for a sandbox for step `%s` yet: now somebody has.", now.name)
     ask(step_run_id, component_id)
-    return answer(now.status)
+    return True
 
 
 def status_of(step_run: StepRunResponse) -> ExecutionStatus:

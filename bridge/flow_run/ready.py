@@ -200,10 +200,9 @@ class Pass:
             self._held = False
             self._gate.leave(self._step)
 
-    def take_first(self) -> bool:
-        """Take a place before all who stand in line, if there is one, and say whether one is held."""
+    def take_first(self) -> None:
+        """Take a place before all who stand in line, if there is one."""
         self._held = self._held or self._gate.enter(self._step)
-        return self._held
 
     async def take_again(self) -> bool:
         """Wait for a place, and say whether one is held: not so if the step was killed meanwhile."""

@@ -213,16 +213,16 @@ def _check_state(flow_run: FlowRun, run_id: UUID) -> None:
     state = flow_run.state
     if state is None or state.is_crashed() or state.is_failed():
         return
-    if not (state.is_final() or state.is_scheduled() or state.is_paused()):
+    # One without a deployment waits for nobody: `zenml pipeline runs resume` has died over it, or is about to begin.
+    waits_for_a_worker = state.is_scheduled() and flow_run.deployment_id is not None
+    if not (state.is_final() or waits_for_a_worker or state.is_paused()):
         return
     if state.is_paused():
         raise RunNotPossible(
             f"flow run {flow_run.id} is {state.name}: its ZenML run waits for an answer. When it has one: "
             f"`zenml pipeline runs resume {run_id}`."
         )
-    if state.is_scheduled() and flow_run.deployment_id is None:
-        return  # `zenml pipeline runs resume` has died, unless it is about to begin
-    if state.is_scheduled():
+    if waits_for_a_worker:
         raise RunNotPossible(
             f"flow run {flow_run.id} is {state.name} already: it waits for a worker. `prefect worker start --pool "
             f"{flow_run.work_pool_name or '<pool>'}` starts one."

@@ -59,12 +59,11 @@ def stop(run: PipelineRunResponse, orchestrator: ModalPrefectOrchestrator, *, gr
 
 def _at_work(flow_run: FlowRun | None) -> bool:
     """Whether a process carries out the flow, as far as Prefect knows."""
-    if flow_run is None or flow_run.state is None or flow_run.state.is_final() or flow_run.state.is_paused():
-        return False
-    if waits(flow_run.state):
+    state = flow_run.state if flow_run is not None else None
+    if flow_run is None or state is None or state.is_final() or state.is_paused() or waits(state):
         return False
     # A flow that waits to be retried in its process is Scheduled too, but it began.
-    return flow_run.start_time is not None or flow_run.state.is_running()
+    return flow_run.start_time is not None or state.is_running()
 
 
 def _is_dead(flow_run: FlowRun | None, run: PipelineRunResponse, orchestrator: ModalPrefectOrchestrator) -> bool:

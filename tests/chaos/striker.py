@@ -75,8 +75,7 @@ class Striker:
         (self._folder / f"go-{step}-{attempt.number}").touch()
 
     def _sandbox(self, kind: str, step: str, attempt: Attempt) -> float | None:
-        spec = self.case.step(step)
-        if kind == "timeout" and self.case.has_timeout(spec):
+        if kind == "timeout" and self.case.has_timeout(self.case.step(step)):
             eventually(lambda: is_running(self._folder, step, attempt), lambda running: not running, 4 * WARM_TIMEOUT)
             return now()
         strike = getattr(self._yard.modal, "time_out" if kind == "timeout" else kind)

@@ -9,6 +9,20 @@ from zenml.models import PipelineRunResponse, StepRunRequest, StepRunResponse
 from zenml.utils.time_utils import utc_now
 
 
+def dynamic_step(run: PipelineRunResponse, name: str, source: str, **configuration: object) -> Step:
+    """A step as the function of a dynamic pipeline makes it of ``module.attribute``, which no snapshot has."""
+    module, _, attribute = source.partition(".")
+    step = {
+        "spec": {
+            "source": {"module": module, "attribute": attribute, "type": "user"},
+            "upstream_steps": [],
+            "invocation_id": name,
+        },
+        "step_config_overrides": {"name": name, **configuration},
+    }
+    return Step.from_dict(step, pipeline_configuration=run.config, exclude_hook_sources=False)
+
+
 def begin(
     run: PipelineRunResponse,
     step: str | None = None,

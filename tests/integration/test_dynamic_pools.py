@@ -12,7 +12,6 @@ from uuid import UUID, uuid4
 
 import pytest
 from zenml.client import Client
-from zenml.config.step_configurations import Step
 from zenml.enums import ExecutionStatus
 from zenml.models import PipelineRunResponse
 from zenml.pipelines.run_utils import create_placeholder_run
@@ -40,16 +39,7 @@ def run(lab: Lab) -> PipelineRunResponse:
 
 def begin(run: PipelineRunResponse, name: str) -> UUID:
     """A step run of it that runs."""
-    step = {
-        "spec": {
-            "source": {"module": "shapes", "attribute": "one", "type": "user"},
-            "upstream_steps": [],
-            "invocation_id": name,
-        },
-        "step_config_overrides": {"name": name},
-    }
-    dynamic = Step.from_dict(step, pipeline_configuration=run.config, exclude_hook_sources=False)
-    return begun.begin(run, name, dynamic=dynamic).id
+    return begun.begin(run, name, dynamic=begun.dynamic_step(run, name, "shapes.one")).id
 
 
 def has_a_place(lab: Lab, step_run_id: UUID) -> None:

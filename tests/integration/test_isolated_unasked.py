@@ -18,7 +18,6 @@ from requests.adapters import HTTPAdapter
 from urllib3 import Retry
 from zenml.client import Client
 from zenml.config import DockerSettings
-from zenml.config.step_configurations import Step
 from zenml.enums import ExecutionStatus
 from zenml.models import PipelineRunUpdate, StepRunResponse, StepRunUpdate
 from zenml.pipelines.run_utils import create_placeholder_run
@@ -30,7 +29,7 @@ from bridge.flow_run.open_run import load_snapshot, load_stack
 from bridge.orchestrator import ModalPrefectOrchestrator
 from bridge.upstream_prefect import run_existing_flow_run
 from bridge.zenml_side.run_status import bind_run
-from tests.integration.begun import begin
+from tests.integration.begun import begin, dynamic_step
 from tests.integration.lab import IMAGE, PROJECT, Lab, Ran, eventually
 from tests.integration.test_outages import gone
 from tests.integration.under import Under
@@ -185,23 +184,14 @@ def test_a_step_for_which_nobody_has_asked_yet(lab: Lab, tmp_path: Path, place: 
     pipeline = dynamics.held.with_options(parameters={"folder": str(tmp_path)}, settings=settings)
     snapshot = load_snapshot(pipeline.create_snapshot(name=f"unasked-{uuid4().hex[:8]}").id)
     run = create_placeholder_run(snapshot)
-    hangs = Step.from_dict(
-        {
-            "spec": {
-                "source": {"module": "dynamics", "attribute": "hangs", "type": "user"},
-                "upstream_steps": [],
-                "invocation_id": "hangs",
-            },
-            "step_config_overrides": {
-                "name": "hangs",
-                "runtime": "isolated",
-                "enable_cache": False,
-                "parameters": {"folder": str(tmp_path), "seconds": 0.1},
-                "outputs": {"output": {"materializer_source": [BUILT_IN]}},
-            },
-        },
-        pipeline_configuration=run.config,
-        exclude_hook_sources=False,
+    hangs = dynamic_step(
+        run,
+        "hangs",
+        "dynamics.hangs",
+        runtime="isolated",
+        enable_cache=False,
+        parameters={"folder": str(tmp_path), "seconds": 0.1},
+        outputs={"output": {"materializer_source": [BUILT_IN]}},
     )
     step_run = begin(run, "hangs", ExecutionStatus.PROVISIONING, dynamic=hangs)
     with get_client(sync_client=True) as client:
