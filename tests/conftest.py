@@ -15,12 +15,12 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 from xdist.workermanage import WorkerController
 
-from tests import servers
+from tests import ports
 from tests.shown import pytest_terminal_summary as pytest_terminal_summary
 
 os.environ |= {
     # Where the Prefect server of the integration tests listens, once they start it.
-    "PREFECT_API_URL": f"http://127.0.0.1:{servers.free_port()}/api",
+    "PREFECT_API_URL": f"http://127.0.0.1:{ports.free_port()}/api",
     "PREFECT_HOME": tempfile.mkdtemp(prefix="prefect-client-"),
     "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",

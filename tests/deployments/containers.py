@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests import servers
+from tests import ports, servers
 
 HEALTHY_SECONDS = 90.0
 
@@ -24,7 +24,7 @@ class Network:
     """Ports on loopback for the services' names and ports."""
 
     def __init__(self, *services: str) -> None:
-        self._ports = {service: str(servers.free_port()) for service in services}
+        self._ports = {service: str(ports.free_port()) for service in services}
 
     def port(self, service: str) -> str:
         """The port on loopback of ``name:port``."""

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tests import servers
+from tests import ports, servers
 from tests.integration.cloud_azure import Authority
 
 BIN = servers.ROOT / ".venv-cloud" / "bin"
@@ -20,7 +20,7 @@ HOST = "127.0.0.1"
 
 def s3(folder: Path) -> servers.Server:
     """Amazon's S3 and STS, by moto."""
-    port = servers.free_port()
+    port = ports.free_port()
     argv = [str(BIN / "moto_server"), "-H", HOST, "-p", str(port)]
     environment = {"MOTO_RECORDER_FILEPATH": str(folder / "asked")}
     return servers.Server("moto", argv, environment, f"http://{HOST}:{port}", "/moto-api/", folder / "moto.log")
@@ -28,7 +28,7 @@ def s3(folder: Path) -> servers.Server:
 
 def gcs(folder: Path) -> servers.Server:
     """Google's Cloud Storage, by gcp-storage-emulator."""
-    port = servers.free_port()
+    port = ports.free_port()
     argv = [str(BIN / "gcp-storage-emulator"), "start", "--host", HOST, "--port", str(port), "--in-memory"]
     argv += ["--default-bucket", "far"]
     return servers.Server("gcs", argv, {}, f"http://{HOST}:{port}", "/", folder / "gcs.log")
@@ -79,7 +79,7 @@ def azurite(folder: Path, authority: Authority | None = None) -> servers.Server 
     node = shutil.which("node")
     if node is None or not program.exists():
         return None
-    port = servers.free_port()
+    port = ports.free_port()
     argv = [node, str(program), "--skipApiVersionCheck", "--blobHost", HOST, "--blobPort", str(port)]
     argv += ["--location", str(folder / "azurite")]
     server = servers.Server("azurite", argv, {}, f"http://{HOST}:{port}", "/", folder / "azurite.log", well=400)

@@ -19,7 +19,7 @@ import httpx
 import pytest
 from prefect.settings.models.server.api import ServerAPISettings
 
-from tests import databases, servers
+from tests import databases, ports, servers
 
 WRITES = Path(__file__).with_name("writes")
 MODELS = ("logistic regression", "random forest", "support vectors", "nearest neighbours")
@@ -123,9 +123,8 @@ def test_make_demo(tmp_path: Path, migrated: bool) -> None:
     # What it says opens this very run.
     links = dict(re.findall(r"(http://127\.0\.0\.1:\d+/\S+/)(\S+)", output.partition("Look at this very run")[2]))
     (prefect_link, flow_run_id), (zenml_link, run_id) = links.items()
-    ports = servers.free_port(), servers.free_port()
-    prefect, prefect_port = server(clone, "prefect-ui", ports[0], "/api/health")
-    zenml, zenml_port = server(clone, "zenml-ui", ports[1], "/health")
+    prefect, prefect_port = server(clone, "prefect-ui", ports.free_port(), "/api/health")
+    zenml, zenml_port = server(clone, "zenml-ui", ports.free_port(), "/health")
     assert prefect_link == f"http://127.0.0.1:{prefect_port}/runs/flow-run/"
     assert zenml_link == f"http://127.0.0.1:{zenml_port}/projects/default/runs/"
     try:

@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from bridge import names
-from tests import servers
+from tests import ports, servers
 from tests.docs.console import blocks
 from tests.integration.lab import PROJECT, STACK_CODE, Lab, Ran, eventually
 from tests.integration.test_sweep import status, submitted
@@ -148,7 +148,7 @@ class Laptop:
     """Somebody's machine: commands are typed as they stand on the pages, with a port of the tests' own."""
 
     def __init__(self, installed: Path, folder: Path) -> None:
-        self.folder, self.port = folder, servers.free_port()
+        self.folder, self.port = folder, ports.free_port()
         self.known = {"clone": str(servers.ROOT)}
         self.terminals: list[subprocess.Popen[bytes]] = []
         self.environment = {

@@ -21,7 +21,7 @@ from tests.integration.lab import Lab, eventually
 from tests.integration.test_cli import call
 from tests.integration.under import Under, cancel, living
 from tests.integration.workers import make_pool
-from tests.servers import free_port
+from tests.ports import free_port
 
 PER_STEP = {"execution_mode": "per_step"}
 DEAD = {

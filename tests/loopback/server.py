@@ -6,7 +6,6 @@ import asyncio
 import concurrent.futures
 import shutil
 import signal
-import socket
 import ssl
 import tempfile
 import threading
@@ -25,6 +24,7 @@ from modal_proto.api_grpc import ModalClientBase
 from modal_proto.task_command_router_grpc import TaskCommandRouterBase
 from packaging.version import Version
 
+from tests import ports
 from tests.loopback.control import Control
 from tests.loopback.images import BuiltImage
 from tests.loopback.model import LoopbackImage, SandboxRecord, Stats
@@ -32,9 +32,9 @@ from tests.loopback.router import Router
 from tests.loopback.rpc import ManyStreamsServer, Service, Tape, configuration
 from tests.loopback.sandbox import EVICTED, OUT_OF_MEMORY, LoopbackSandbox, Result, kill_marked
 from tests.loopback.world import World
+from tests.ports import HOST
 
 T = TypeVar("T")
-HOST = "127.0.0.1"
 STOP_TIMEOUT = 30.0
 
 
@@ -79,7 +79,8 @@ class LoopbackModal:
         self._world: World
         self._control: ManyStreamsServer | None = None
         self._router_tls = _tls_of_old_sdks()
-        self._ports = (_free_port(), _free_port())
+        self._held = (ports.reserve(), ports.reserve())
+        self._ports = tuple(map(ports.number, self._held))
         self.folder = Path(tempfile.mkdtemp(prefix="loopback-modal-"))
 
     # Its life.
@@ -94,6 +95,8 @@ class LoopbackModal:
     ) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(timeout=STOP_TIMEOUT)
+        for held in self._held:
+            held.close()
         kill_marked(self._world.marker)
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -131,7 +134,7 @@ class LoopbackModal:
                 marker=uuid.uuid4().hex,
             )
             router = self._server(TaskCommandRouterBase, Router(self._world), self._router_gate)
-            await router.start(HOST, self._ports[1], ssl=self._router_tls)
+            await router.start(HOST, self._ports[1], ssl=self._router_tls, reuse_address=True)
             await self._open()
         except BaseException as error:
             self._ready.set_exception(error)
@@ -326,13 +329,6 @@ class LoopbackModal:
         """Take connections again, on the same port."""
         if self._control is None:
             asyncio.run_coroutine_threadsafe(self._open(), self._loop).result(timeout=STOP_TIMEOUT)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _tls_of_old_sdks() -> ssl.SSLContext | None:
