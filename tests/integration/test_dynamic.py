@@ -373,7 +373,8 @@ def test_by_a_schedule(lab: Lab, pool: str, dynamics: Any) -> None:
     start = datetime.now(timezone.utc).replace(microsecond=0) + timedelta(seconds=8)
     name = f"dynamic-{pool}"
     every = timedelta(seconds=20)
-    times = {"start_time": start, "interval_second": every, "end_time": start + every}
+    # Three times: the first is over where submitting took longer than those seconds.
+    times = {"start_time": start, "interval_second": every, "end_time": start + 2 * every}
     ran = lab.run(
         dynamics.inner,
         lab.stack("modal", work_pool=pool),
@@ -388,7 +389,7 @@ def test_by_a_schedule(lab: Lab, pool: str, dynamics: Any) -> None:
         runs = Client().list_pipeline_runs(schedule_id=schedule.id, hydrate=True).items
         return [run for run in runs if run.status.is_finished]
 
-    runs = eventually(ended, lambda found: len(found) >= 2, 150)
+    runs = eventually(ended, lambda found: len(found) >= 2, 200)
     Client().delete_schedule(schedule.id)
     assert len({run.orchestrator_run_id for run in runs}) >= 2
     for run in runs:
