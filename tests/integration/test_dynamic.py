@@ -187,6 +187,19 @@ def test_stopped_in_zenml(lab: Lab, dynamics: Any, tmp_path: Path, place: str, o
     assert ran.states == {"held": "Cancelled", "hangs": "Cancelled"}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["modal", "process"])
+def test_a_function_that_a_stop_does_not_trouble(lab: Lab, dynamics: Any, tmp_path: Path, place: str) -> None:
+    """It comes to its end though its step was stopped: the run was stopped all the same, and isn't completed."""
+    under = Under(lab, tmp_path).start(dynamics.untroubled, place, {})
+    under.until_steps({"hangs": "running"})
+    zenml("stop", under.run_id, "--yes", "--graceful")
+    ran = under.join()
+    assert (ran.status, ran.flow_run.state.name) == ("stopped", "Cancelled")
+    assert ran.steps == {"hangs": "stopped"}
+    assert ran.states == {"untroubled": "Cancelled", "hangs": "Cancelled"}
+
+
 def told(dynamics: Any, folder: Path) -> dict[str, Any]:
     """Options of a pipeline whose run hooks write down in this folder that they were called."""
     folder.mkdir(exist_ok=True)
