@@ -20,6 +20,7 @@ from tests.chaos.report import Report
 from tests.chaos.yard import yard
 
 CASE_SECONDS = 300.0
+DYNAMIC_CASE_SECONDS = 600.0  # an interpreter for each attempt
 
 
 def main() -> int:
@@ -42,7 +43,7 @@ def main() -> int:
             case = make_dynamic_case(seed) if options.dynamic else make_case(seed, small=options.small)
             began = time.monotonic()
             print(case, flush=True)
-            seen, log = run_case(case, shared, CASE_SECONDS)
+            seen, log = run_case(case, shared, DYNAMIC_CASE_SECONDS if options.dynamic else CASE_SECONDS)
             found = violations(case, seen)
             report.add(case, seen, found)
             print(f"  {seen.run}, {time.monotonic() - began:.1f} s", flush=True)
