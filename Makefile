@@ -114,11 +114,14 @@ test-modal: setup-tests  ## the contract and a diamond on a real Modal account, 
 
 # What the comparison is to measure, as `python -m tests.bench compare --help` has it; `--list` says how long it takes.
 COMPARE ?=
-.PHONY: chaos chaos-planted
+.PHONY: chaos chaos-dynamic chaos-planted
 SEED ?= 1
 N ?= 20
 chaos: setup-tests  ## random pipelines under random faults: make chaos SEED=1 N=20
 	$(BIN)/python -m tests.chaos --seed $(SEED) --count $(N)
+
+chaos-dynamic: setup-tests  ## the same with dynamic pipelines: make chaos-dynamic SEED=1 N=20
+	$(BIN)/python -m tests.chaos --dynamic --seed $(SEED) --count $(N)
 
 chaos-planted: setup-tests  ## whether they find bugs that are planted into the package
 	$(BIN)/python -m tests.chaos.planted_bugs

@@ -95,16 +95,27 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
 
     @classmethod
     def run_init_hook(cls, snapshot: PipelineSnapshotResponse) -> None:
-        """ZenML's, with the snapshot that a step's process has: the one that is handed in would be loaded whole."""
+        """ZenML's, with the snapshot that a step's process has: the one that is handed in would be loaded whole.
+
+        The runner of a dynamic pipeline calls it before its function.
+        """
         from bridge.host.run_of_step import loaded
 
         super().run_init_hook(loaded(snapshot))
+        if names.ENV_ORCHESTRATES in os.environ:
+            from bridge.host import unmade_retries
+
+            unmade_retries.watch()
 
     @classmethod
     def run_cleanup_hook(cls, snapshot: PipelineSnapshotResponse) -> None:
-        """The same at a step's end."""
+        """The same at a step's end, and at that of a dynamic pipeline's function."""
         from bridge.host.run_of_step import loaded
 
+        if names.ENV_ORCHESTRATES in os.environ:
+            from bridge.host import unmade_retries
+
+            unmade_retries.release()
         super().run_cleanup_hook(loaded(snapshot))
 
     @property

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from zenml.execution.pipeline.dynamic.runner import DynamicPipelineRunner
     from zenml.models import PipelineRunResponse, StepRunResponse
     from zenml.orchestrators.step_launcher import StepLauncher
     from zenml.orchestrators.step_run_utils import StepRunRequestFactory
@@ -28,6 +29,8 @@ PRIVATE_NAMES = (
     # Loads the artifact store alone: other components may need code that is yet to be downloaded from it. Overridden
     # where the whole stack is loaded.
     "zenml.entrypoints.base_entrypoint_configuration:BaseEntrypointConfiguration._load_active_artifact_store",
+    # Says how the run of a dynamic pipeline ended; overridden, since it calls a run completed that is being stopped.
+    "zenml.execution.pipeline.dynamic.runner:DynamicPipelineRunner._publish_run_status",
 )
 
 
@@ -54,3 +57,25 @@ def request_factory_without_user_code() -> type[StepRunRequestFactory]:
             return None, None
 
     return WithoutUserCode
+
+
+def runner_that_heeds_a_stop() -> type[DynamicPipelineRunner]:
+    """Return ZenML's runner of a dynamic pipeline in a form that never calls a run completed that is being stopped.
+
+    Under CONTINUE_ON_FAILURE, and where the function catches what a stopped step raises, its function comes to its end
+    all the same, and ZenML's store makes STOPPING into COMPLETED. Into FAILED it doesn't: that becomes STOPPED
+    (zenml/zen_stores/schemas/pipeline_run_schemas.py, ``update_status``).
+    """
+    from zenml.client import Client
+    from zenml.enums import ExecutionStatus
+    from zenml.execution.pipeline.dynamic.runner import DynamicPipelineRunner
+
+    class HeedsAStop(DynamicPipelineRunner):
+        def _publish_run_status(self, return_value: object = None, exception: BaseException | None = None) -> None:
+            if exception is None:
+                status = Client().get_pipeline_run(self.run.id, hydrate=False).status
+                if status in (ExecutionStatus.STOPPING, ExecutionStatus.STOPPED):
+                    exception = RuntimeError("The run was stopped.")
+            super()._publish_run_status(return_value=return_value, exception=exception)
+
+    return HeedsAStop

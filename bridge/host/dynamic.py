@@ -13,23 +13,28 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from dataclasses import dataclass
+from uuid import UUID
 
+from zenml.client import Client
 from zenml.constants import (
     DYNAMIC_PIPELINE_RUN_FAILED_EXIT_CODE,
     ENV_ZENML_DYNAMIC_PIPELINE_MONITORING_INTERVAL,
     ENV_ZENML_DYNAMIC_PIPELINE_WORKER_COUNT,
 )
 from zenml.execution.pipeline.utils import prevent_pipeline_execution
+from zenml.integrations.registry import integration_registry
 from zenml.logger import get_logger
-from zenml.pipelines.dynamic.entrypoint_configuration import DynamicPipelineEntrypointConfiguration
+from zenml.pipelines.dynamic.entrypoint_configuration import RUN_ID_OPTION, DynamicPipelineEntrypointConfiguration
 
 from bridge import names
 from bridge.host import orphan, patience
 from bridge.host.entrypoint import OwnCode
 from bridge.host.tracing import span_of_function
+from bridge.upstream_zenml import runner_that_heeds_a_stop
 
 COMPLETED, FAILED, BROKEN = 0, DYNAMIC_PIPELINE_RUN_FAILED_EXIT_CODE, 3
 MONITORING_SECONDS = "2"
@@ -51,6 +56,23 @@ class Options:
 
 class DynamicEntrypoint(OwnCode, DynamicPipelineEntrypointConfiguration):
     """ZenML's entrypoint of a dynamic pipeline, for a sandbox that may be a plain process."""
+
+    def run(self) -> None:
+        """As ZenML's, with a runner that heeds a stop to the last.
+
+        Raises ``SystemExit`` with 45 where the run has an end that ZenML knows, else what broke it.
+        """
+        integration_registry.activate_integrations()
+        self.prepare_code_environment()
+        run = Client().get_pipeline_run(UUID(self.entrypoint_args[RUN_ID_OPTION]))
+        runner = runner_that_heeds_a_stop()(snapshot=self.snapshot, run=run)
+        try:
+            runner.run_pipeline()
+        except BaseException:
+            if runner.run.status.is_finished:
+                logger.exception("Pipeline run `%s` failed.", runner.run.id)
+                sys.exit(FAILED)
+            raise
 
 
 def main(options: Options) -> int:

@@ -14,12 +14,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.chaos.case import make_case
-from tests.chaos.model import violations
+from tests.chaos import dynamic_model, model
+from tests.chaos.case import DYNAMIC_KINDS, KINDS, make_case, make_dynamic_case
 from tests.chaos.report import Report
 from tests.chaos.yard import yard
 
 CASE_SECONDS = 300.0
+DYNAMIC_CASE_SECONDS = 600.0  # an interpreter for each attempt
 
 
 def main() -> int:
@@ -28,7 +29,8 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     folder = Path(options.folder or tempfile.mkdtemp(prefix="chaos-")).absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    report = Report()
+    report = Report(DYNAMIC_KINDS if options.dynamic else KINDS)
+    violations = dynamic_model.violations if options.dynamic else model.violations
     with yard(folder) as shared:
         import bridge
         from tests.chaos.driver import fill_cache, run_case
@@ -36,12 +38,12 @@ def main() -> int:
         print(f"bridge: {Path(bridge.__file__).parent}; folder: {folder}", flush=True)
         for name in ("httpx", "hpack"):
             logging.getLogger(name).setLevel(logging.WARNING)
-        fill_cache(shared)
+        fill_cache(shared, "first_of_all_dynamic" if options.dynamic else "first_of_all")
         for seed in range(options.seed, options.seed + options.count):
-            case = make_case(seed, small=options.small)
+            case = make_dynamic_case(seed) if options.dynamic else make_case(seed, small=options.small)
             began = time.monotonic()
             print(case, flush=True)
-            seen, log = run_case(case, shared, CASE_SECONDS)
+            seen, log = run_case(case, shared, DYNAMIC_CASE_SECONDS if options.dynamic else CASE_SECONDS)
             found = violations(case, seen)
             report.add(case, seen, found)
             print(f"  {seen.run}, {time.monotonic() - began:.1f} s", flush=True)
@@ -62,6 +64,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, help="of the first case; the next one has the next number")
     parser.add_argument("--count", type=int, default=20)
     parser.add_argument("--small", action="store_true", help="few steps, few sandboxes")
+    parser.add_argument("--dynamic", action="store_true", help="dynamic pipelines, each step in a sandbox of its own")
     parser.add_argument("--stop", action="store_true", help="end with the first case that shows something wrong")
     parser.add_argument("--folder", help="where everything is written; a new one by default")
     parser.add_argument("--report", help="a file for the counts, as JSON")

@@ -16,6 +16,9 @@ AWAY = ("prefect away", "zenml away", "modal away")
 STREAM = ("slow stream", "broken stream")
 STOP = ("cancel", "stop", "interrupt")
 KINDS = (*LOST, *KILLED, *FLOW, *AWAY, *STREAM, *STOP)
+FUNCTION = ("evict function", "lose function")
+"""What strikes the sandbox of a dynamic pipeline's function, while the step waits in its own."""
+DYNAMIC_KINDS = (*KINDS, *FUNCTION)
 
 _WEIGHTS = {
     "evict": 6,
@@ -35,6 +38,7 @@ _WEIGHTS = {
     "stop": 3,
     "interrupt": 3,
 }
+_DYNAMIC_WEIGHTS = {**_WEIGHTS, "evict function": 6, "lose function": 4}
 WARM_TIMEOUT = 15
 """Seconds a warm step may take that is to run into its timeout."""
 FLOOD = 10_700
@@ -70,6 +74,7 @@ class Case:
     seed: int
     steps: tuple[StepSpec, ...]
     mode: str
+    """``pipeline`` or ``per_step``; or ``dynamic``, a dynamic pipeline whose steps have sandboxes of their own."""
     warm: bool
     failure_mode: str
     max_parallelism: int | None
@@ -89,7 +94,7 @@ class Case:
     @property
     def kind(self) -> str:
         """Mode and warmth, in a word."""
-        return "pipeline" if self.mode == "pipeline" else ("warm" if self.warm else "cold")
+        return self.mode if self.mode != "per_step" else ("warm" if self.warm else "cold")
 
     def has_timeout(self, step: StepSpec) -> bool:
         """Whether a step has a timeout of its own, :data:`WARM_TIMEOUT`; else only its sandbox can time out."""
@@ -115,13 +120,24 @@ def make_case(seed: int, *, small: bool = False) -> Case:
     number = _number(chance, kind, small)
     width = chance.choice([1, 2, 3, number])
     steps = [_step(chance, index, width) for index in range(number)]
-    steps = _with_strikes(chance, seed, steps, 2 if small else 4)
+    return _case(chance, seed, _with_strikes(chance, seed, steps, 2 if small else 4, _WEIGHTS), kind, small)
+
+
+def make_dynamic_case(seed: int) -> Case:
+    """The case of a seed that is a dynamic pipeline. Each attempt costs an interpreter, so it has few steps."""
+    chance = random.Random(f"dynamic {seed}")
+    number = chance.randint(4, 8)
+    steps = [_step(chance, index, chance.choice([1, 2, number])) for index in range(number)]
+    return _case(chance, seed, _with_strikes(chance, seed, steps, 3, _DYNAMIC_WEIGHTS), "dynamic")
+
+
+def _case(chance: random.Random, seed: int, steps: list[StepSpec], kind: str, small: bool = False) -> Case:
     failing = chance.random() < 0.35
     return Case(
         seed=seed,
         steps=tuple(step if failing else _lucky(step) for step in steps),
-        mode="pipeline" if kind == "pipeline" else "per_step",
-        warm=kind != "cold",
+        mode=kind if kind in ("pipeline", "dynamic") else "per_step",
+        warm=kind in ("pipeline", "warm"),
         failure_mode=chance.choice(["continue_on_failure"] * 3 + ["fail_fast", "stop_on_failure"] * 2),
         max_parallelism=chance.choice([1, 2, 2, 3, 4]),
         infrastructure_retries=chance.choice([3, 3, 3, 1]),
@@ -175,7 +191,9 @@ def _lucky(step: StepSpec) -> StepSpec:
     return _changed(step, failures=min(step.failures, retries - struck), retries=retries)
 
 
-def _with_strikes(chance: random.Random, seed: int, steps: list[StepSpec], most: int) -> list[StepSpec]:
+def _with_strikes(
+    chance: random.Random, seed: int, steps: list[StepSpec], most: int, weights: Mapping[str, int]
+) -> list[StepSpec]:
     able = [step.name for step in steps if not step.cached]
     struck: dict[str, dict[int, str]] = {}
     stopped = False
@@ -183,7 +201,7 @@ def _with_strikes(chance: random.Random, seed: int, steps: list[StepSpec], most:
         if not able:
             break
         # Each kind has its turn, whatever the dice say.
-        what = chance.choices(list(_WEIGHTS), list(_WEIGHTS.values()))[0] if count else KINDS[seed % len(KINDS)]
+        what = chance.choices(list(weights), list(weights.values()))[0] if count else [*weights][seed % len(weights)]
         if what in STOP and stopped:
             continue
         stopped = stopped or what in STOP

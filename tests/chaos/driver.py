@@ -16,7 +16,7 @@ from zenml.client import Client
 from tests.chaos import traces
 from tests.chaos.case import WARM_TIMEOUT, Case
 from tests.chaos.life import Flow
-from tests.chaos.seen import Sandbox, Seen, TaskRun
+from tests.chaos.seen import ATTEMPT, Sandbox, Seen, TaskRun
 from tests.chaos.striker import Striker
 from tests.chaos.yard import Yard
 from tests.integration.lab import eventually
@@ -29,12 +29,12 @@ UNANSWERED = "Error: Prefect's API"
 CALM = {"stream_delay": 0.0, "broken_streams": 0, "init_failures": 0, "lost_replies": 0, "unavailable_until": 0.0}
 
 
-def fill_cache(yard: Yard) -> None:
-    """Run the one step whose result the cached steps of all cases have."""
+def fill_cache(yard: Yard, pipeline: str = "first_of_all") -> None:
+    """Run the one step whose result the cached steps of all cases have; dynamic ones have another pipeline for it."""
     folder = yard.folder / "first"
     folder.mkdir()
     flow = Flow(folder, dict(os.environ))
-    options = {"stack": yard.stack, "settings": {"execution_mode": "pipeline"}, "pipeline": "first_of_all"}
+    options = {"stack": yard.stack, "settings": {}, "pipeline": pipeline}
     flow.begin(options, {"base": yard.base})
     eventually(flow.alive, lambda alive: not alive, 180)
     assert (Path(yard.base) / "known.jsonl").exists(), flow.log[-5000:]
@@ -88,16 +88,16 @@ def run_case(case: Case, yard: Yard, seconds: float) -> tuple[Seen, str]:
 
 
 def _options(case: Case, yard: Yard, name: str) -> dict[str, Any]:
-    settings = {
-        "execution_mode": case.mode,
-        "warm": case.warm,
+    settings: dict[str, Any] = {
         "max_parallelism": case.max_parallelism,
         "infrastructure_retries": case.infrastructure_retries,
     }
+    if case.mode != "dynamic":
+        settings |= {"execution_mode": case.mode, "warm": case.warm}
     return {
         "stack": yard.stack,
         "settings": settings,
-        "pipeline": "chaos",
+        "pipeline": "chaos_dynamic" if case.mode == "dynamic" else "chaos",
         "execution_mode": case.failure_mode,
         "run_name": name,
     }
@@ -130,7 +130,9 @@ def _read(case: Case, yard: Yard, folder: Path, run_id: UUID, striker: Striker, 
     if not hung and not flow_run.state.is_final():
         hung = f"Prefect's flow run is {flow_run.state.name}, its process has ended"
     boxes = eventually(lambda: _boxes(yard, run_id), lambda found: not any(_lives(box) for box in found), 15)
-    logs = {("" if case.mode == "pipeline" else name): _logs(yard, task_run) for name, task_run in task_runs.items()}
+    logs: dict[str, list[str]] = {}
+    for name, task_run in sorted(task_runs.items()):  # of a dynamic pipeline's step each attempt is a task run
+        logs.setdefault("" if case.mode == "pipeline" else name.partition(ATTEMPT)[0], []).extend(_logs(yard, task_run))
     return Seen(
         attempts={step.name: traces.attempts_of(folder, step.name) for step in case.steps},
         strikes=striker.strikes,

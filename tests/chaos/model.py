@@ -39,7 +39,7 @@ def violations(case: Case, seen: Seen) -> list[str]:
     """Return what is not as it must be, one sentence each."""
     if seen.hung:
         return [f"hung: {seen.hung}"]
-    return list(_Judge(case, seen).everything())
+    return list(Judge(case, seen).everything())
 
 
 @dataclass
@@ -70,7 +70,9 @@ class _Closed:
         return self.kills is not None and (known is None or known >= self.kills)
 
 
-class _Judge:
+class Judge:
+    """What a run of ``per_step`` or ``pipeline`` mode was seen to do, against what it may do."""
+
     def __init__(self, case: Case, seen: Seen) -> None:
         self.case = case
         self.seen = seen
@@ -211,7 +213,7 @@ class _Judge:
         failed = [time for step in self.case.steps if (time := self._failed_at(step)) is not None]
         if failed and self.case.failure_mode != "continue_on_failure":
             found.append(_Closed(min(failed), kills=min(failed) if self.case.failure_mode == "fail_fast" else None))
-        found += [_Closed(time, kills=time, fails=True) for time in self._whole_pipeline_over()]
+        found += [_Closed(time, kills=time, fails=True) for time in self._run_is_over_at()]
         if self.seen.failed_without_flow is not None:
             time = self.seen.failed_without_flow
             found.append(_Closed(time, kills=time, fails=True))
@@ -240,7 +242,7 @@ class _Judge:
         strike = self._strike_on(attempt)
         return strike.time if strike is not None else attempt.begin
 
-    def _whole_pipeline_over(self) -> Iterator[float]:
+    def _run_is_over_at(self) -> Iterator[float]:
         """When a sandbox of ``pipeline`` mode was the last: its time was over, or too many were lost."""
         if not self.pipeline:
             return
@@ -337,7 +339,7 @@ class _Judge:
         if costs.unexplained and not (self.closed is not None and self.closed.killed(None)):
             for attempt in costs.unexplained:
                 yield f"{step.name}: attempt {attempt.number} was ended by nobody who may"
-        yield from self._counted(step, costs)
+        yield from self._counted(step)
 
     def _certain(self, attempt: Attempt) -> bool:
         strike = self._strike_on(attempt)
@@ -351,8 +353,9 @@ class _Judge:
         ]
         return max([end + MOMENTS, *(time + UNHEARD for time in away)])
 
-    def _counted(self, step: StepSpec, costs: _Costs) -> Iterator[str]:
+    def _counted(self, step: StepSpec) -> Iterator[str]:
         """Both sides' own counts of the attempts."""
+        costs = self.costs[step.name]
         versions, task_run = len(self.seen.step_runs.get(step.name, ())), self.seen.task_runs.get(step.name)
         least, most = costs.own[0] + 1, min(costs.own[1], step.retries) + 1
         if versions > step.retries + 1:
@@ -399,10 +402,10 @@ class _Judge:
         most = self.case.max_parallelism
         if most is None:
             return
-        sandboxes = _most_at_once((box.created, box.ended) for box in self.seen.sandboxes)
+        sandboxes = most_at_once((box.created, box.ended) for box in self.seen.sandboxes)
         if sandboxes > (1 if self.pipeline else most):
             yield f"{sandboxes} sandboxes at once, with max_parallelism {most}"
-        steps = _most_at_once(self._spans())
+        steps = most_at_once(self._spans())
         if steps > most:
             yield f"{steps} steps at once, with max_parallelism {most}"
 
@@ -465,7 +468,7 @@ def _by_step(messages: Iterable[str]) -> dict[str, list[tuple[int, int]]]:
     return found
 
 
-def _most_at_once(spans: Iterable[tuple[float, float]]) -> int:
+def most_at_once(spans: Iterable[tuple[float, float]]) -> int:
     moments = [moment for begin, end in spans if end > begin for moment in ((begin, 1), (end, -1))]
     most = now = 0
     for _, change in sorted(moments):

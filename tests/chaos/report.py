@@ -14,8 +14,9 @@ ENOUGH = 50
 
 @dataclass
 class Report:
-    """Counts of a series."""
+    """Counts of a series. ``of`` are the kinds of faults that there are in it."""
 
+    of: tuple[str, ...] = KINDS
     cases: int = 0
     steps: int = 0
     attempts: int = 0
@@ -46,7 +47,7 @@ class Report:
     @property
     def never(self) -> list[str]:
         """The kinds of faults that never struck a running step, where there were cases enough."""
-        return [kind for kind in KINDS if not self.struck[kind]] if self.enough else []
+        return [kind for kind in self.of if not self.struck[kind]] if self.enough else []
 
     @property
     def good(self) -> bool:
@@ -60,7 +61,7 @@ class Report:
             "sandboxes": self.sandboxes,
             "kinds": dict(self.kinds),
             "ends": dict(self.ends),
-            "struck": {kind: self.struck[kind] for kind in KINDS},
+            "struck": {kind: self.struck[kind] for kind in self.of},
             "failed": {str(seed): found for seed, found in self.failed.items()},
             "enough": self.enough,
             "never struck": self.never,
@@ -70,7 +71,7 @@ class Report:
         lines = [
             f"{self.cases} runs ({_counts(self.kinds)}), {self.steps} steps, {self.attempts} attempts, "
             f"{self.sandboxes} sandboxes; they ended {_counts(self.ends)}",
-            "struck a running step: " + _counts(Counter({kind: self.struck[kind] for kind in KINDS})),
+            "struck a running step: " + _counts(Counter({kind: self.struck[kind] for kind in self.of})),
         ]
         if not self.enough:
             lines.append(f"too few runs to judge by kinds that never struck: {self.cases}, of {ENOUGH}")

@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+ATTEMPT = " (attempt "
+"""In the name of a task run of a dynamic pipeline's step, from its second step run on."""
+
 
 @dataclass(frozen=True)
 class Attempt:

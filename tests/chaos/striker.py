@@ -14,7 +14,7 @@ from zenml.client import Client
 from zenml.exceptions import IllegalOperationError
 from zenml.utils import run_utils
 
-from tests.chaos.case import AWAY, FLOW, KILLED, LOST, STOP, WARM_TIMEOUT, Case
+from tests.chaos.case import AWAY, FLOW, FUNCTION, KILLED, LOST, STOP, WARM_TIMEOUT, Case
 from tests.chaos.life import Flow
 from tests.chaos.seen import Attempt, Strike
 from tests.chaos.traces import attempts_of, is_running, now
@@ -58,6 +58,8 @@ class Striker:
         refused = ""
         if kind in (*LOST, *KILLED):
             time = self._sandbox(kind, step, attempt) or time
+        elif kind in FUNCTION:
+            refused = self._function(kind)
         elif kind in FLOW:
             refused = self._kill_flow(kind, step, attempt)
         elif kind in AWAY:
@@ -81,6 +83,16 @@ class Striker:
         strike = getattr(self._yard.modal, "time_out" if kind == "timeout" else kind)
         strike(attempt.sandbox)
         return None
+
+    def _function(self, kind: str) -> str:
+        """Take the sandbox away in which the function of a dynamic pipeline runs."""
+        mine = [box for box in self._yard.modal.sandboxes() if box.tags.get("zenml_run_id") == str(self._run_id)]
+        running = [box.id for box in mine if not box.tags.get("zenml_step") and box.status == "running"]
+        if not running:
+            return "the function's sandbox is gone already"
+        strike = {"evict function": self._yard.modal.evict, "lose function": self._yard.modal.lose}[kind]
+        strike(running[0])
+        return ""
 
     def _kill_flow(self, kind: str, step: str, attempt: Attempt) -> str:
         if Client().get_pipeline_run(self._run_id).status.is_finished:

@@ -187,6 +187,19 @@ def test_stopped_in_zenml(lab: Lab, dynamics: Any, tmp_path: Path, place: str, o
     assert ran.states == {"held": "Cancelled", "hangs": "Cancelled"}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["modal", "process"])
+def test_a_function_that_a_stop_does_not_trouble(lab: Lab, dynamics: Any, tmp_path: Path, place: str) -> None:
+    """It comes to its end though its step was stopped: the run was stopped all the same, and isn't completed."""
+    under = Under(lab, tmp_path).start(dynamics.untroubled, place, {})
+    under.until_steps({"hangs": "running"})
+    zenml("stop", under.run_id, "--yes", "--graceful")
+    ran = under.join()
+    assert (ran.status, ran.flow_run.state.name) == ("stopped", "Cancelled")
+    assert ran.steps == {"hangs": "stopped"}
+    assert ran.states == {"untroubled": "Cancelled", "hangs": "Cancelled"}
+
+
 def told(dynamics: Any, folder: Path) -> dict[str, Any]:
     """Options of a pipeline whose run hooks write down in this folder that they were called."""
     folder.mkdir(exist_ok=True)
@@ -373,7 +386,8 @@ def test_by_a_schedule(lab: Lab, pool: str, dynamics: Any) -> None:
     start = datetime.now(timezone.utc).replace(microsecond=0) + timedelta(seconds=8)
     name = f"dynamic-{pool}"
     every = timedelta(seconds=20)
-    times = {"start_time": start, "interval_second": every, "end_time": start + every}
+    # Three times: the first is over where submitting took longer than those seconds.
+    times = {"start_time": start, "interval_second": every, "end_time": start + 2 * every}
     ran = lab.run(
         dynamics.inner,
         lab.stack("modal", work_pool=pool),
@@ -388,7 +402,7 @@ def test_by_a_schedule(lab: Lab, pool: str, dynamics: Any) -> None:
         runs = Client().list_pipeline_runs(schedule_id=schedule.id, hydrate=True).items
         return [run for run in runs if run.status.is_finished]
 
-    runs = eventually(ended, lambda found: len(found) >= 2, 150)
+    runs = eventually(ended, lambda found: len(found) >= 2, 200)
     Client().delete_schedule(schedule.id)
     assert len({run.orchestrator_run_id for run in runs}) >= 2
     for run in runs:

@@ -90,6 +90,17 @@ def known(folder: str, value: int) -> int:
     return value
 
 
+def options_of(spec: dict[str, Any]) -> dict[str, Any]:
+    options: dict[str, Any] = {"settings": {}}
+    if spec["retries"]:
+        options["retry"] = StepRetryConfig(max_retries=spec["retries"], delay=spec["delay"], backoff=1)
+    if spec["big"]:
+        options["settings"]["resources"] = ResourceSettings(memory="2GiB")
+    if spec["timeout"]:
+        options["settings"]["orchestrator"] = {"timeout": spec["timeout"]}
+    return options
+
+
 @pipeline(enable_cache=True)
 def chaos(folder: str, base: str, steps: list[dict[str, Any]]) -> None:
     """A case: the first upstream step is an input, the others are waited for."""
@@ -99,18 +110,31 @@ def chaos(folder: str, base: str, steps: list[dict[str, Any]]) -> None:
         if spec["cached"]:
             made[spec["name"]] = known(base, 1, id=spec["name"], after=above)
             continue
-        options: dict[str, Any] = {"settings": {}}
-        if spec["retries"]:
-            options["retry"] = StepRetryConfig(max_retries=spec["retries"], delay=spec["delay"], backoff=1)
-        if spec["big"]:
-            options["settings"]["resources"] = ResourceSettings(memory="2GiB")
-        if spec["timeout"]:
-            options["settings"]["orchestrator"] = {"timeout": spec["timeout"]}
         first = {"before": above[0]} if above else {}
-        made[spec["name"]] = work.with_options(**options)(folder, **first, id=spec["name"], after=above[1:])
+        made[spec["name"]] = work.with_options(**options_of(spec))(folder, **first, id=spec["name"], after=above[1:])
+
+
+@pipeline(dynamic=True, enable_cache=True)
+def chaos_dynamic(folder: str, base: str, steps: list[dict[str, Any]]) -> None:
+    """The same, each step in a sandbox of its own. Nobody loads a result, so ends are ZenML's runner's to see."""
+    made: dict[str, Any] = {}
+    for spec in steps:
+        above = [made[name] for name in spec["upstream"]]
+        if spec["cached"]:
+            made[spec["name"]] = known.submit(base, 1, id=spec["name"], after=above)
+            continue
+        first = {"before": above[0]} if above else {}
+        apart = work.with_options(runtime="isolated", **options_of(spec))
+        made[spec["name"]] = apart.submit(folder, **first, id=spec["name"], after=above[1:])
 
 
 @pipeline(enable_cache=True)
 def first_of_all(base: str) -> None:
     """Fills the cache."""
+    known(base, 1, id="known")
+
+
+@pipeline(dynamic=True, enable_cache=True)
+def first_of_all_dynamic(base: str) -> None:
+    """Fills it for dynamic pipelines, where ZenML has another key for it."""
     known(base, 1, id="known")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,7 @@ from zenml.client import Client
 from zenml.config.resource_settings import ResourceSettings
 from zenml.config.retry_config import StepRetryConfig
 from zenml.enums import ExecutionMode, ExecutionStatus
+from zenml.execution.pipeline.dynamic.future_registry import StartupCancelled
 from zenml.execution.pipeline.dynamic.run_context import DynamicPipelineRunContext
 from zenml.models import PipelineRunUpdate
 from zenml.steps import CommandStep
@@ -126,6 +128,13 @@ def hangs_here(folder: str) -> int:
     trace(folder, "begin")
     await_file(f"{folder}/go-here", 120)
     return 2
+
+
+@step(enable_cache=False)
+def fails_when_told(folder: str) -> int:
+    trace(folder, "begin")
+    await_file(f"{folder}/go")
+    raise ValueError("as told")
 
 
 @pipeline(dynamic=True)
@@ -255,3 +264,41 @@ def asking_briefly(folder: str) -> None:
     """Asks a question and waits for the answer."""
     answer = wait(schema=int, timeout=120, poll_interval=1, name="how many")
     add(folder, one(folder, 1), answer)
+
+
+@pipeline(dynamic=True)
+def given_up(folder: str) -> None:
+    """Fails for good while a step in a sandbox of its own runs, that will fail and might be tried again."""
+    fails_when_told.with_options(runtime="isolated", retry=AGAIN).submit(folder)
+    try:
+        fail_after.with_options(runtime="isolated").submit(folder, "fails_when_told").load()
+    finally:
+        Path(folder, "has-failed").touch()
+
+
+@pipeline(dynamic=True)
+def given_up_by_child(folder: str) -> None:
+    """The same in a child."""
+    given_up(folder)
+
+
+@pipeline(dynamic=True, execution_mode=ExecutionMode.STOP_ON_FAILURE)
+def given_up_by_mode(folder: str) -> None:
+    """The same where ZenML's runner says that it has failed, and not the function."""
+    fails_when_told.with_options(runtime="isolated", retry=AGAIN).submit(folder)
+    fail_after.with_options(runtime="isolated").submit(folder, "fails_when_told")
+    context = DynamicPipelineRunContext.get()
+    assert context is not None
+    with contextlib.suppress(StartupCancelled):
+        while True:
+            context.runner.raise_if_startup_cancelled()
+            time.sleep(0.1)
+    Path(folder, "has-failed").touch()
+
+
+@pipeline(dynamic=True, execution_mode=ExecutionMode.CONTINUE_ON_FAILURE)
+def untroubled(folder: str) -> None:
+    """Comes to its end whatever becomes of its step, before ZenML's runner has looked at that."""
+    future = hangs.submit(folder)
+    while future.running():
+        time.sleep(0.1)
