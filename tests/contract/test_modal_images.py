@@ -239,6 +239,13 @@ async def test_a_dockerfile_with_a_context(cloud: LoopbackModal, tmp_path: Path)
     assert await output_of(image, "print(open('seen.txt').read().split())") == ["['wanted.txt', 'there']"]
 
 
+@pytest.mark.parametrize("entrypoint", ['["echo", "entered"]', "echo entered"])
+async def test_a_dockerfile_s_entrypoint_is_not_in_front_of_the_command(cloud: LoopbackModal, entrypoint: str) -> None:
+    dockerfile = Dockerfile("Dockerfile", f"FROM {PARENT}\nENTRYPOINT {entrypoint}\n")
+    image = await build(replace(BASE, parent="", dockerfile=dockerfile, layers=()), [])
+    assert await output_of(image, "print('hello')") == ["hello"]
+
+
 async def test_an_image_of_another_account(cloud: LoopbackModal) -> None:
     with pytest.raises(SandboxRefused, match=r"isn't known to this Modal account.*submit the pipeline again"):
         await output_of("im-0000000000000000000000", "print()")

@@ -8,6 +8,7 @@ them because paths in argv and environment that name them are rewritten to that 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shlex
 import shutil
@@ -20,7 +21,7 @@ from modal_proto import api_pb2
 from tests.loopback.build_commands import Commands, joined
 from tests.loopback.model import LoopbackImage
 
-IGNORED = {"CMD", "ENTRYPOINT", "LABEL", "SHELL", "EXPOSE"}
+IGNORED = {"CMD", "LABEL", "SHELL", "EXPOSE"}
 
 
 class BuildFailed(Exception):
@@ -52,6 +53,7 @@ class BuiltImage:
     failure: str | None = None
     workdir: str = "/"
     user: str = "root"
+    entrypoint: tuple[str, ...] = ()
     commands: tuple[str, ...] = ()
 
     def local(self, value: str) -> str:
@@ -161,6 +163,8 @@ class ImageStore:
             (image.root / image.workdir.lstrip("/")).mkdir(parents=True, exist_ok=True)
         elif word == "USER":
             image.user = rest
+        elif word == "ENTRYPOINT":  # docs.docker.com/reference/dockerfile, ENTRYPOINT: exec form, shell form
+            image.entrypoint = tuple(json.loads(rest)) if rest.startswith("[") else ("/bin/sh", "-c", rest)
         elif word not in IGNORED:
             raise BuildUnsupported(f"the loopback server has no builder for {word} {rest!r}")
 
@@ -185,6 +189,7 @@ class ImageStore:
             raise BuildFailed(f"failed to pull {name}: unauthorized: authentication required")
         image.python, image.registry = found.python, name
         image.env.update(found.env)
+        image.entrypoint = found.entrypoint
         for target, source in found.files.items():
             _place(source, image.root / target.lstrip("/"))
 
@@ -204,7 +209,7 @@ class ImageStore:
 
     def _inherit(self, image: BuiltImage, base: BuiltImage) -> None:
         image.python, image.registry = base.python, base.registry
-        image.workdir, image.user = base.workdir, base.user
+        image.workdir, image.user, image.entrypoint = base.workdir, base.user, base.entrypoint
         image.env.update(base.env)
         shutil.copytree(base.root, image.root, dirs_exist_ok=True, symlinks=True)
         if base.python.is_relative_to(base.root):
