@@ -84,7 +84,7 @@ def _base(
         copy,
         context_dir=dockerfile.context or empty,
         ignore=FilePatternMatcher(*dockerfile.ignore),
-        build_args=dict(definition.build_args),
+        build_args=dict(definition.dockerfile_args),
         secrets=secrets,
     )
     return image, f"the Dockerfile {dockerfile.path}"

@@ -235,8 +235,10 @@ async def test_a_dockerfile_with_a_context(cloud: LoopbackModal, tmp_path: Path)
     text = f"FROM {PARENT}\nARG WHO\nWORKDIR /srv\nCOPY data /srv/data\n{run}\n"
     dockerfile = Dockerfile(str(tmp_path / "Dockerfile"), text, str(tmp_path), ("**/*.log",))
     layers = (Layer("where the code goes", ("WORKDIR /app", "RUN cp ../srv/seen.txt .")),)
-    image = await build(replace(BASE, parent="", dockerfile=dockerfile, layers=layers), [])
-    assert await output_of(image, "print(open('seen.txt').read().split())") == ["['wanted.txt', 'there']"]
+    arguments = (("WHO", "elsewhere"),)
+    definition = replace(BASE, parent="", dockerfile=dockerfile, dockerfile_args=arguments, layers=layers)
+    image = await build(definition, [])
+    assert await output_of(image, "print(open('seen.txt').read().split())") == ["['wanted.txt', 'elsewhere']"]
 
 
 @pytest.mark.parametrize("entrypoint", ['["echo", "entered"]', "echo entered"])
