@@ -28,6 +28,7 @@ from bridge.local import local_environment
 from bridge.plan import Plan
 from bridge.planning import ignored
 from bridge.planning.layers import ComponentSettings
+from bridge.planning.network import check_way_to_zenml, check_ways_to_zenml
 from bridge.planning.one_sandbox import refuse_images
 from bridge.planning.translate import NewSnapshot, Translation, translate
 from bridge.planning.validation import check_stack, modal_builds, refuse_run
@@ -133,6 +134,8 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
         imports = ahead.imports(self.config.runner)
         if self.config.runner == "process":
             return []
+        if self.config.work_pool is None:  # else it is the worker's address of ZenML that sandboxes are told
+            check_ways_to_zenml(translation.plan, Client().zen_store.url)
         builds = super().get_docker_builds(snapshot)
         from bridge.images.image_definition import UNUSED
 
@@ -395,9 +398,10 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
         del environment  # it holds a token; the flow has its own
         name, snapshot = step_run_info.pipeline_step_name, step_run_info.snapshot
         layer = self.layer(snapshot, _root())
-        wishes_of(name, step_run_info.config, layer)  # its flow says what isn't used
+        wishes = wishes_of(name, step_run_info.config, layer)  # its flow says what isn't used
         _warn_of_child(layer)
         if self.config.runner == "modal":
+            check_way_to_zenml(wishes.sandbox, f"step {name}", Client().zen_store.url)
             image_of(name, step_run_info.config, snapshot)
         asks.ask(step_run_info.step_run_id, self.id)
         self._asked_for.add(step_run_info.step_run_id)
