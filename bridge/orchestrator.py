@@ -145,7 +145,7 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
         if not by_modal:
             return builds
         imports.result()
-        return self._built(builds, stack, translation)
+        return self._built(builds, stack, translation, snapshot.pipeline_configuration)
 
     def _warn_of_schedule(self, pipeline: str) -> None:
         # ZenML makes a schedule before it asks for builds, and doesn't say here that it did.
@@ -160,7 +160,7 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
             )
 
     def _built(
-        self, builds: list[BuildConfiguration], stack: Stack, translation: Translation
+        self, builds: list[BuildConfiguration], stack: Stack, translation: Translation, submission: object
     ) -> list[BuildConfiguration]:
         from bridge.images.image_builds import ImageBuilds
         from bridge.submitting.submission import ask_runner
@@ -176,6 +176,7 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
             self.config.build_secrets,
             lambda step: environments.get(step, elsewhere) if step is not None else elsewhere,
             partial(ask_runner, self.config, stack),
+            submission,
         )
 
     def plan(self, snapshot: PipelineSnapshotResponse) -> Plan:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from zenml.config.base_settings import BaseSettings
+    from zenml.config.pipeline_configurations import PipelineConfiguration
     from zenml.config.step_configurations import StepConfiguration
     from zenml.config.step_run_info import StepRunInfo
     from zenml.models import PipelineSnapshotBase, PipelineSnapshotResponse, StepRunResponse
@@ -123,10 +124,14 @@ class ModalPrefectStepOperator(BaseStepOperator):
         ]
         if not builds or not modal_builds(self.config, stack):
             return builds
-        return self._built(builds, own, stack, snapshot.pipeline_configuration.name)
+        return self._built(builds, own, stack, snapshot.pipeline_configuration)
 
     def _built(
-        self, builds: list[BuildConfiguration], steps: Mapping[str, StepConfiguration], stack: Stack, pipeline: str
+        self,
+        builds: list[BuildConfiguration],
+        steps: Mapping[str, StepConfiguration],
+        stack: Stack,
+        pipeline: PipelineConfiguration,
     ) -> list[BuildConfiguration]:
         from bridge.images.image_builds import ImageBuilds
         from bridge.step_operators.operated import wishes_of
@@ -138,8 +143,8 @@ class ModalPrefectStepOperator(BaseStepOperator):
             assert step is not None
             return wishes_of(step, steps[step], self.config, self.name).settings.modal_environment
 
-        app, secrets = names.app_name(pipeline), self.config.build_secrets
-        return self._images.built(builds, stack, app, secrets, environment_of, self._operations(stack).ask)
+        app, secrets = names.app_name(pipeline.name), self.config.build_secrets
+        return self._images.built(builds, stack, app, secrets, environment_of, self._operations(stack).ask, pipeline)
 
     def submit(self, info: StepRunInfo, entrypoint_command: list[str], environment: dict[str, str]) -> None:
         """Start the sandbox of a step run, or take up the one that runs; return once it is there.

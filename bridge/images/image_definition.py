@@ -117,7 +117,8 @@ class ImageDefinition:
     """An image to be built. It begins with ``parent``, a reference of a registry, or with ``dockerfile``.
 
     ``dockerfile_args`` are the build arguments of the Dockerfile, ``build_args`` those of the layers above.
-    ``build_secrets`` are names of Modal Secrets.
+    ``build_secrets`` are names of Modal Secrets. ``anew`` says that no layer which Modal has kept may be used, so that
+    what a tag or a URL stands for by now gets into the image.
     """
 
     parent: str
@@ -127,6 +128,7 @@ class ImageDefinition:
     build_args: tuple[tuple[str, str], ...] = ()
     build_secrets: tuple[str, ...] = ()
     code: Code | None = None
+    anew: bool = False
 
     def __str__(self) -> str:
         first = f"# {self.dockerfile.path}\n{self.dockerfile.text}" if self.dockerfile else f"FROM {self.parent}"
@@ -181,6 +183,7 @@ class _Translator:
             build_args=tuple(sorted(arguments.items())),
             build_secrets=facts.build_secrets,
             code=facts.code,
+            anew=settings.prevent_build_reuse,
         )
         return Translation(definition, tuple(self.warnings))
 

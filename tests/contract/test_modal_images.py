@@ -241,6 +241,21 @@ async def test_a_dockerfile_with_a_context(cloud: LoopbackModal, tmp_path: Path)
     assert await output_of(image, "print(open('seen.txt').read().split())") == ["['wanted.txt', 'elsewhere']"]
 
 
+async def test_a_tag_that_has_moved_is_pulled_by_a_build_anew_alone(cloud: LoopbackModal) -> None:
+    tag, python = "registry.example.com/moving:latest", Path(sys.executable)
+    read = "import os; print(os.environ['PARENT'])"
+    definition = replace(BASE, parent=tag)
+    cloud.image_changes(tag, LoopbackImage(python, env={"PARENT": "first"}))
+    first = await build(definition, [])
+    cloud.image_changes(tag, LoopbackImage(python, env={"PARENT": "second"}))
+    assert await build(definition, []) == first
+    before = cloud.stats().image_builds
+    second = await build(replace(definition, anew=True), [])
+    assert cloud.stats().image_builds - before == 1 + len(definition.layers)
+    assert [await output_of(image, read) for image in (first, second)] == [["first"], ["second"]]
+    assert await build(definition, []) == second, "what was built last is found"
+
+
 @pytest.mark.parametrize("entrypoint", ['["echo", "entered"]', "echo entered"])
 async def test_a_dockerfile_s_entrypoint_is_not_in_front_of_the_command(cloud: LoopbackModal, entrypoint: str) -> None:
     dockerfile = Dockerfile("Dockerfile", f"FROM {PARENT}\nENTRYPOINT {entrypoint}\n")

@@ -84,6 +84,8 @@ class ImageStore:
         self.builds = 0
         self.pull_failures = 0
         self._commands = Commands(folder / "bin")
+        self._newest: dict[str, str] = {}
+        """By what a definition alone would be called, the image that was made of it last."""
 
     def has(self, digest: str) -> bool:
         return digest in UPLOADED
@@ -103,16 +105,23 @@ class ImageStore:
 
     def known(self, definition: api_pb2.Image) -> BuiltImage | None:
         """The image that an equal definition has made: equal ones are one image, as on Modal."""
-        known = self.built.get(_id_of(definition))
+        key = _id_of(definition)
+        known = self.built.get(self._newest.get(key, key))
         return known if known is not None and known.failure is None else None
 
     def build(
         self, definition: api_pb2.Image, credentials: tuple[str, str] | None, secrets: Mapping[str, str]
     ) -> BuiltImage:
-        """Build an image, which may take as long as its commands do. A failed build isn't kept."""
+        """Build an image, which may take as long as its commands do. A failed build isn't kept.
+
+        What is built again is another image: the one before may be in use.
+        """
         self.builds += 1
         commands = tuple(joined(definition.dockerfile_commands))
-        image_id = _id_of(definition)
+        key = image_id = _id_of(definition)
+        if self.known(definition) is not None:
+            image_id = f"im-{hashlib.sha256(f'{key} {self.builds}'.encode()).hexdigest()[:22]}"
+        self._newest[key] = image_id
         image = BuiltImage(image_id, self._folder / image_id, Path(), {}, "", commands=commands)
         shutil.rmtree(image.root, ignore_errors=True)
         image.root.mkdir()

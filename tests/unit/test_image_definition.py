@@ -194,6 +194,10 @@ def test_secrets_are_seen_by_what_installs() -> None:
     assert seeing == ["uv", "zenml 0.98.0, unless the parent image has one", "user requirements", "the code, 2 files"]
 
 
+def test_a_build_that_is_not_to_be_reused_is_made_anew() -> None:
+    assert defined(prevent_build_reuse=True) == replace(defined(), anew=True)
+
+
 def test_each_build_has_its_own_arguments() -> None:
     """As ZenML has them: those of one build are nothing to the other."""
     facts = replace(FACTS, dockerfile=DOCKERFILE, requirements=USER)
