@@ -26,8 +26,8 @@ Ask = Callable[[Callable[[Runner], Coroutine[Any, Any, T]]], T]
 """Runs a coroutine with a runner that is entered, and returns its result."""
 
 _NOT_ANEW = (
-    "DockerSettings.prevent_build_reuse of {}: not used, skip_build=True builds nothing. Modal pulls a tag once: name a "
-    "digest for another image."
+    "DockerSettings.prevent_build_reuse of {}: not used, skip_build=True builds nothing. Modal pulls a tag once: name "
+    "a digest for another image."
 )
 
 logger = get_logger(__name__)

@@ -85,7 +85,8 @@ class Facts:
     """What a translation needs to know beyond the settings.
 
     ``requirements`` are pairs of a file's name and its text, in the order of their installation. ``apt_packages`` are
-    those of the stack and of integrations. ``code`` is None where the sandbox fetches it.
+    those of the stack and of integrations. ``code`` is None where the sandbox fetches it; ``left_out`` are links of it
+    to folders that can't be followed.
     """
 
     zenml: str
@@ -93,6 +94,7 @@ class Facts:
     requirements: tuple[tuple[str, str], ...] = ()
     apt_packages: tuple[str, ...] = ()
     code: Code | None = None
+    left_out: tuple[str, ...] = ()
     dockerfile: Dockerfile | None = None
     build_secrets: tuple[str, ...] = ()
 
@@ -319,6 +321,11 @@ class _Translator:
         for name, why in UNUSED.items():
             if self.values[name]:
                 self.warnings.append(f"DockerSettings.{name} of {self.where}: not used, {why}.")
+        if links := ", ".join(self.facts.left_out):
+            self.warnings.append(
+                f"The code of {self.where}: {links} are links to folders outside of the source root, or to one that "
+                "they are in, and aren't in the image. Copy what the steps need of them, or mount a volume."
+            )
 
     def _refuse_secrets(self) -> None:
         for name, texts, variable in self._texts():

@@ -194,6 +194,14 @@ def test_secrets_are_seen_by_what_installs() -> None:
     assert seeing == ["uv", "zenml 0.98.0, unless the parent image has one", "user requirements", "the code, 2 files"]
 
 
+def test_links_that_are_left_out_are_said() -> None:
+    found = define(DockerSettings(), replace(FACTS, code=CODE, left_out=("data", "a/b")), "the pipeline").warnings
+    assert found == (
+        "The code of the pipeline: data, a/b are links to folders outside of the source root, or to one that they are "
+        "in, and aren't in the image. Copy what the steps need of them, or mount a volume.",
+    )
+
+
 def test_a_build_that_is_not_to_be_reused_is_made_anew() -> None:
     assert defined(prevent_build_reuse=True) == replace(defined(), anew=True)
 
