@@ -9,6 +9,7 @@ import hashlib
 import os
 import posixpath
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import zenml
@@ -110,6 +111,11 @@ def _code(settings: DockerSettings, where: str) -> tuple[Code, tuple[str, ...]]:
     used = ignored or os.path.join(root, ".dockerignore")
     if ignored or os.path.isfile(used):
         _text(named, used, where)  # which says what is wrong with it; ZenML reads it below
+    with _readable(root, where):
+        return _code_below(root, ignored, where)
+
+
+def _code_below(root: str, ignored: str | None, where: str) -> tuple[Code, tuple[str, ...]]:
     all_of_it = BuildContext(root=root, dockerignore_file=ignored).get_files()
     found = {name: path for name, path in all_of_it.items() if os.path.isfile(path) and not name.endswith(".pyc")}
     links = [name for name, path in all_of_it.items() if os.path.islink(path) and os.path.isdir(path)]
@@ -125,6 +131,19 @@ def _code(settings: DockerSettings, where: str) -> tuple[Code, tuple[str, ...]]:
         )
     files = tuple(sorted(found.items()))
     return Code(files, _digest(files)), left_out
+
+
+@contextmanager
+def _readable(root: str, where: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InvalidSettings(
+            f"the source root of {where}",
+            root,
+            f"it can't be read: {error}",
+            "Let this user read it, or name the file in a `.dockerignore` of the source root if it isn't code",
+        ) from error
 
 
 def _linked(root: str, files: Iterable[str], links: Iterable[str]) -> tuple[list[str], tuple[str, ...]]:
@@ -195,6 +214,10 @@ def _text(field: str, path: str, where: str) -> str:
         raise _not_there(field, path, where)
     try:
         return Path(path).read_text("utf-8")
+    except OSError as error:
+        raise InvalidSettings(
+            f"DockerSettings.{field} of {where}", path, f"it can't be read: {error}", "Let this user read it"
+        ) from error
     except UnicodeDecodeError as error:
         raise InvalidSettings(
             f"DockerSettings.{field} of {where}", path, f"its text isn't UTF-8: {error}", "Save it as UTF-8"

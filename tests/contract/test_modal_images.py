@@ -241,6 +241,18 @@ async def test_a_dockerfile_with_a_context(cloud: LoopbackModal, tmp_path: Path)
     assert await output_of(image, "print(open('seen.txt').read().split())") == ["['wanted.txt', 'elsewhere']"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="a file that root can't read either is one of Linux")
+async def test_a_file_of_the_context_that_can_not_be_read(cloud: LoopbackModal) -> None:
+    """It is no outage of Modal: nothing is asked again, and the file is named."""
+    dockerfile = Dockerfile("Dockerfile", f"FROM {PARENT}\nCOPY compact_memory /x\n", "/proc/sys/vm")
+    definition = replace(BASE, parent="", dockerfile=dockerfile, layers=())
+    async with ModalRunner(outage=5) as runner:
+        with pytest.raises(SandboxRefused) as caught:
+            await runner.build_image(APP, definition, None, [].append)
+    told = ("the Dockerfile Dockerfile", "Permission denied: '/proc/sys/vm/compact_memory'", "Let this user read it")
+    assert all(text in str(caught.value) for text in told)
+
+
 async def test_a_tag_that_has_moved_is_pulled_by_a_build_anew_alone(cloud: LoopbackModal) -> None:
     tag, python = "registry.example.com/moving:latest", Path(sys.executable)
     read = "import os; print(os.environ['PARENT'])"

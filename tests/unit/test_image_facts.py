@@ -349,6 +349,20 @@ def test_folders_that_are_links(project: Path, tmp_path: Path) -> None:
     assert found.left_out == ("outside", "steps/around", "steps/root")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="a file that root can't read either is one of Linux")
+@pytest.mark.parametrize(
+    "given",
+    [{"allow_download_from_artifact_store": False}, {"dockerfile": "closed"}],
+    ids=lambda value: "+".join(value),
+)
+def test_a_file_that_can_not_be_read(project: Path, given: dict[str, Any]) -> None:
+    (project / "closed").symlink_to("/proc/sys/vm/compact_memory")
+    message = refused(**given)
+    assert "closed" in message
+    assert "Permission denied" in message
+    assert "Let this user read it" in message
+
+
 @pytest.mark.parametrize("change", ["text", "name", "mode"])
 def test_other_code_is_known_by_its_digest(project: Path, change: str) -> None:
     def digest() -> str:
