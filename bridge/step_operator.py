@@ -114,7 +114,7 @@ class ModalPrefectStepOperator(BaseStepOperator):
         own = {name: config for name, config in steps.items() if config.uses_step_operator(self.name)}
         stack = Client().active_stack
         # The worker of a work pool has an address of ZenML of its own, and its sandboxes are told that.
-        by_a_worker = getattr(stack.orchestrator.config, "work_pool", None) is not None
+        by_a_worker = vars(stack.orchestrator.config).get("work_pool") is not None
         check_steps(own, self.config, self.name, None if by_a_worker else Client().zen_store.url)
         if self.config.runner == "process":
             return []
