@@ -28,6 +28,7 @@ from bridge.local import local_environment
 from bridge.plan import Plan
 from bridge.planning import ignored
 from bridge.planning.layers import ComponentSettings
+from bridge.planning.network import check_way_to_zenml, check_ways_to_zenml
 from bridge.planning.one_sandbox import refuse_images
 from bridge.planning.translate import NewSnapshot, Translation, translate
 from bridge.planning.validation import check_stack, modal_builds, refuse_run
@@ -144,6 +145,8 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
         imports = ahead.imports(self.config.runner)
         if self.config.runner == "process":
             return []
+        if self.config.work_pool is None:  # else it is the worker's address of ZenML that sandboxes are told
+            check_ways_to_zenml(translation.plan, Client().zen_store.url)
         builds = super().get_docker_builds(snapshot)
         from bridge.images.image_definition import UNUSED
 
@@ -153,7 +156,7 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
         if not by_modal:
             return builds
         imports.result()
-        return self._built(builds, stack, translation)
+        return self._built(builds, stack, translation, snapshot.pipeline_configuration)
 
     def _warn_of_schedule(self, pipeline: str) -> None:
         # ZenML makes a schedule before it asks for builds, and doesn't say here that it did.
@@ -168,7 +171,7 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
             )
 
     def _built(
-        self, builds: list[BuildConfiguration], stack: Stack, translation: Translation
+        self, builds: list[BuildConfiguration], stack: Stack, translation: Translation, submission: object
     ) -> list[BuildConfiguration]:
         from bridge.images.image_builds import ImageBuilds
         from bridge.submitting.submission import ask_runner
@@ -184,6 +187,7 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
             self.config.build_secrets,
             lambda step: environments.get(step, elsewhere) if step is not None else elsewhere,
             partial(ask_runner, self.config, stack),
+            submission,
         )
 
     def plan(self, snapshot: PipelineSnapshotResponse) -> Plan:
@@ -406,9 +410,10 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
         del environment  # it holds a token; the flow has its own
         name, snapshot = step_run_info.pipeline_step_name, step_run_info.snapshot
         layer = self.layer(snapshot, _root())
-        wishes_of(name, step_run_info.config, layer)  # its flow says what isn't used
+        wishes = wishes_of(name, step_run_info.config, layer)  # its flow says what isn't used
         _warn_of_child(layer)
         if self.config.runner == "modal":
+            check_way_to_zenml(wishes.sandbox, f"step {name}", Client().zen_store.url)
             image_of(name, step_run_info.config, snapshot)
         asks.ask(step_run_info.step_run_id, self.id)
         self._asked_for.add(step_run_info.step_run_id)

@@ -177,14 +177,16 @@ class SandboxSettings(BaseSettings):
     outbound_cidr_allowlist: list[str] = Field(
         default_factory=list,
         description="Networks that the sandbox may reach, as in `['10.0.0.0/8']`; with them, or with "
-        "`outbound_domain_allowlist`, it reaches nothing else. ZenML's server and the artifact "
-        "store must be among them, or the step can't report. Empty, the default: no limit.",
+        "`outbound_domain_allowlist`, it connects to nothing else; names of any host are still looked up. "
+        "ZenML's server and the artifact store must be among them, or the step can't report. Empty, the "
+        "default: no limit.",
     )
     outbound_domain_allowlist: list[str] = Field(
         default_factory=list,
-        description="Domains that the sandbox may reach, as in `['zenml.example.com', '*.amazonaws.com']`, "
-        "beside the networks of `outbound_cidr_allowlist`. Older releases of Modal's SDK don't "
-        "know it, which is an error. Empty, the default: no limit.",
+        description="Domains that the sandbox may reach by TLS on port 443, and by nothing else, as in "
+        "`['zenml.example.com', '*.amazonaws.com']`, beside the networks of `outbound_cidr_allowlist`. Names of two "
+        "parts at least, 100 at most, no addresses. Older releases of Modal's SDK don't know it, which is an error. "
+        "Empty, the default: no limit.",
     )
     tags: dict[str, str] = Field(
         default_factory=dict,

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from zenml.config.base_settings import BaseSettings
+    from zenml.config.pipeline_configurations import PipelineConfiguration
     from zenml.config.step_configurations import StepConfiguration
     from zenml.config.step_run_info import StepRunInfo
     from zenml.models import PipelineSnapshotBase, PipelineSnapshotResponse, StepRunResponse
@@ -111,20 +112,26 @@ class ModalPrefectStepOperator(BaseStepOperator):
 
         steps = {name: step.config for name, step in snapshot.step_configurations.items()}
         own = {name: config for name, config in steps.items() if config.uses_step_operator(self.name)}
-        check_steps(own, self.config, self.name)
+        stack = Client().active_stack
+        # The worker of a work pool has an address of ZenML of its own, and its sandboxes are told that.
+        by_a_worker = vars(stack.orchestrator.config).get("work_pool") is not None
+        check_steps(own, self.config, self.name, None if by_a_worker else Client().zen_store.url)
         if self.config.runner == "process":
             return []
         builds = [
             BuildConfiguration(key=names.STEP_OPERATOR_IMAGE_KEY, settings=config.docker_settings, step_name=name)
             for name, config in own.items()
         ]
-        stack = Client().active_stack
         if not builds or not modal_builds(self.config, stack):
             return builds
-        return self._built(builds, own, stack, snapshot.pipeline_configuration.name)
+        return self._built(builds, own, stack, snapshot.pipeline_configuration)
 
     def _built(
-        self, builds: list[BuildConfiguration], steps: Mapping[str, StepConfiguration], stack: Stack, pipeline: str
+        self,
+        builds: list[BuildConfiguration],
+        steps: Mapping[str, StepConfiguration],
+        stack: Stack,
+        pipeline: PipelineConfiguration,
     ) -> list[BuildConfiguration]:
         from bridge.images.image_builds import ImageBuilds
         from bridge.step_operators.operated import wishes_of
@@ -136,8 +143,8 @@ class ModalPrefectStepOperator(BaseStepOperator):
             assert step is not None
             return wishes_of(step, steps[step], self.config, self.name).settings.modal_environment
 
-        app, secrets = names.app_name(pipeline), self.config.build_secrets
-        return self._images.built(builds, stack, app, secrets, environment_of, self._operations(stack).ask)
+        app, secrets = names.app_name(pipeline.name), self.config.build_secrets
+        return self._images.built(builds, stack, app, secrets, environment_of, self._operations(stack).ask, pipeline)
 
     def submit(self, info: StepRunInfo, entrypoint_command: list[str], environment: dict[str, str]) -> None:
         """Start the sandbox of a step run, or take up the one that runs; return once it is there.
@@ -157,9 +164,10 @@ class ModalPrefectStepOperator(BaseStepOperator):
 
     def _operated(self, info: StepRunInfo, entrypoint_command: list[str], environment: dict[str, str]) -> OperatedRun:
         from bridge.planning.resources import pools_not_used
-        from bridge.step_operators.operated import OperatedRun, plan_of, warm_not_used, wishes_of
+        from bridge.step_operators.operated import OperatedRun, check_steps, plan_of, warm_not_used, wishes_of
 
         name, config, snapshot = info.pipeline_step_name, info.config, info.snapshot
+        check_steps({name: config}, self.config, self.name, Client().zen_store.url)
         if snapshot.stack is None:
             raise RunNotPossible(f"The stack of snapshot {snapshot.id} was deleted: run the pipeline again.")
         wishes = wishes_of(name, config, self.config, self.name)

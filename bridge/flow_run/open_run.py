@@ -15,6 +15,7 @@ from zenml.stack import Stack
 from bridge import names
 from bridge.errors import RunNotPossible
 from bridge.flow_run.run import LOG_ENVIRONMENT, Run, environment_of, is_over
+from bridge.planning.network import check_ways_to_zenml
 from bridge.versions import check_zenml
 from bridge.zenml_side.run_status import end_run
 
@@ -116,6 +117,8 @@ def open_run(snapshot_id: UUID, run_id: UUID | None, flow_run_id: str) -> Run:
     stack, orchestrator = load_stack(snapshot)
     translation = orchestrator.translation(snapshot)
     plan = translation.plan
+    if orchestrator.config.runner == "modal":
+        check_ways_to_zenml(plan, Client().zen_store.url)
     # Of a run that ZenML submitted it was said then.
     run = adopt_run(snapshot, run_id, flow_run_id, on_new=lambda: orchestrator.announce(snapshot, translation))
     return Run(

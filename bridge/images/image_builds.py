@@ -25,6 +25,11 @@ T = TypeVar("T")
 Ask = Callable[[Callable[[Runner], Coroutine[Any, Any, T]]], T]
 """Runs a coroutine with a runner that is entered, and returns its result."""
 
+_NOT_ANEW = (
+    "DockerSettings.prevent_build_reuse of {}: not used, skip_build=True builds nothing. Modal pulls a tag once: name "
+    "a digest for another image."
+)
+
 logger = get_logger(__name__)
 
 
@@ -37,6 +42,7 @@ class ImageBuilds:
     def __init__(self) -> None:
         self._built: dict[tuple[str | None, ImageDefinition], str] = {}
         self._warnings = SaidOnce()
+        self._submission: object = None
 
     def built(
         self,
@@ -46,6 +52,7 @@ class ImageBuilds:
         build_secrets: Sequence[str],
         environment_of: Callable[[str | None], str | None],
         ask: Ask[str],
+        submission: object,
     ) -> list[BuildConfiguration]:
         """Return these builds as ones of finished images.
 
@@ -56,9 +63,17 @@ class ImageBuilds:
             build_secrets: Names of Modal Secrets that the build's commands see.
             environment_of: The Modal environment of a step; of the pipeline for None.
             ask: Runs the build.
+            submission: What is the same object each time that ZenML asks for one call of the pipeline, and no other:
+                what is to be built anew is built once for it.
 
         Raises ``InvalidSettings``, ``ImageNotBuilt``, ``RunnerError``.
         """
+        if submission is not self._submission:
+            self._submission = submission
+            self._built = {key: image for key, image in self._built.items() if not key[1].anew}
+        for build in builds:
+            if build.settings.skip_build and build.settings.prevent_build_reuse:
+                self._warnings.warn([_NOT_ANEW.format(_where(build))], logger)
         return [
             build
             if build.settings.skip_build
@@ -75,7 +90,7 @@ class ImageBuilds:
         environment: str | None,
         ask: Ask[str],
     ) -> str:
-        where = f"step {build.step_name}" if build.step_name else "the pipeline"
+        where = _where(build)
         translation = define(build.settings, facts_of(build, stack, build_secrets, where), where)
         self._warnings.warn(translation.warnings, logger)
         definition = translation.definition
@@ -91,6 +106,10 @@ class ImageBuilds:
             self._built[key] = ask(build_it)
             logger.info("The image of %s is %s.", where, names.built_image(self._built[key]))
         return names.built_image(self._built[key])
+
+
+def _where(build: BuildConfiguration) -> str:
+    return f"step {build.step_name}" if build.step_name else "the pipeline"
 
 
 def _finished(build: BuildConfiguration, image: str) -> BuildConfiguration:

@@ -24,7 +24,17 @@ FOLDER = "/app"
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
 _APT_PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+\-:=~_*/]*")
-_CREDENTIALS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<who>[^\s/@'\"]+)@")
+_CREDENTIALS = re.compile(
+    r"""(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://
+    (?P<who> [^\s/'"]+
+      # A password that should have been quoted for a URL. What looks like it is a port: then comes a path.
+      | [^\s/@:'"\[$]* : (?! (\d*|\$\w+|\$\{\w+\}) [/'"] ) [^\s@]+
+    )@""",
+    re.VERBOSE,
+)
+_EDITABLE = re.compile(r"\s*(-e|--editable)")
+_CONTINUED = re.compile(r"\\\n\s*")
+"""Where the next line of a requirements file or a Dockerfile belongs to this one."""
 _IN_A_COMMAND = re.compile(r"\$(\{\w+\}|\w+)")
 """How a shell finds a variable."""
 _IN_REQUIREMENTS = re.compile(r"\$\{[A-Z0-9_]+\}")
@@ -39,6 +49,7 @@ _COPY_OF_FILES = re.compile(r"^\s*COPY\s+(?!.*--from=)", re.IGNORECASE)
 
 _FOR_STEPS = "Give it to the steps: ZenML's or Modal's `secrets`; for the build alone, `build_secrets`"
 _FOR_THE_BUILD = "Put it into a Modal Secret, name that in the component's `build_secrets`, and write ${NAME}"
+_OR_NO_NAME = ". If it is but a name, leave the name before @ out"
 
 UNUSED = {
     "image_tag": "Modal gives images ids, not tags",
@@ -74,7 +85,8 @@ class Facts:
     """What a translation needs to know beyond the settings.
 
     ``requirements`` are pairs of a file's name and its text, in the order of their installation. ``apt_packages`` are
-    those of the stack and of integrations. ``code`` is None where the sandbox fetches it.
+    those of the stack and of integrations. ``code`` is None where the sandbox fetches it; ``left_out`` are links of it
+    to folders that can't be followed.
     """
 
     zenml: str
@@ -82,6 +94,7 @@ class Facts:
     requirements: tuple[tuple[str, str], ...] = ()
     apt_packages: tuple[str, ...] = ()
     code: Code | None = None
+    left_out: tuple[str, ...] = ()
     dockerfile: Dockerfile | None = None
     build_secrets: tuple[str, ...] = ()
 
@@ -105,22 +118,26 @@ class Layer:
 class ImageDefinition:
     """An image to be built. It begins with ``parent``, a reference of a registry, or with ``dockerfile``.
 
-    ``build_secrets`` are names of Modal Secrets.
+    ``dockerfile_args`` are the build arguments of the Dockerfile, ``build_args`` those of the layers above.
+    ``build_secrets`` are names of Modal Secrets. ``anew`` says that no layer which Modal has kept may be used, so that
+    what a tag or a URL stands for by now gets into the image.
     """
 
     parent: str
     layers: tuple[Layer, ...]
     dockerfile: Dockerfile | None = None
+    dockerfile_args: tuple[tuple[str, str], ...] = ()
     build_args: tuple[tuple[str, str], ...] = ()
     build_secrets: tuple[str, ...] = ()
     code: Code | None = None
+    anew: bool = False
 
     def __str__(self) -> str:
         first = f"# {self.dockerfile.path}\n{self.dockerfile.text}" if self.dockerfile else f"FROM {self.parent}"
         lines = [first.rstrip()]
         for layer in self.layers:
             lines += [f"# {layer.what}", *layer.commands]
-        return "\n".join(lines)
+        return without_passwords("\n".join(lines))
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +166,7 @@ class _Translator:
 
     def translation(self) -> Translation:
         self._refuse_secrets()
+        self._refuse_editable()
         self._warn()
         settings, facts = self.settings, self.facts
         arguments = self._build_args("build_config", settings.build_config)
@@ -163,9 +181,11 @@ class _Translator:
             parent="" if facts.dockerfile else settings.parent_image or facts.default_parent,
             layers=tuple(_with_arguments(layer, arguments) for layer in layers),
             dockerfile=facts.dockerfile,
-            build_args=tuple(sorted({**dockerfile_arguments, **arguments}.items())),
+            dockerfile_args=tuple(sorted(dockerfile_arguments.items())),
+            build_args=tuple(sorted(arguments.items())),
             build_secrets=facts.build_secrets,
             code=facts.code,
+            anew=settings.prevent_build_reuse,
         )
         return Translation(definition, tuple(self.warnings))
 
@@ -301,6 +321,11 @@ class _Translator:
         for name, why in UNUSED.items():
             if self.values[name]:
                 self.warnings.append(f"DockerSettings.{name} of {self.where}: not used, {why}.")
+        if links := ", ".join(self.facts.left_out):
+            self.warnings.append(
+                f"The code of {self.where}: {links} are links to folders outside of the source root, or to one that "
+                "they are in, and aren't in the image. Copy what the steps need of them, or mount a volume."
+            )
 
     def _refuse_secrets(self) -> None:
         for name, texts, variable in self._texts():
@@ -311,13 +336,29 @@ class _Translator:
                     problem, fix = "a password would be readable in the image's layers", _FOR_THE_BUILD
                     if variable is None:
                         problem, fix = f"{problem}, and nothing puts variables in here", _FOR_STEPS
-                    raise self._wrong(name, found, problem, fix)
+                    raise self._wrong(name, _shown(found), problem, fix if ":" in found["who"] else fix + _OR_NO_NAME)
+
+    def _refuse_editable(self) -> None:
+        """A clone that stays in the image; uv itself refuses what is editable and not of this machine."""
+        if self.settings.python_package_installer is not PythonPackageInstaller.PIP:
+            return
+        arguments: dict[str, object] = dict(self.settings.python_package_installer_args)
+        texts = [("python_package_installer_args", f"--{name}={value}") for name, value in arguments.items()]
+        for file, text in self.facts.requirements:
+            texts += [(f"requirements ({file})", line) for line in _lines(text)]
+        for name, text in texts:
+            found = _CREDENTIALS.search(text) if _EDITABLE.match(text) else None
+            if found and "ssh" not in found["scheme"]:
+                problem = "it is editable, so pip keeps its clone in the image, and the password in that"
+                raise self._wrong(name, _shown(found), problem, "Write it without -e")
 
     def _texts(self) -> Iterator[tuple[str, Iterable[str], re.Pattern[str] | None]]:
         """What a user writes, where, and how variables are written there; None where nobody would put them in."""
         for name in ("environment", "runtime_environment", "python_package_installer_args"):
             values: dict[str, object] = dict(getattr(self.settings, name))
-            yield name, [str(value) for value in values.values()], _IN_AN_ARGUMENT if name.endswith("_args") else None
+            texts = [str(text) for text in (*values, *values.values())]
+            yield name, texts, _IN_AN_ARGUMENT if name.endswith("_args") else None
+        yield "apt_packages", self.settings.apt_packages, None
         for name in ("build_config", "parent_image_build_config"):
             config = getattr(self.settings, name)
             if config is not None and config.build_options is not None:
@@ -328,9 +369,9 @@ class _Translator:
                 )
         yield "local_project_install_command", [str(self.values["local_project_install_command"] or "")], _IN_A_COMMAND
         for file, text in self.facts.requirements:
-            yield f"requirements ({file})", text.splitlines(), _IN_REQUIREMENTS
+            yield f"requirements ({file})", _lines(text), _IN_REQUIREMENTS
         if self.facts.dockerfile:
-            lines = self.facts.dockerfile.text.splitlines()
+            lines = _lines(self.facts.dockerfile.text)
             yield f"dockerfile ({self.facts.dockerfile.path})", lines, _IN_A_COMMAND
 
     def _wrong(self, name: str, value: object, problem: str, fix: str) -> InvalidSettings:
@@ -357,19 +398,27 @@ def without_passwords(text: str) -> str:
     return _CREDENTIALS.sub(r"\g<scheme>://***@", text)
 
 
-def _password_in(text: str, variable: re.Pattern[str] | None) -> str | None:
-    """The URL in a text that has a password, with the password taken out; not if that is a ``variable``."""
+def _password_in(text: str, variable: re.Pattern[str] | None) -> re.Match[str] | None:
+    """Who logs in with a password in a URL of a text; not if that is a ``variable``. A name alone may be a token."""
     for found in _CREDENTIALS.finditer(text):
-        user, colon, password = found["who"].partition(":")
-        secret = password if colon else user
-        if not secret or (variable and variable.fullmatch(secret)) or (not colon and "ssh" in found["scheme"]):
+        user, _, password = found["who"].partition(":")
+        secret = password or user
+        if not secret or (variable and variable.fullmatch(secret)) or (not password and "ssh" in found["scheme"]):
             continue
-        return f"{found['scheme']}://***@..."
+        return found
     return None
+
+
+def _shown(credentials: re.Match[str]) -> str:
+    return f"{credentials['scheme']}://***@..."
+
+
+def _lines(text: str) -> list[str]:
+    return _CONTINUED.sub("", text).splitlines()
 
 
 def _what(name: str, text: str) -> str:
     packages = [line.strip() for line in text.splitlines() if line.strip() and not line.strip().startswith(("#", "-"))]
     shown = ", ".join(packages[:4]) + (f" and {len(packages) - 4} more" if len(packages) > 4 else "")
     kind = name.removeprefix(".zenml_").replace("_", " ")
-    return f"{kind}: {shown}"
+    return f"{kind}: {without_passwords(shown)}"

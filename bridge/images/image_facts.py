@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import os
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import zenml
@@ -36,12 +37,14 @@ def facts_of(build: BuildConfiguration, stack: Stack, build_secrets: Sequence[st
     settings = build.settings
     repository = _code_repository()
     from_repository = build.should_download_files_from_code_repository(repository)
+    code, left_out = _code(settings, where) if build.should_include_files(repository) else (None, ())
     return Facts(
         zenml=zenml.__version__,
         default_parent=DEFAULT_DOCKER_PARENT_IMAGE,
         requirements=_requirements(build, stack, repository if from_repository else None, where),
         apt_packages=_apt_packages(settings, stack),
-        code=_code(settings, where) if build.should_include_files(repository) else None,
+        code=code,
+        left_out=left_out,
         dockerfile=_dockerfile(settings, where),
         build_secrets=tuple(build_secrets),
     )
@@ -99,7 +102,8 @@ def _apt_packages(settings: DockerSettings, stack: Stack) -> tuple[str, ...]:
     return tuple(packages)
 
 
-def _code(settings: DockerSettings, where: str) -> Code:
+def _code(settings: DockerSettings, where: str) -> tuple[Code, tuple[str, ...]]:
+    """The code, and what of its links is left out."""
     root = source_utils.get_source_root()
     of_build = settings.build_config.dockerignore if settings.build_config else None
     ignored = of_build or settings.dockerignore
@@ -107,11 +111,16 @@ def _code(settings: DockerSettings, where: str) -> Code:
     used = ignored or os.path.join(root, ".dockerignore")
     if ignored or os.path.isfile(used):
         _text(named, used, where)  # which says what is wrong with it; ZenML reads it below
-    found = {
-        name: path
-        for name, path in BuildContext(root=root, dockerignore_file=ignored).get_files().items()
-        if os.path.isfile(path) and not name.endswith(".pyc")
-    }
+    with _readable(root, where):
+        return _code_below(root, ignored, where)
+
+
+def _code_below(root: str, ignored: str | None, where: str) -> tuple[Code, tuple[str, ...]]:
+    all_of_it = BuildContext(root=root, dockerignore_file=ignored).get_files()
+    found = {name: path for name, path in all_of_it.items() if os.path.isfile(path) and not name.endswith(".pyc")}
+    links = [name for name, path in all_of_it.items() if os.path.islink(path) and os.path.isdir(path)]
+    linked, left_out = _linked(root, found, links)
+    found.update((name, os.path.join(root, name)) for name in linked)
     size = sum(os.path.getsize(path) for path in found.values())
     if size > MOST_CODE_BYTES:
         raise InvalidSettings(
@@ -121,7 +130,49 @@ def _code(settings: DockerSettings, where: str) -> Code:
             "Name what isn't code in a `.dockerignore` there, or run `zenml init` in the folder of the code",
         )
     files = tuple(sorted(found.items()))
-    return Code(files, _digest(files))
+    return Code(files, _digest(files)), left_out
+
+
+@contextmanager
+def _readable(root: str, where: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InvalidSettings(
+            f"the source root of {where}",
+            root,
+            f"it can't be read: {error}",
+            "Let this user read it, or name the file in a `.dockerignore` of the source root if it isn't code",
+        ) from error
+
+
+def _linked(root: str, files: Iterable[str], links: Iterable[str]) -> tuple[list[str], tuple[str, ...]]:
+    """The names that files have through links to folders, and links that aren't followed: out of the source root,
+    which a link to a data set may do, or in a circle. All names are relative to the root."""
+    real = os.path.realpath(root)
+    places = {link: os.path.relpath(os.path.realpath(os.path.join(root, link)), real) for link in sorted(links)}
+
+    def below(folder: str, way: tuple[str, ...]) -> Iterator[str]:
+        yield from (name[len(folder) + 1 :] for name in files if _is_in(name, folder))
+        for link in places:
+            if _is_in(link, folder):
+                yield from (f"{link[len(folder) + 1 :]}/{name}" for name in through(link, way))
+
+    def through(link: str, way: tuple[str, ...]) -> Iterator[str]:
+        way = (*way, posixpath.dirname(link))
+        if may_follow(places[link], way):
+            yield from below(places[link], (*way, places[link]))
+
+    def may_follow(place: str, way: tuple[str, ...]) -> bool:
+        outside = place.split(os.sep)[0] in (os.curdir, os.pardir)
+        return not outside and not any(_is_in(f"{passed}/", place) for passed in way)
+
+    names = [f"{link}/{name}" for link in places for name in through(link, ())]
+    return names, tuple(link for link in places if not may_follow(places[link], (posixpath.dirname(link),)))
+
+
+def _is_in(name: str, folder: str) -> bool:
+    return name.startswith(f"{folder}/")
 
 
 def _digest(files: Sequence[tuple[str, str]]) -> str:
@@ -163,6 +214,10 @@ def _text(field: str, path: str, where: str) -> str:
         raise _not_there(field, path, where)
     try:
         return Path(path).read_text("utf-8")
+    except OSError as error:
+        raise InvalidSettings(
+            f"DockerSettings.{field} of {where}", path, f"it can't be read: {error}", "Let this user read it"
+        ) from error
     except UnicodeDecodeError as error:
         raise InvalidSettings(
             f"DockerSettings.{field} of {where}", path, f"its text isn't UTF-8: {error}", "Save it as UTF-8"

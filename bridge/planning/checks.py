@@ -30,12 +30,15 @@ _PLACE = re.compile(r"[A-Za-z0-9]+([-_][A-Za-z0-9]+)*")
 _MODAL_NAME = re.compile(r"[A-Za-z0-9\-_.]{1,64}")  # modal/_utils/name_utils.py: is_valid_object_name
 _MODAL_ENVIRONMENT = re.compile(r"(?![Ee][Nn]-)[A-Za-z0-9][A-Za-z0-9\-_.]{0,63}")  # is_valid_environment_name
 _MODAL_TAG = re.compile(r"[A-Za-z0-9._-]{1,63}")  # check_tag_dict
-_DOMAIN = re.compile(r"\*|(\*\.)?([A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?\.)*[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?")
+_LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_DOMAIN = re.compile(rf"\*|(\*\.)?({_LABEL}\.)+{_LABEL}")  # modal/_outbound_policy.py: _DOMAIN_RE
+_MOST_DOMAINS = 100
 _NO_MOUNT = frozenset({"/", "/root", "/tmp"})  # modal/_utils/mount_utils.py: validate_mount_points
 _OWN_TAGS = frozenset(
     {
         names.TAG_RUN_ID,
         names.TAG_PIPELINE,
+        names.TAG_SANDBOX,
         names.TAG_SERVER,
         names.TAG_STACK,
         names.TAG_STEP,
@@ -314,11 +317,28 @@ def _check_cidrs(name: str, value: object) -> None:
 
 def _check_domains(name: str, value: object) -> None:
     assert isinstance(value, list)
+    if len(value) > _MOST_DOMAINS:
+        fix = f"Name {_MOST_DOMAINS} at most; '*.example.com' stands for all below it"
+        raise InvalidSettings(name, value, f"Modal takes no {len(value)} domains", fix)
     for text in value:
+        if _is_address(text):
+            fix = "Name it in outbound_cidr_allowlist, as in '203.0.113.7/32'"
+            raise InvalidSettings(name, value, f"{text!r} is an address and no name of a domain", fix)
         if not _DOMAIN.fullmatch(text):
-            fix = "Write 'zenml.example.com', or '*.example.com' for all below it: no scheme, port or path"
+            fix = (
+                "Write 'zenml.example.com', or '*.example.com' for all below it: no scheme, port or path, two parts at "
+                "least, each of 63 letters, digits and - at most"
+            )
             raise InvalidSettings(name, value, f"{text!r} is no name of a domain", fix)
     _refuse_twice(name, value, value)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _check_tags(name: str, value: object) -> None:

@@ -75,7 +75,8 @@ def _base(
 ) -> tuple[modal.Image, str]:
     dockerfile = definition.dockerfile
     if dockerfile is None:
-        return modal.Image.from_registry(definition.parent, secret=credentials), f"the parent image {definition.parent}"
+        image = modal.Image.from_registry(definition.parent, secret=credentials, force_build=definition.anew)
+        return image, f"the parent image {definition.parent}"
     empty = folder / "1"
     empty.mkdir()
     copy = folder / "Dockerfile"
@@ -84,7 +85,8 @@ def _base(
         copy,
         context_dir=dockerfile.context or empty,
         ignore=FilePatternMatcher(*dockerfile.ignore),
-        build_args=dict(definition.build_args),
+        build_args=dict(definition.dockerfile_args),
+        force_build=definition.anew,
         secrets=secrets,
     )
     return image, f"the Dockerfile {dockerfile.path}"
@@ -101,6 +103,7 @@ def _on_top(
         ignore=[],
         secrets=secrets if layer.secrets else [],
         build_args=dict(definition.build_args),
+        force_build=definition.anew,
     )
 
 

@@ -41,6 +41,7 @@ _WRONG_REQUEST = (
     exception.VersionError,
 )
 _UNREACHED = (exception.ServiceError, exception.ConnectionError, StreamTerminatedError, OSError, asyncio.TimeoutError)
+_OF_A_FILE = (PermissionError, FileNotFoundError, IsADirectoryError, NotADirectoryError)
 _UNREACHED_STATUS = (Status.UNAVAILABLE, Status.DEADLINE_EXCEEDED, Status.CANCELLED, Status.UNKNOWN)
 
 
@@ -58,6 +59,8 @@ def is_transient(error: BaseException) -> bool:
     """Whether an error of the SDK says nothing but "couldn't ask"."""
     if isinstance(error, (exception.AuthError, exception.PermissionDeniedError)):
         return False
+    if _is_of_a_file(error):
+        return False
     if isinstance(error, exception.ConflictError):  # it is an InvalidError: the state was in the way, not the request
         return True
     return isinstance(error, SDK_ERRORS) and not isinstance(error, _WRONG_REQUEST)
@@ -69,7 +72,12 @@ def is_away(error: BaseException | None) -> bool:
         return isinstance(error, _UNREACHED)
     if isinstance(error, GRPCError):
         return error.status in _UNREACHED_STATUS
-    return isinstance(error, _UNREACHED)
+    return isinstance(error, _UNREACHED) and not _is_of_a_file(error)
+
+
+def _is_of_a_file(error: BaseException) -> bool:
+    # A connection's error may be one of these, as where a firewall forbids it, and names none.
+    return isinstance(error, _OF_A_FILE) and error.filename is not None
 
 
 def translated(error: BaseException, doing: str) -> RunnerError:
@@ -77,6 +85,8 @@ def translated(error: BaseException, doing: str) -> RunnerError:
     text = f"{doing}: {str(error).strip() or type(error).__name__}".rstrip(".")
     if isinstance(error, (exception.AuthError, exception.PermissionDeniedError)):
         return CredentialsRefused(f"{text}. {CREDENTIALS_FIX}.")
+    if _is_of_a_file(error):
+        return SandboxRefused(f"{text}. Let this user read it, or leave it out: a build context has its dockerignore.")
     if is_full(error):
         return CapacityUnavailable(f"{text}.")
     if is_transient(error):

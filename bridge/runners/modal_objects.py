@@ -137,7 +137,9 @@ class ModalObjects:
                     image = modal.Image.from_registry(reference, secret=await self.registry_secret(reference))
                 else:
                     image = modal.Image.from_id(built, client=self._clients.main)
-                image = image.add_local_dir(package, PACKAGE_PATH, copy=True)
+                # Modal puts an image's ENTRYPOINT in front of a sandbox's command. One layer with the copy, not two.
+                commands = (f"COPY . {PACKAGE_PATH}", "ENTRYPOINT []")
+                image = image.dockerfile_commands(*commands, context_dir=package, ignore=[])
                 return await ride_out(lambda: image.build.aio(app), self._outage, is_away)
         except exception.RemoteError as error:
             doing = f"Image {reference!r} can't be built on Modal"

@@ -17,6 +17,7 @@ from bridge.flow_run.run import Run
 from bridge.host.attempt import StepCommand
 from bridge.plan import Plan, SandboxSpec, StepPlan
 from bridge.planning.layers import declared, keys_of, made, merged, settings_under
+from bridge.planning.network import check_way_to_zenml
 from bridge.runners.base import SandboxRequest
 from bridge.settings import ModalPrefectStepOperatorConfig, ModalPrefectStepOperatorSettings
 from bridge.step_operators.single_step import SingleStepRun, Wishes, plan_around, step_plan, wishes
@@ -54,11 +55,19 @@ def warm_not_used(
 
 
 def check_steps(
-    steps: Mapping[str, StepConfiguration], component: ModalPrefectStepOperatorConfig, component_name: str
+    steps: Mapping[str, StepConfiguration],
+    component: ModalPrefectStepOperatorConfig,
+    component_name: str,
+    zenml: str | None = None,
 ) -> None:
-    """Raise ``InvalidSettings`` for the first of these steps whose wishes can't be honoured."""
+    """Raise ``InvalidSettings`` for the first of these steps whose wishes can't be honoured.
+
+    ``zenml`` is the URL of ZenML's server for their sandboxes, None where that isn't known here.
+    """
     for name, config in steps.items():
-        wishes_of(name, config, component, component_name)
+        found = wishes_of(name, config, component, component_name)
+        if zenml is not None and component.runner == "modal" and config.command is None:
+            check_way_to_zenml(found.sandbox, f"step {name}", zenml)
 
 
 @dataclass(frozen=True)

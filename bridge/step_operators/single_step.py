@@ -13,7 +13,7 @@ from zenml.models import PipelineSnapshotResponse
 
 from bridge import names
 from bridge.flow_run.run import Run
-from bridge.plan import FailureMode, Mode, Plan, Resources, RunnerKind, StepPlan
+from bridge.plan import FailureMode, Mode, Plan, Resources, RunnerKind, SandboxSpec, StepPlan
 from bridge.planning import ignored
 from bridge.planning.network import check_network
 from bridge.planning.resources import asked, with_gpu
@@ -31,6 +31,11 @@ class Wishes(Generic[Settings]):
     settings: Settings
     resources: Resources
     warnings: tuple[str, ...] = ()
+
+    @property
+    def sandbox(self) -> SandboxSpec:
+        """The sandbox that is asked for, without its image."""
+        return sandbox_spec(self.settings, self.resources, None)
 
 
 @dataclass(frozen=True)

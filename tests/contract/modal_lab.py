@@ -16,10 +16,12 @@ ROOT = Path(__file__).parents[2]
 SANDBOX_PYTHON = ROOT / ".venv-sandbox" / "bin" / "python"
 IMAGE = "registry.example.com/step:1"
 PRIVATE_IMAGE = "registry.example.com/private:1"
+ENTERED_IMAGE = "registry.example.com/entered:1"
 CREDENTIALS = ("user", "password")
 IMAGES = {
     IMAGE: LoopbackImage(SANDBOX_PYTHON, env={"FROM_IMAGE": "yes"}),
     PRIVATE_IMAGE: LoopbackImage(SANDBOX_PYTHON, credentials=CREDENTIALS),
+    ENTERED_IMAGE: LoopbackImage(SANDBOX_PYTHON, entrypoint=("echo", "entered")),
 }
 SECRETS = {"named": {"NAMED_SECRET": "from modal"}}
 VOLUMES = ("data", "models")

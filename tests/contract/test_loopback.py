@@ -19,6 +19,7 @@ from modal import exception
 from tests import loopback
 from tests.contract.modal_lab import (
     CREDENTIALS,
+    ENTERED_IMAGE,
     ENVIRONMENTS,
     IMAGE,
     PRIVATE_IMAGE,
@@ -127,6 +128,20 @@ def test_volumes(cloud: LoopbackModal, app: modal.App, client: modal.Client, bac
     )
     python(app, client, code, volumes={"/mnt/data": modal.Volume.from_name("data")}).wait()
     assert (cloud.volume("data") / "x").read_text() == "kept"
+
+
+def test_arguments_come_after_the_image_s_entrypoint(app: modal.App, client: modal.Client, backend: str) -> None:
+    image = modal.Image.from_registry(ENTERED_IMAGE)
+    images = {
+        "entered echo hello": image,
+        "built echo hello": image.entrypoint(["echo", "built"]),
+        "shell": image.dockerfile_commands("ENTRYPOINT echo shell"),
+        "hello": image.entrypoint([]),
+    }
+    for said, image in images.items():
+        sandbox = start(app, client, "echo", "hello", image=image)
+        sandbox.wait()
+        assert sandbox.stdout.read() == f"{said}\n"
 
 
 def test_equal_images_are_built_once(cloud: LoopbackModal, app: modal.App, client: modal.Client) -> None:

@@ -235,8 +235,44 @@ async def test_a_dockerfile_with_a_context(cloud: LoopbackModal, tmp_path: Path)
     text = f"FROM {PARENT}\nARG WHO\nWORKDIR /srv\nCOPY data /srv/data\n{run}\n"
     dockerfile = Dockerfile(str(tmp_path / "Dockerfile"), text, str(tmp_path), ("**/*.log",))
     layers = (Layer("where the code goes", ("WORKDIR /app", "RUN cp ../srv/seen.txt .")),)
-    image = await build(replace(BASE, parent="", dockerfile=dockerfile, layers=layers), [])
-    assert await output_of(image, "print(open('seen.txt').read().split())") == ["['wanted.txt', 'there']"]
+    arguments = (("WHO", "elsewhere"),)
+    definition = replace(BASE, parent="", dockerfile=dockerfile, dockerfile_args=arguments, layers=layers)
+    image = await build(definition, [])
+    assert await output_of(image, "print(open('seen.txt').read().split())") == ["['wanted.txt', 'elsewhere']"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a file that root can't read either is one of Linux")
+async def test_a_file_of_the_context_that_can_not_be_read(cloud: LoopbackModal) -> None:
+    """It is no outage of Modal: nothing is asked again, and the file is named."""
+    dockerfile = Dockerfile("Dockerfile", f"FROM {PARENT}\nCOPY compact_memory /x\n", "/proc/sys/vm")
+    definition = replace(BASE, parent="", dockerfile=dockerfile, layers=())
+    async with ModalRunner(outage=5) as runner:
+        with pytest.raises(SandboxRefused) as caught:
+            await runner.build_image(APP, definition, None, [].append)
+    told = ("the Dockerfile Dockerfile", "Permission denied: '/proc/sys/vm/compact_memory'", "Let this user read it")
+    assert all(text in str(caught.value) for text in told)
+
+
+async def test_a_tag_that_has_moved_is_pulled_by_a_build_anew_alone(cloud: LoopbackModal) -> None:
+    tag, python = "registry.example.com/moving:latest", Path(sys.executable)
+    read = "import os; print(os.environ['PARENT'])"
+    definition = replace(BASE, parent=tag)
+    cloud.image_changes(tag, LoopbackImage(python, env={"PARENT": "first"}))
+    first = await build(definition, [])
+    cloud.image_changes(tag, LoopbackImage(python, env={"PARENT": "second"}))
+    assert await build(definition, []) == first
+    before = cloud.stats().image_builds
+    second = await build(replace(definition, anew=True), [])
+    assert cloud.stats().image_builds - before == 1 + len(definition.layers)
+    assert [await output_of(image, read) for image in (first, second)] == [["first"], ["second"]]
+    assert await build(definition, []) == second, "what was built last is found"
+
+
+@pytest.mark.parametrize("entrypoint", ['["echo", "entered"]', "echo entered"])
+async def test_a_dockerfile_s_entrypoint_is_not_in_front_of_the_command(cloud: LoopbackModal, entrypoint: str) -> None:
+    dockerfile = Dockerfile("Dockerfile", f"FROM {PARENT}\nENTRYPOINT {entrypoint}\n")
+    image = await build(replace(BASE, parent="", dockerfile=dockerfile, layers=()), [])
+    assert await output_of(image, "print('hello')") == ["hello"]
 
 
 async def test_an_image_of_another_account(cloud: LoopbackModal) -> None:

@@ -34,6 +34,7 @@ from bridge.runners.registry import Registry
 from bridge.watching.output import OutputLine
 from tests.contract.modal_lab import (
     CREDENTIALS,
+    ENTERED_IMAGE,
     IMAGE,
     PRIVATE_IMAGE,
     ROOT,
@@ -261,6 +262,15 @@ asyncio.run(main())
         subprocess.run, [sys.executable, "-c", script], env=environment, capture_output=True, text=True, cwd="/"
     )
     assert done.stdout == "exited with exit code 0 ['edited']\n", done.stderr
+
+
+@pytest.mark.at("v1", "v2")
+async def test_an_image_s_entrypoint_is_not_in_front_of_the_command(
+    cloud: LoopbackModal, runner: ModalRunner, backend: str
+) -> None:
+    sandbox = await runner.start(request("echo", "hello", spec=replace(SPEC, image=ENTERED_IMAGE)))
+    await sandbox.wait()
+    assert await texts(sandbox) == ["hello"]
 
 
 async def test_private_registry(cloud: LoopbackModal) -> None:

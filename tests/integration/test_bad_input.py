@@ -274,6 +274,17 @@ class TestOnlyModalKnows:
         names_all(message, "modal setup", "MODAL_TOKEN_ID", "token_id and token_secret")
 
     @pytest.mark.parametrize("mode", MODES)
+    def test_domains_alone_where_zenml_is_not_at_https(self, lab: Lab, mode: str) -> None:
+        """The tests' own server is one of http, as many a user's is."""
+        import inputs
+
+        domains = ["zenml.example.com"]
+        asked = {"execution_mode": mode, "outbound_domain_allowlist": domains}
+        with nothing_begins(lab):
+            message = message_of(lab.run(inputs.given, lab.stack("modal"), settings=asked, names=["train"]))
+        names_all(message, "outbound_domain_allowlist", repr(domains), "http://127.0.0.1", "outbound_cidr_allowlist")
+
+    @pytest.mark.parametrize("mode", MODES)
     def test_an_unknown_image_fails_once(self, lab: Lab, mode: str) -> None:
         """Whether it can be pulled shows in its build, which is too dear to be tried before the run."""
         import inputs

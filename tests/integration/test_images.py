@@ -218,6 +218,26 @@ def test_a_private_parent_image(lab: Lab, wheels: Path) -> None:
         assert "hunter2" not in repr((box, dict(box.environment)))
 
 
+def test_a_build_that_is_not_to_be_reused(lab: Lab, wheels: Path) -> None:
+    """``prevent_build_reuse``: a tag that has moved is pulled anew, once in each call of the pipeline."""
+    import unheard
+
+    tag = f"registry.example.com/moving:{uuid4().hex[:8]}"
+    python, files = servers.ROOT / ".venv-sandbox" / "bin" / "python", {"/opt/stack-code": STACK_CODE}
+    stack = bare_stack(lab)
+    pulled, seen = [], []
+    for version in ("one", "two"):
+        env = {"PYTHONPATH": "/opt/stack-code", "IMAGE_OF": version}
+        lab.modal.image_changes(tag, LoopbackImage(python, files=files, env=env))
+        before = {image.id for image in lab.modal.images()}
+        ran = lab.run(unheard.greeting, stack, docker=docker(wheels, parent_image=tag, prevent_build_reuse=True))
+        assert ran.error is None
+        made = [image for image in lab.modal.images() if image.id not in before]
+        pulled.append(sum(f"FROM {tag}" in image.commands for image in made))
+        seen += [trace["image"] for trace in ran.traces("greet")]
+    assert (pulled, seen) == ([1, 1], ["one", "two"])
+
+
 @pytest.mark.slow  # the orchestrator's test above shows the build
 def test_a_step_operator_without_docker(lab: Lab, wheels: Path) -> None:
     """Under ZenML's local orchestrator, in a stack without a container registry."""

@@ -16,9 +16,9 @@ from zenml.orchestrators.publish_utils import publish_failed_pipeline_run
 from zenml.pipelines.run_utils import create_placeholder_run
 from zenml.utils import source_utils
 
-from bridge.errors import RunIsOver
+from bridge.errors import NotTranslatable, RunIsOver
 from bridge.flow import zenml_pipeline
-from bridge.flow_run.open_run import adopt_run, load_snapshot, load_stack
+from bridge.flow_run.open_run import adopt_run, load_snapshot, load_stack, open_run
 from bridge.flow_run.revival import resume
 from bridge.flow_run.run import environment_of
 from bridge.submitting.submission import create_flow_run
@@ -54,6 +54,21 @@ def snapshot_of(lab: Lab, folder: Path, name: str, **settings: object) -> Pipeli
     pipeline = shapes.chain.with_options(settings={"docker": docker, "orchestrator": settings})
     pipeline.prepare(str(folder))
     return load_snapshot(pipeline.create_snapshot(name=f"{name}-{folder.name}").id)
+
+
+def test_domains_alone_are_refused_by_the_worker_which_knows_zenml_s_address(lab: Lab, tmp_path: Path) -> None:
+    import shapes
+
+    source_utils.set_custom_source_root(str(PROJECT))
+    lab.activate(lab.stack("modal", work_pool="elsewhere"))
+    docker = DockerSettings(parent_image=IMAGE, skip_build=True)
+    own = {"outbound_domain_allowlist": ["zenml.example.com"]}
+    pipeline = shapes.chain.with_options(settings={"docker": docker, "orchestrator": own})
+    pipeline.prepare(str(tmp_path))
+    snapshot = pipeline.create_snapshot(name=f"domains-{tmp_path.name}")
+    with pytest.raises(NotTranslatable, match=r"ZenML's server is at http://127\.0\.0\.1"):
+        open_run(snapshot.id, None, str(uuid4()))
+    assert Client().list_pipeline_runs(snapshot_id=snapshot.id).total == 0
 
 
 def test_a_run_is_told_from_its_children(lab: Lab, tmp_path: Path) -> None:

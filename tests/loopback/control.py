@@ -172,7 +172,7 @@ class Objects:
         images = self.world.images
         async with self._building:
             known = images.known(request.image)
-            if known is not None:
+            if known is not None and not request.force_build:
                 return api_pb2.ImageGetOrCreateResponse(image_id=known.id, result=_build_result(known))
             secrets: dict[str, str] = {}
             for secret_id in request.image.secret_ids:

@@ -8,6 +8,7 @@ them because paths in argv and environment that name them are rewritten to that 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shlex
 import shutil
@@ -20,7 +21,7 @@ from modal_proto import api_pb2
 from tests.loopback.build_commands import Commands, joined
 from tests.loopback.model import LoopbackImage
 
-IGNORED = {"CMD", "ENTRYPOINT", "LABEL", "SHELL", "EXPOSE"}
+IGNORED = {"CMD", "LABEL", "SHELL", "EXPOSE"}
 
 
 class BuildFailed(Exception):
@@ -52,6 +53,7 @@ class BuiltImage:
     failure: str | None = None
     workdir: str = "/"
     user: str = "root"
+    entrypoint: tuple[str, ...] = ()
     commands: tuple[str, ...] = ()
 
     def local(self, value: str) -> str:
@@ -82,6 +84,8 @@ class ImageStore:
         self.builds = 0
         self.pull_failures = 0
         self._commands = Commands(folder / "bin")
+        self._newest: dict[str, str] = {}
+        """By what a definition alone would be called, the image that was made of it last."""
 
     def has(self, digest: str) -> bool:
         return digest in UPLOADED
@@ -101,16 +105,23 @@ class ImageStore:
 
     def known(self, definition: api_pb2.Image) -> BuiltImage | None:
         """The image that an equal definition has made: equal ones are one image, as on Modal."""
-        known = self.built.get(_id_of(definition))
+        key = _id_of(definition)
+        known = self.built.get(self._newest.get(key, key))
         return known if known is not None and known.failure is None else None
 
     def build(
         self, definition: api_pb2.Image, credentials: tuple[str, str] | None, secrets: Mapping[str, str]
     ) -> BuiltImage:
-        """Build an image, which may take as long as its commands do. A failed build isn't kept."""
+        """Build an image, which may take as long as its commands do. A failed build isn't kept.
+
+        What is built again is another image: the one before may be in use.
+        """
         self.builds += 1
         commands = tuple(joined(definition.dockerfile_commands))
-        image_id = _id_of(definition)
+        key = image_id = _id_of(definition)
+        if self.known(definition) is not None:
+            image_id = f"im-{hashlib.sha256(f'{key} {self.builds}'.encode()).hexdigest()[:22]}"
+        self._newest[key] = image_id
         image = BuiltImage(image_id, self._folder / image_id, Path(), {}, "", commands=commands)
         shutil.rmtree(image.root, ignore_errors=True)
         image.root.mkdir()
@@ -161,6 +172,8 @@ class ImageStore:
             (image.root / image.workdir.lstrip("/")).mkdir(parents=True, exist_ok=True)
         elif word == "USER":
             image.user = rest
+        elif word == "ENTRYPOINT":  # docs.docker.com/reference/dockerfile, ENTRYPOINT: exec form, shell form
+            image.entrypoint = tuple(json.loads(rest)) if rest.startswith("[") else ("/bin/sh", "-c", rest)
         elif word not in IGNORED:
             raise BuildUnsupported(f"the loopback server has no builder for {word} {rest!r}")
 
@@ -185,6 +198,7 @@ class ImageStore:
             raise BuildFailed(f"failed to pull {name}: unauthorized: authentication required")
         image.python, image.registry = found.python, name
         image.env.update(found.env)
+        image.entrypoint = found.entrypoint
         for target, source in found.files.items():
             _place(source, image.root / target.lstrip("/"))
 
@@ -204,7 +218,7 @@ class ImageStore:
 
     def _inherit(self, image: BuiltImage, base: BuiltImage) -> None:
         image.python, image.registry = base.python, base.registry
-        image.workdir, image.user = base.workdir, base.user
+        image.workdir, image.user, image.entrypoint = base.workdir, base.user, base.entrypoint
         image.env.update(base.env)
         shutil.copytree(base.root, image.root, dirs_exist_ok=True, symlinks=True)
         if base.python.is_relative_to(base.root):

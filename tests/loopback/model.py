@@ -16,12 +16,14 @@ class LoopbackImage:
         env: Its ``ENV``.
         files: What it brings, path in the image -> file or folder on this machine (copied).
         credentials: User and password that the registry asks for, or what says whether it takes them.
+        entrypoint: Its ``ENTRYPOINT``, in front of whatever a sandbox of it is to run.
     """
 
     python: Path
     env: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, Path] = field(default_factory=dict)
     credentials: tuple[str, str] | Callable[[str, str], bool] | None = None
+    entrypoint: tuple[str, ...] = ()
 
     def lets_in(self, login: tuple[str, str] | None) -> bool:
         """Whether who comes with this user and password, or with none, gets the image."""

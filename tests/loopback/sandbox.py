@@ -163,7 +163,9 @@ class LoopbackSandbox:
             timer.cancel()
 
     async def _run_process(self, faults: Faults) -> None:
-        argv = tuple(self.definition.entrypoint_args) or ("sleep", str(48 * 3600))
+        # modal/sandbox/_sandbox.py, create: the arguments replace the image's CMD, never its ENTRYPOINT.
+        argv = self.placement.image.entrypoint + tuple(self.definition.entrypoint_args)
+        argv = argv or ("sleep", str(48 * 3600))
         try:
             self.process = await self.spawn(argv, {}, self.stdout, self.stderr)
         except OSError as error:

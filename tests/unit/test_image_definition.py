@@ -194,6 +194,30 @@ def test_secrets_are_seen_by_what_installs() -> None:
     assert seeing == ["uv", "zenml 0.98.0, unless the parent image has one", "user requirements", "the code, 2 files"]
 
 
+def test_links_that_are_left_out_are_said() -> None:
+    found = define(DockerSettings(), replace(FACTS, code=CODE, left_out=("data", "a/b")), "the pipeline").warnings
+    assert found == (
+        "The code of the pipeline: data, a/b are links to folders outside of the source root, or to one that they are "
+        "in, and aren't in the image. Copy what the steps need of them, or mount a volume.",
+    )
+
+
+def test_a_build_that_is_not_to_be_reused_is_made_anew() -> None:
+    assert defined(prevent_build_reuse=True) == replace(defined(), anew=True)
+
+
+def test_each_build_has_its_own_arguments() -> None:
+    """As ZenML has them: those of one build are nothing to the other."""
+    facts = replace(FACTS, dockerfile=DOCKERFILE, requirements=USER)
+    of_the_parent = {"build_options": {"build_args": {"PY": "3.11", "A": 1}}}
+    on_top = {"build_options": {"build_args": {"PY": "3.12"}}}
+    both = defined(facts, dockerfile="d", parent_image_build_config=of_the_parent, build_config=on_top)
+    assert (both.dockerfile_args, both.build_args) == ((("A", "1"), ("PY", "3.11")), (("PY", "3.12"),))
+    assert not [command for command in commands(both) if command == "ARG A"]
+    alone = defined(facts, dockerfile="d", build_config=on_top)
+    assert (alone.dockerfile_args, alone.build_args) == ((), (("PY", "3.12"),))
+
+
 DOCKERFILE = Dockerfile("docker/Dockerfile", "FROM python:3.11\nRUN echo hello\n")
 
 
@@ -204,7 +228,7 @@ def test_a_dockerfile() -> None:
         parent_image_build_config={"build_options": {"build_args": {"A": 1}}},
     )
     assert (definition.parent, definition.dockerfile) == ("", DOCKERFILE)
-    assert definition.build_args == (("A", "1"),)
+    assert definition.dockerfile_args == (("A", "1"),)
     assert of(definition, "import zenml")
     assert str(definition).startswith("# docker/Dockerfile\nFROM python:3.11\nRUN echo hello\n# ")
 
@@ -262,6 +286,86 @@ def test_what_can_not_be_built_is_refused(settings: dict[str, Any], says: tuple[
 
 
 URL = "https://me:hunter2@pypi.example.com/simple"
+
+
+def requiring(text: str) -> Facts:
+    return replace(FACTS, requirements=((".zenml_user_requirements", text),))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://hunter2:@pypi.example.com/simple",
+        "git+https://hunter2:@github.com/acme/acme.git",
+        "git+ssh://git:hunter2@github.com/acme/acme.git",
+        "https://:hunter2@pypi.example.com",
+        "https://me:hunter2/x@pypi.example.com",
+        "https://me:x'hunter2@pypi.example.com",
+        'https://me:x"hunter2@pypi.example.com',
+        "https://me:x@hunter2@pypi.example.com",
+    ],
+)
+@pytest.mark.parametrize("where", ["requirements", "arguments", "a key", "environment", "dockerfile", "apt"])
+def test_each_way_to_write_a_password(url: str, where: str) -> None:
+    facts: dict[str, Facts] = {
+        "requirements": requiring(f"--extra-index-url {url}\nsix"),
+        "dockerfile": replace(FACTS, dockerfile=replace(DOCKERFILE, text=f"FROM x\nRUN pip install {url}")),
+    }
+    settings: dict[str, dict[str, Any]] = {
+        "arguments": {"python_package_installer_args": {"extra-index-url": url}},
+        "a key": {"python_package_installer_args": {f"extra-index-url={url}": None}},
+        "environment": {"environment": {"PIP_EXTRA_INDEX_URL": url}},
+        "dockerfile": {"dockerfile": "d"},
+        "apt": {"apt_packages": [url]},
+    }
+    message = refused(facts.get(where, FACTS), **settings.get(where, {}))
+    assert "a password would be readable in the image's layers" in message
+    assert "hunter2" not in message
+
+
+def test_a_password_across_two_lines() -> None:
+    text = "--extra-index-url https://me:\\\n  hunter2@pypi.example.com"
+    assert "hunter2" not in refused(requiring(text))
+    dockerfile = replace(DOCKERFILE, text=f"FROM x\nRUN pip install {text}")
+    assert "hunter2" not in refused(replace(FACTS, dockerfile=dockerfile), dockerfile="d")
+
+
+def test_what_is_printed_of_a_definition_shows_nobody_who_logs_in() -> None:
+    url = "https://${WHO}:${TOKEN}@x.com"
+    dockerfile = replace(DOCKERFILE, text=f"FROM x\nRUN pip install -i {url} six")
+    facts = replace(requiring(f"acme @ {url}/acme.whl"), dockerfile=dockerfile)
+    definition = defined(facts, dockerfile="d", python_package_installer_args={"index-url": url})
+    assert "${TOKEN}" in " ".join(commands(definition))
+    printed = [str(definition), *(layer.what for layer in definition.layers)]
+    assert "TOKEN" not in "".join(printed)
+    assert "https://***@x.com/acme.whl" in definition.layers[-2].what
+
+
+@pytest.mark.parametrize("line", ["-e {}", "--editable={}", "  --editable {}", "-e \\\n  {}"])
+@pytest.mark.parametrize("url", ["git+https://${TOKEN}@github.com/acme/x.git#egg=x", "git+https://me:${T}@x.com/a"])
+def test_pip_would_keep_the_password_of_what_is_editable(line: str, url: str) -> None:
+    message = refused(requiring(line.format(url)), python_package_installer="pip")
+    assert "requirements (.zenml_user_requirements)" in message
+    assert "pip keeps its clone in the image" in message
+    assert "Write it without -e" in message
+    assert "TOKEN" not in message
+    assert defined(requiring(f"x @ {url}"), python_package_installer="pip")
+    assert defined(requiring("-e git+ssh://git@github.com/acme/x.git"), python_package_installer="pip")
+    assert defined(requiring("-e git+https://github.com/acme/x.git"), python_package_installer="pip")
+    assert defined(requiring(f"-e git+https://github.com/acme/x.git\ny @ {url}"), python_package_installer="pip")
+
+
+def test_nor_is_it_an_argument() -> None:
+    arguments = {"editable": "git+https://${TOKEN}@github.com/acme/x.git#egg=x"}
+    message = refused(python_package_installer="pip", python_package_installer_args=arguments)
+    assert "python_package_installer_args" in message
+    assert "Write it without -e" in message
+
+
+def test_a_name_before_the_host_looks_like_a_token() -> None:
+    """As in the clone URLs that Azure DevOps shows."""
+    message = refused(requiring("x @ git+https://acme@dev.azure.com/acme/p/_git/x"))
+    assert "leave the name before @ out" in message
 
 
 @pytest.mark.parametrize(
@@ -325,7 +429,20 @@ def test_a_variable_in_a_command() -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["https://${WHO}:${TOKEN}@x.com", "https://oauth2:${TOKEN}@x.com", "git+ssh://git@x.com/a", "https://x.com/a@1"],
+    [
+        "https://${WHO}:${TOKEN}@x.com",
+        "https://oauth2:${TOKEN}@x.com",
+        "https://${TOKEN}:@x.com",
+        "https://${TOKEN}@x.com/a/@scope/b@1",
+        "git+ssh://git@x.com/a",
+        "git+ssh://git:@x.com/a",
+        "https://x.com/a@1",
+        "https://x.com:8080/a@1",
+        "https://${HOST:-x}/a@1",
+        "https://x.com:${PORT}/a@1",
+        '["https://x.com:8080","me@x.com"]',
+        '["https://x.com","me@x.com"]',
+    ],
 )
 def test_urls_without_a_password_pass(url: str) -> None:
     assert defined(replace(FACTS, requirements=((".zenml_user_requirements", f"-i {url}"),)))

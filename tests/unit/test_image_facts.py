@@ -310,6 +310,59 @@ def test_all_of_the_code_where_nothing_is_ignored(project: Path) -> None:
     assert {name for name, _ in found.ours.code.files} == found.dockers.code == {"run.py", "steps/train.py"}
 
 
+def test_folders_that_are_links(project: Path, tmp_path: Path) -> None:
+    """Docker makes the links, which then lead to what the image has; here the files are there under both names."""
+    for name in ("src/pkg/sub/a.py", "src/pkg/a.log", "src/other/b.py", "data/x.csv"):
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).write_text(name)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "c.py").write_text("")
+    for link, target in (
+        ("pkg", "src/pkg"),
+        ("both", "src"),
+        ("src/pkg/other", "../other"),
+        ("steps/code", str(project / "src" / "other")),
+        ("ignored", "data"),
+        ("unwanted", "src"),
+        ("outside", "../elsewhere"),
+        ("steps/around", "../steps"),
+        ("steps/root", ".."),
+        ("src/other/back", "../pkg"),
+        ("file.py", "run.py"),
+        ("nowhere", "nothing"),
+    ):
+        (project / link).symlink_to(target)
+    (project / ".dockerignore").write_text("**/*.log\ndata\nunwanted\n")
+    found = both(allow_download_from_artifact_store=False).ours
+    assert found.code is not None
+    files = dict(found.code.files)
+    plain = {"run.py", "file.py", "steps/train.py", "src/pkg/sub/a.py", "src/other/b.py"}
+    linked = {
+        *("pkg/sub/a.py", "pkg/other/b.py"),
+        *("both/pkg/sub/a.py", "both/pkg/other/b.py", "both/other/b.py", "both/other/back/sub/a.py"),
+        *("src/pkg/other/b.py", "src/other/back/sub/a.py"),
+        *("steps/code/b.py", "steps/code/back/sub/a.py"),
+    }
+    assert set(files) == plain | linked
+    assert all(path == str(project / name) for name, path in files.items())
+    assert Path(files["both/other/back/sub/a.py"]).read_text() == "src/pkg/sub/a.py"
+    assert found.left_out == ("outside", "steps/around", "steps/root")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a file that root can't read either is one of Linux")
+@pytest.mark.parametrize(
+    "given",
+    [{"allow_download_from_artifact_store": False}, {"dockerfile": "closed"}],
+    ids=lambda value: "+".join(value),
+)
+def test_a_file_that_can_not_be_read(project: Path, given: dict[str, Any]) -> None:
+    (project / "closed").symlink_to("/proc/sys/vm/compact_memory")
+    message = refused(**given)
+    assert "closed" in message
+    assert "Permission denied" in message
+    assert "Let this user read it" in message
+
+
 @pytest.mark.parametrize("change", ["text", "name", "mode"])
 def test_other_code_is_known_by_its_digest(project: Path, change: str) -> None:
     def digest() -> str:

@@ -13,7 +13,7 @@ from bridge.errors import InvalidSettings, NotTranslatable
 from bridge.flow_run.outcome import End, Reported, SandboxEnd, StepRecord, Verdict, judge
 from bridge.plan import Gpu, Plan, Resources
 from bridge.settings import ModalPrefectStepOperatorConfig, ModalPrefectStepOperatorSettings
-from bridge.step_operators.operated import plan_of, shared_plan, warm_not_used, wishes_of
+from bridge.step_operators.operated import check_steps, plan_of, shared_plan, warm_not_used, wishes_of
 from bridge.warming.kinds import kind_of
 from tests.unit.snapshots import StepInput, snapshot
 
@@ -52,6 +52,18 @@ def test_settings_under_two_keys_that_disagree() -> None:
 def test_settings_of_another_operator_are_left_alone() -> None:
     other = ModalPrefectStepOperatorSettings(timeout=7)
     assert wishes({"step_operator:other": other}).settings.timeout == 86400
+
+
+def test_domains_alone_where_zenml_is_not_at_https() -> None:
+    own = {"step_operator": ModalPrefectStepOperatorSettings(outbound_domain_allowlist=["zenml.example.com"])}
+    python, command = config(own), config(own).model_copy(update={"command": ["nvidia-smi"]})
+    modal = ModalPrefectStepOperatorConfig()
+    with pytest.raises(NotTranslatable, match=r"outbound_domain_allowlist of step train.*http://zenml\.example\.com"):
+        check_steps({"train": python}, modal, "mine", "http://zenml.example.com")
+    check_steps({"train": command}, modal, "mine", "http://zenml.example.com")  # which tells ZenML nothing
+    check_steps({"train": python}, modal, "mine", "https://zenml.example.com")
+    check_steps({"train": python}, modal, "mine")
+    check_steps({"train": python}, ModalPrefectStepOperatorConfig(runner="process"), "mine", "http://127.0.0.1")
 
 
 def test_the_wrong_class_for_a_gpu_is_not_named() -> None:

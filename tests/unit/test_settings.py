@@ -148,6 +148,7 @@ def test_every_field_explains_itself(model: type[BaseSettings]) -> None:
         ({"block_network": "true"}, "block_network", True),
         ({"outbound_cidr_allowlist": '["10.0.0.0/8"]'}, "outbound_cidr_allowlist", ["10.0.0.0/8"]),
         ({"outbound_domain_allowlist": ["*.x.org", "*"]}, "outbound_domain_allowlist", ["*.x.org", "*"]),
+        ({"outbound_domain_allowlist": [f"{'x' * 63}.org"]}, "outbound_domain_allowlist", [f"{'x' * 63}.org"]),
         ({"tags": '{"team":"ml"}'}, "tags", {"team": "ml"}),
         ({"job_variables": '{"env":{"A":1}}'}, "job_variables", {"env": {"A": 1}}),
         ({"timeout": "600"}, "timeout", 600),
