@@ -352,7 +352,7 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
         from bridge.submitting import status
 
         with prefect_settings(self.config):
-            return status.fetch(run, include_steps)
+            return status.fetch(run, self, include_steps)
 
     def _stop_run(self, run: PipelineRunResponse, graceful: bool = False) -> None:
         """End a run that ZenML has made STOPPING; graceful leaves that to a flow that is at work, which sees it.

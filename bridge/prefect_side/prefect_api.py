@@ -84,9 +84,11 @@ def prefect_api() -> Iterator[SyncPrefectClient]:
     except BridgeError:
         raise
     except httpx.HTTPStatusError as error:
-        raise PrefectUnavailable(f"{_where()} {_refusal(error.response)}") from error
+        raise PrefectUnavailable(f"{where_it_is()} {_refusal(error.response)}") from error
     except (PrefectException, httpx.HTTPError, OSError, RuntimeError, ValueError) as error:
-        raise PrefectUnavailable(f"{_where()} can't be used ({type(error).__name__}: {error}). {_RIGHT_URL}") from error
+        raise PrefectUnavailable(
+            f"{where_it_is()} can't be used ({type(error).__name__}: {error}). {_RIGHT_URL}"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -114,7 +116,8 @@ def _refuse_what_can_not_be_sent() -> None:
         )
 
 
-def _where() -> str:
+def where_it_is() -> str:
+    """Say which Prefect is asked."""
     return f"Prefect's API at {PREFECT_API_URL.value() or 'a temporary local server'}"
 
 

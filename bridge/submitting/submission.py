@@ -172,7 +172,8 @@ def go_on(run: PipelineRunResponse) -> tuple[FlowRun, str | None]:
             flow_run = client.read_flow_run(UUID(run.orchestrator_run_id))
         except ObjectNotFound:
             raise RunNotPossible(
-                f"run {run.id}: its flow run {run.orchestrator_run_id} was deleted in Prefect. "
+                f"run {run.id}: its flow run {run.orchestrator_run_id} was deleted in Prefect, or is in "
+                f"another Prefect than this one (`prefect config view`). "
                 f"Run what is left of it in a new one: {how_to_replay(run.id)}."
             ) from None
         state = flow_run.state
