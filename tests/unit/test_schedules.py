@@ -132,6 +132,41 @@ async def test_a_single_start_that_is_too_near_for_the_scheduler_is_put_off() ->
     assert await dates(schedule) == [NOW + SOONEST]
 
 
+NEVER = [
+    (Given("0 0 30 2 1"), "cron_expression='0 0 30 2 1': Prefect finds no date for it"),  # though Mondays come
+    (Given("0 0 30 2 *"), "cron_expression='0 0 30 2 *': Prefect finds no date for it"),
+    (Given("CRON_TZ=Europe/Berlin 0 0 31 4,6 *"), "0 0 31 4,6 *': Prefect finds no date for it"),
+    (Given("0 0 30 2 *", end_time=datetime(2099, 1, 1)), "cron_expression='0 0 30 2 *': Prefect finds no date for it"),
+    (
+        Given("0 0 30 2 *", start_time=datetime(2027, 1, 1)),
+        "cron_expression='0 0 30 2 *': Prefect finds no date for it",
+    ),
+    (
+        Given("0 9 * * *", start_time=datetime(2026, 5, 1), end_time=datetime(2026, 4, 1)),
+        "end_time='2026-04-01 00:00:00+00:00': the first run would come after it",
+    ),
+    (Given("0 9 * * 1", end_time=datetime(2026, 3, 21)), "end_time='2026-03-21 00:00:00+00:00'"),
+    (
+        Given(interval_second=timedelta(hours=1), start_time=datetime(2026, 5, 1), end_time=datetime(2026, 4, 1)),
+        "end_time='2026-04-01 00:00:00+00:00': the first run would come after it",
+    ),
+]
+
+
+@pytest.mark.parametrize(("given", "says"), NEVER)
+def test_what_would_never_run_is_refused_by_name(given: Given, says: str) -> None:
+    """Prefect's scheduler plans no run of any schedule of a deployment that has a cron without a date."""
+    with pytest.raises(InvalidSettings) as caught:
+        prefect_schedule(given, NOW)
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("cron", ["0 0 29 2 *", "0 0 31 1,4 *", "0 0 30 3 1"])
+async def test_what_runs_seldom_is_no_mistake(cron: str) -> None:
+    assert await dates(prefect_schedule(Given(cron), NOW), 1)
+    assert await dates(prefect_schedule(Given(cron, end_time=datetime(2036, 1, 1)), NOW), 1)
+
+
 @pytest.mark.parametrize(
     ("given", "field", "fix"),
     [
