@@ -373,16 +373,23 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
         from bridge.prefect_side.prefect_api import prefect_api, prefect_settings
         from bridge.submitting import schedule_store
 
-        with prefect_settings(self.config), prefect_api() as client:
-            schedule_store.update_schedule(client, self.name, schedule, update)
+        with prefect_settings(self.config):
+            schedule_store.refuse_no_server(schedule)
+            with prefect_api() as client:
+                schedule_store.update_schedule(client, self.name, schedule, update)
 
     def delete_schedule(self, schedule: ScheduleResponse) -> None:
-        """Delete a schedule in Prefect, if it is there. Raises ``PrefectUnavailable``."""
+        """Delete a schedule in Prefect, if it is there; else warn where it may be in another one.
+
+        Raises ``PrefectUnavailable``, also where no server is configured and it was made on one.
+        """
         from bridge.prefect_side.prefect_api import prefect_api, prefect_settings
         from bridge.submitting import schedule_store
 
-        with prefect_settings(self.config), prefect_api() as client:
-            schedule_store.delete_schedule(client, self.name, schedule)
+        with prefect_settings(self.config):
+            schedule_store.refuse_no_server(schedule)
+            with prefect_api() as client:
+                schedule_store.delete_schedule(client, self.name, schedule)
 
     def submit_isolated_step(self, step_run_info: StepRunInfo, environment: dict[str, str]) -> None:
         """Ask the flow, from the orchestration of a dynamic pipeline, for a sandbox for a step. Doesn't wait for it.

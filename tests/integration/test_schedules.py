@@ -12,6 +12,7 @@ import pytest
 from tests.integration.forwarder import Forwarder
 from tests.integration.lab import Lab, Ran, eventually
 from tests.integration.workers import make_pool
+from tests.servers import Server
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +34,7 @@ def schedule_it(
     into: Path | None = None,
     settings: dict[str, Any] | None = None,
     steps: dict[str, Any] | None = None,
+    tags: dict[str, str] | None = None,
     **schedule: Any,
 ) -> tuple[Any, BaseException | None]:
     """Run a pipeline with a schedule; return ZenML's schedule, if it kept one."""
@@ -43,7 +45,7 @@ def schedule_it(
     name = f"schedule-{uuid4().hex[:8]}"
     ran = lab.run(
         shapes.chain,
-        lab.stack("process", work_pool=pool),
+        lab.stack("process", work_pool=pool, **({"tags": tags} if tags else {})),
         settings={"execution_mode": "pipeline", **(settings or {})},
         options={"schedule": Schedule(name=name, **schedule), "steps": steps or {}},
         into=into,
@@ -180,6 +182,7 @@ def test_a_schedule_of_a_project_that_is_not_the_active_one(lab: Lab, idle_pool:
     assert error is None
     assert snapshot_of(schedule.id) == snapshot.id
     client.delete_schedule(schedule.id)
+    assert snapshot_of(schedule.id) is None
     assert snapshot_of(uuid4()) is None
 
 
@@ -218,6 +221,50 @@ def test_a_schedule_that_was_deleted_in_prefect(lab: Lab, idle_pool: str) -> Non
     with pytest.raises(InvalidSettings, match="Prefect has no such schedule any more"):
         Client().update_schedule(schedule.id, cron_expression="0 4 * * *")
     Client().delete_schedule(schedule.id)
+
+
+def test_a_schedule_that_is_in_another_prefect(
+    lab: Lab, idle_pool: str, other_prefect: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """ZenML archives what is deleted, and the other Prefect goes on."""
+    from zenml.client import Client
+    from zenml.enums import StackComponentType
+
+    from bridge.errors import InvalidSettings
+    from bridge.submitting.scheduled import snapshot_for
+
+    schedule, _ = schedule_it(lab, idle_pool, tags={"apart": uuid4().hex}, cron_expression="0 3 * * *")
+    [flow_run, *_] = eventually(lambda: planned(schedule), bool, 30)
+    given = UUID(flow_run.parameters["snapshot_id"])
+    assert snapshot_for(flow_run, given) == given
+    url = {"prefect_api_url": f"{other_prefect.url}/api"}
+    Client().update_stack_component(schedule.orchestrator_id, StackComponentType.ORCHESTRATOR, configuration=url)
+    with pytest.raises(InvalidSettings, match=f"deleted there, or .*{other_prefect.url}.* isn't the one that has it"):
+        Client().update_schedule(schedule.id, active=False)
+    with caplog.at_level("WARNING", "bridge.submitting.schedule_store"):
+        Client().delete_schedule(schedule.id)
+    assert f"{other_prefect.url}/api has no deployment {deployment_of(schedule)}" in caplog.text
+    still = in_prefect(schedule)
+    with pytest.raises(InvalidSettings, match=f"schedule='{schedule.name}.*': it was deleted in ZenML.*{schedule.id}"):
+        snapshot_for(flow_run, given)
+    with client() as api:
+        api.delete_deployment_schedule(still.deployment_id, still.id)
+
+
+def test_a_schedule_is_not_deleted_on_a_server_that_nobody_keeps(lab: Lab, idle_pool: str) -> None:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from zenml.client import Client
+
+    from bridge.errors import PrefectUnavailable
+
+    schedule, _ = schedule_it(lab, idle_pool, cron_expression="0 3 * * *")
+    with temporary_settings(restore_defaults={PREFECT_API_URL}):
+        with pytest.raises(PrefectUnavailable, match=f"`{schedule.name}` needs a Prefect server that stays"):
+            Client().delete_schedule(schedule.id)
+        with pytest.raises(PrefectUnavailable, match=f"`{schedule.name}` needs a Prefect server that stays"):
+            Client().update_schedule(schedule.id, active=False)
+    Client().delete_schedule(schedule.id)
+    assert in_prefect(schedule) is None
 
 
 @pytest.mark.parametrize(
