@@ -251,6 +251,31 @@ def test_a_schedule_that_is_in_another_prefect(
         api.delete_deployment_schedule(still.deployment_id, still.id)
 
 
+def test_a_schedule_of_a_deployment_that_is_paused(lab: Lab, idle_pool: str, caplog: pytest.LogCaptureFixture) -> None:
+    """As by the switch for all schedules in Prefect's UI: Prefect takes a new one, and plans nothing."""
+    from zenml.client import Client
+
+    schedule, _ = schedule_it(lab, idle_pool, cron_expression="0 3 * * *")
+    with client() as api:
+        api.pause_deployment(UUID(deployment_of(schedule)))
+    with caplog.at_level("WARNING", "bridge.submitting.deployments"):
+        other, error = schedule_it(lab, idle_pool, cron_expression="0 4 * * *")
+    assert error is None
+    assert "is paused: Prefect plans none of its schedules" in caplog.text
+    assert "Pause or resume all schedules" in caplog.text
+    caplog.clear()
+    with caplog.at_level("WARNING", "bridge.submitting.deployments"):
+        Client().update_schedule(schedule.id, active=True)
+    assert "is paused: Prefect plans none of its schedules" in caplog.text
+    with client() as api:
+        api.resume_deployment(UUID(deployment_of(schedule)))
+    caplog.clear()
+    Client().update_schedule(schedule.id, active=True)
+    assert "is paused" not in caplog.text
+    for one in (schedule, other):
+        Client().delete_schedule(one.id)
+
+
 def test_a_schedule_is_not_deleted_on_a_server_that_nobody_keeps(lab: Lab, idle_pool: str) -> None:
     from prefect.settings import PREFECT_API_URL, temporary_settings
     from zenml.client import Client

@@ -240,6 +240,16 @@ def test_a_paused_pool_and_a_paused_queue(lab: Lab, idle_pool: str) -> None:
     assert f"prefect work-pool resume {idle_pool}" in message
 
 
+def test_a_paused_queue_that_nobody_named(lab: Lab) -> None:
+    """The pool's own: there the run would wait for ever, with a worker online."""
+    make_pool(pool := f"pool-{uuid4().hex[:6]}")
+    with client() as api:
+        api.update_work_queue(api.read_work_pool(pool).default_queue_id, is_paused=True)
+    message = refused(lab, work_pool=pool)
+    assert "work_queue='default': the queue is paused" in message
+    assert f"prefect work-queue resume default --pool {pool}" in message
+
+
 @pytest.mark.slow  # test_bad_input.py has such URLs, and test_doctor.py
 @pytest.mark.parametrize(("path", "hint"), [("/api", "can't be used"), ("", "the URL ends with /api")])
 def test_a_wrong_url(lab: Lab, idle_pool: str, path: str, hint: str) -> None:
