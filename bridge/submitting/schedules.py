@@ -146,6 +146,9 @@ def _interval(interval: timedelta, start: datetime, end: datetime | None, now: d
             "with a start_time in the future or an end_time it has to be whole seconds",
             "Round it",
         )
+    if start < now:
+        # Else Prefect's server walks from there to now each time that it plans, and answers nobody meanwhile.
+        start += interval * -((start - now) // interval)
     return _rrule([f"FREQ=SECONDLY;INTERVAL={seconds}"], start, end, ZoneInfo("UTC"))
 
 

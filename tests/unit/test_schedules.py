@@ -115,6 +115,18 @@ async def test_an_interval_counts_from_its_start(start: datetime, end: datetime 
     assert end is None or found[-1] <= end.replace(tzinfo=UTC)
 
 
+@pytest.mark.parametrize("every", [timedelta(minutes=1), timedelta(days=1, seconds=7)])
+async def test_an_interval_with_an_end_that_began_long_ago_is_counted_from_now(every: timedelta) -> None:
+    """Prefect's server would walk from its start to now, each minute."""
+    start, end = datetime(2023, 1, 1, 5, 0, 13, tzinfo=UTC), datetime(2026, 6, 1, tzinfo=UTC)
+    schedule = prefect_schedule(Given(interval_second=every, start_time=start, end_time=end), NOW)
+    assert isinstance(schedule, RRuleSchedule)
+    first = schedule.to_rrule()[0].astimezone(UTC)
+    assert timedelta() <= first - NOW < every
+    assert (first - start) % every == timedelta()
+    assert await dates(schedule, 3) == [first, first + every, first + 2 * every]
+
+
 async def test_nothing_runs_a_moment_before_its_start() -> None:
     moment = datetime(2026, 7, 1, 8, 30, 15, 700_000)
     [found] = await dates(prefect_schedule(Given(run_once_start_time=moment), NOW))
