@@ -291,10 +291,10 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
             flow_run, url = submission.create_flow_run(snapshot, run, plan)
         else:
             flow_run, url = submission.submit_to_pool(self._pool(translation), snapshot, run, plan)
-        tracing.note({names.SPAN_FLOW_RUN_ID: str(flow_run.id)})
         try:
+            tracing.note({names.SPAN_FLOW_RUN_ID: str(flow_run.id)})
             bind_run(run, str(flow_run.id))
-        except Exception:
+        except BaseException:  # Ctrl-C too: a worker would carry it out
             submission.withdraw(flow_run)
             raise
         metadata: dict[str, MetadataType] = {METADATA_ORCHESTRATOR_RUN_ID: str(flow_run.id)}

@@ -12,6 +12,7 @@ from prefect.client.schemas.objects import FlowRun
 from zenml.client import Client
 from zenml.models import ScheduleResponse
 
+from bridge import names
 from bridge.errors import InvalidSettings
 
 
@@ -64,10 +65,11 @@ def zenml_schedule(flow_run: FlowRun) -> UUID | None:
 def snapshot_for(flow_run: FlowRun, given: UUID) -> UUID:
     """Return the snapshot that a flow run is to run: its schedule's, or the one given as a parameter.
 
+    The latter too where it has its ZenML run already, whatever became of the schedule since.
     Raises ``InvalidSettings`` for a run of a schedule that ZenML doesn't know any more, or has deleted.
     """
     schedule_id = zenml_schedule(flow_run)
-    if schedule_id is None:
+    if schedule_id is None or names.run_id_of_tags(flow_run.tags) is not None:
         return given
     schedule = _kept(schedule_id)
     if schedule is not None and schedule.is_archived:

@@ -265,15 +265,58 @@ def test_a_schedule_of_a_deployment_that_is_paused(lab: Lab, idle_pool: str, cap
     assert "Pause or resume all schedules" in caplog.text
     caplog.clear()
     with caplog.at_level("WARNING", "bridge.submitting.deployments"):
-        Client().update_schedule(schedule.id, active=True)
+        Client().update_schedule(schedule.id, cron_expression="0 5 * * *")
     assert "is paused: Prefect plans none of its schedules" in caplog.text
     with client() as api:
         api.resume_deployment(UUID(deployment_of(schedule)))
     caplog.clear()
-    Client().update_schedule(schedule.id, active=True)
+    Client().update_schedule(schedule.id, cron_expression="0 6 * * *")
     assert "is paused" not in caplog.text
     for one in (schedule, other):
         Client().delete_schedule(one.id)
+
+
+def test_a_run_that_has_begun_goes_on_without_its_schedule(lab: Lab, idle_pool: str) -> None:
+    """Its flow crashed, and meanwhile somebody deleted the schedule."""
+    from zenml.client import Client
+
+    from bridge import names
+    from bridge.errors import InvalidSettings
+    from bridge.submitting.scheduled import snapshot_for
+
+    schedule, _ = schedule_it(lab, idle_pool, cron_expression="0 3 * * *")
+    [not_begun, begun, *_] = eventually(lambda: planned(schedule), lambda found: len(found) > 1, 30)
+    given = UUID(begun.parameters["snapshot_id"])
+    with client() as api:
+        # As a flow does, once it has opened its run.
+        api.update_flow_run(begun.id, tags=[*begun.tags, *names.flow_run_tags(str(uuid4()), "chain", "stack", None)])
+        begun = api.read_flow_run(begun.id)
+    Client().delete_schedule(schedule.id, soft=False)
+    with pytest.raises(InvalidSettings, match="ZenML has no snapshot of the schedule"):
+        snapshot_for(not_begun, given)
+    assert snapshot_for(begun, given) == given
+
+
+def test_late_runs_that_go_with_another_schedule_are_named(
+    lab: Lab, idle_pool: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Prefect deletes what waits of all schedules of the deployment."""
+    from zenml.client import Client
+
+    now = datetime.now(timezone.utc)
+    often, _ = schedule_it(lab, idle_pool, start_time=now, interval_second=timedelta(seconds=2))
+    daily, _ = schedule_it(lab, idle_pool, cron_expression="0 3 * * *")
+
+    def late() -> list[Any]:
+        return [run for run in planned(often) if run.expected_start_time < datetime.now(timezone.utc)]
+
+    assert eventually(late, bool, 60)
+    with caplog.at_level("WARNING", "bridge.submitting.schedule_store"):
+        Client().delete_schedule(daily.id)
+    assert "waiting runs of other schedules of the pipeline" in caplog.text
+    caplog.clear()
+    Client().delete_schedule(often.id)
+    assert "of other schedules" not in caplog.text
 
 
 def test_a_schedule_is_not_deleted_on_a_server_that_nobody_keeps(lab: Lab, idle_pool: str) -> None:
