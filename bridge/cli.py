@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import sys
+
 import click
 
 from bridge import names
@@ -19,6 +22,9 @@ from bridge.watching.quiet import only_warn_of_requests
 def main() -> None:
     """The group of all commands."""
     only_warn_of_requests()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # As Python has it for stderr: a sign that a terminal's encoding lacks is no reason to say nothing.
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 main.add_command(doctor)

@@ -306,10 +306,10 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
             flow_run, url = submission.create_flow_run(snapshot, run, plan)
         else:
             flow_run, url = submission.submit_to_pool(self._pool(translation), snapshot, run, plan)
-        tracing.note({names.SPAN_FLOW_RUN_ID: str(flow_run.id)})
         try:
+            tracing.note({names.SPAN_FLOW_RUN_ID: str(flow_run.id)})
             bind_run(run, str(flow_run.id))
-        except Exception:
+        except BaseException:  # Ctrl-C too: a worker would carry it out
             submission.withdraw(flow_run)
             raise
         metadata: dict[str, MetadataType] = {METADATA_ORCHESTRATOR_RUN_ID: str(flow_run.id)}
@@ -367,7 +367,7 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
         from bridge.submitting import status
 
         with prefect_settings(self.config):
-            return status.fetch(run, include_steps)
+            return status.fetch(run, self, include_steps)
 
     def _stop_run(self, run: PipelineRunResponse, graceful: bool = False) -> None:
         """End a run that ZenML has made STOPPING; graceful leaves that to a flow that is at work, which sees it.
@@ -388,16 +388,23 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
         from bridge.prefect_side.prefect_api import prefect_api, prefect_settings
         from bridge.submitting import schedule_store
 
-        with prefect_settings(self.config), prefect_api() as client:
-            schedule_store.update_schedule(client, self.name, schedule, update)
+        with prefect_settings(self.config):
+            schedule_store.refuse_no_server(schedule)
+            with prefect_api() as client:
+                schedule_store.update_schedule(client, self.name, schedule, update)
 
     def delete_schedule(self, schedule: ScheduleResponse) -> None:
-        """Delete a schedule in Prefect, if it is there. Raises ``PrefectUnavailable``."""
+        """Delete a schedule in Prefect, if it is there; else warn where it may be in another one.
+
+        Raises ``PrefectUnavailable``, also where no server is configured and it was made on one.
+        """
         from bridge.prefect_side.prefect_api import prefect_api, prefect_settings
         from bridge.submitting import schedule_store
 
-        with prefect_settings(self.config), prefect_api() as client:
-            schedule_store.delete_schedule(client, self.name, schedule)
+        with prefect_settings(self.config):
+            schedule_store.refuse_no_server(schedule)
+            with prefect_api() as client:
+                schedule_store.delete_schedule(client, self.name, schedule)
 
     def submit_isolated_step(self, step_run_info: StepRunInfo, environment: dict[str, str]) -> None:
         """Ask the flow, from the orchestration of a dynamic pipeline, for a sandbox for a step. Doesn't wait for it.

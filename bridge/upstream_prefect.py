@@ -14,15 +14,19 @@ is supported.
   engine's own sleep; cancelling it there leaves it Crashed. This is how the engine itself reports states.
 - ``prefect.telemetry.run_telemetry.LABELS_TRACEPARENT_KEY``: where a worker's engine finds the trace that a flow run is
   part of. It opens a span of its own, below which ours are; without this label it begins another trace.
+- ``prefect._vendor.croniter``: what Prefect's server reckons the dates of a cron expression with. Its client looks at
+  the syntax alone, and one whose date never comes stops the scheduler for all schedules of a deployment.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from prefect import Flow, Task
+from prefect._vendor.croniter import CroniterBadDateError, croniter  # type: ignore[attr-defined]
 from prefect.client.schemas.objects import FlowRun, RunInput, State, TaskRun, TaskRunResult
 from prefect.flow_engine import run_flow
 from prefect.task_engine import run_task_async
@@ -38,6 +42,15 @@ def run_existing_flow_run(flow: Flow[..., Any], flow_run: FlowRun, parameters: M
     if not isinstance(state, State):
         raise TypeError(f"Prefect returned {type(state).__name__} for a flow run, not its state")
     return state
+
+
+def ever_comes(cron: str, after: datetime) -> bool:
+    """Whether a cron expression that Prefect takes has a date after this time, within fifty years."""
+    try:
+        croniter(cron, after).get_next(datetime)  # type: ignore[no-untyped-call]
+    except CroniterBadDateError:
+        return False
+    return True
 
 
 def labels_of_trace(variables: Mapping[str, str]) -> dict[str, str]:

@@ -65,7 +65,7 @@ def _ahead(url: str) -> float | None:
     before = time.time()
     try:
         answer = httpx.get(url, timeout=_PATIENCE)
-    except httpx.HTTPError:
+    except (httpx.HTTPError, httpx.InvalidURL):
         return None  # whether it answers at all is another check's matter
     said = answer.headers.get("date")
     if said is None:

@@ -50,7 +50,7 @@ class _Look:
 
 
 def examine_by(checks: Iterable[tuple[str, Check]], patient: Patient) -> Iterator[Finding]:
-    """Yield what these checks find; one whose need isn't met is skipped, and an error of ours is a finding."""
+    """Yield what these checks find; one whose need isn't met is skipped, and an error is a finding."""
     looks: dict[str, Future[_Look]] = {}
     threads = DaemonThreads(len(_SIDE_BY_SIDE), "zenml-modal-prefect-doctor")
     begun: list[Future[_Look]] = []
@@ -100,6 +100,13 @@ def _look(name: str, check: Check, patient: Patient, needs: Mapping[str, Future[
         look.unmet = f"mend {name} first"
         grade = Grade.UNKNOWN if isinstance(error, _COULD_NOT_ASK) else Grade.PROBLEM
         look.findings.append(told(name, grade, str(error), "Mend what the message says, and call doctor again"))
+    except Exception as error:
+        # Libraries raise what they like in an environment that is half configured, and so does a mistake of ours; the
+        # other checks have something to say all the same.
+        look.unmet = f"mend {name} first"
+        what = f"the check broke off ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})"
+        fix = "Mend what the error names; if that is nothing of this environment, it is a mistake of ours: report it"
+        look.findings.append(Finding(name, Grade.UNKNOWN, what, fix))
     return look
 
 

@@ -27,6 +27,7 @@ from bridge.errors import InvalidSettings
 from bridge.flow import zenml_pipeline
 from bridge.prefect_side import prefect_pages
 from bridge.prefect_side.prefect_api import prefect_api, prefect_settings
+from bridge.submitting.deployments import HOW_TO_RESUME, what_is_paused
 from bridge.submitting.work_pool import check_pool, nobody_works
 from bridge.sweep_flow import sweep_stacks
 from bridge.versions import other_bridge
@@ -132,6 +133,9 @@ def deployments(patient: Patient) -> Iterator[Finding]:
             bad = True
             what = f"deployment `{name}` has no work pool, so nothing picks up its runs: the pool was deleted"
             yield Finding(check, Grade.PROBLEM, what, again)
+        if one.paused and any(schedule.active for schedule in one.schedules):
+            bad = True
+            yield Finding(check, Grade.NOTE, what_is_paused(name), HOW_TO_RESUME)
         if why := _out_of_date(one):
             bad = True
             yield Finding(check, Grade.NOTE, f"deployment `{name}` is out of date: {why}", again)

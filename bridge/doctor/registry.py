@@ -37,14 +37,17 @@ def registry(patient: Patient) -> Iterator[Finding]:
         what = f"the credentials of `{found.name}` can't be read ({type(error).__name__}: {error})"
         yield Finding(check, Grade.PROBLEM, what, _other_credentials(found.name))
         return
-    uri = found.config.uri
+    yield from asked(found.config.uri, pair, found.name)
+
+
+def asked(uri: str, pair: tuple[str, str] | None, name: str) -> Iterator[Finding]:
+    """Whether the registry ``name`` at this address takes a user and a password."""
+    check = "registry"
     try:
         status = log_in(uri, pair)
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         what = f"{uri} can't be asked ({type(error).__name__}: {error})"
-        yield Finding(
-            check, Grade.UNKNOWN, what, f"Check the uri of the container registry `{found.name}`, and the network"
-        )
+        yield Finding(check, Grade.UNKNOWN, what, f"Check the uri of the container registry `{name}`, and the network")
         return
     given = "the stack's credentials" if pair else "nobody's credentials, the stack having none"
     if status in (401, 403):
@@ -52,11 +55,11 @@ def registry(patient: Patient) -> Iterator[Finding]:
             check,
             Grade.PROBLEM,
             f"{uri} refuses {given} ({status})",
-            _other_credentials(found.name),
+            _other_credentials(name),
         )
     elif status >= 400:
         what = f"{uri} answers {status}: is it a container registry?"
-        yield Finding(check, Grade.UNKNOWN, what, f"Check the uri of the container registry `{found.name}`")
+        yield Finding(check, Grade.UNKNOWN, what, f"Check the uri of the container registry `{name}`")
     else:
         yield Finding(check, Grade.OK, f"{uri} takes {given}")
 
@@ -71,7 +74,10 @@ def _other_credentials(name: str) -> str:
 
 
 def log_in(uri: str, pair: tuple[str, str] | None) -> int:
-    """The status of a registry's ``/v2/`` after logging in. Raises ``httpx.HTTPError``."""
+    """The status of a registry's ``/v2/`` after logging in.
+
+    Raises ``httpx.HTTPError``, ``httpx.InvalidURL``, and ``ValueError`` for a token that isn't one.
+    """
     base = base_url(uri)
     with httpx.Client(timeout=_SECONDS, follow_redirects=True) as client:
         answer = client.get(f"{base}/v2/")

@@ -28,7 +28,15 @@ _SECONDS = 5.0
 
 def server(patient: Patient) -> Iterator[Finding]:
     """Whether ZenML's server answers, is of the client's release, and can be reached by sandboxes."""
-    if patient.server_url and (silent := no_answer(patient.server_url)):
+    try:
+        url = patient.server_url
+    except Exception as error:
+        # What SQLAlchemy and pydantic say of a URL that is none.
+        what = f"ZenML's server can't be used: its URL can't be read ({type(error).__name__}: {_first_line(error)})"
+        fix = "Check ZENML_STORE_URL, which begins with https:// or http://, or log in with `zenml login <url>`"
+        yield Finding(_SERVER, Grade.PROBLEM, what, fix)
+        return
+    if url and (silent := no_answer(url)):
         yield silent
         return
     try:

@@ -90,12 +90,11 @@ class Journal:
                 for data in pieces or ():
                     position += len(data)
                     yield data
+                if pieces:
+                    continue  # while the reader took them more may have been written, into the same file too
                 # Between this file and the next one that is left, some may be gone, or this one was.
-                later = min((other for other in self._starts if start is None or other > start), default=None)
-                if later is not None:
-                    position = max(position, later)
-                elif pieces is None:
-                    position = max(position, there)
+                later = min((other for other in self._starts if start is None or other > start), default=there)
+                position = max(position, later)
             elif self._end is not None:
                 yield self._end
                 return

@@ -2,11 +2,12 @@
 
 The step's own spans are its children, whoever sets up the provider. Where ``OTEL_TRACES_EXPORTER`` names an exporter,
 and nobody has set up a provider, ``opentelemetry-distro`` does so, as under ``opentelemetry-instrument``: that can't
-be put before the command of a sandbox.
+be put before the command of a sandbox. If it can't, the process runs without being traced.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from bridge import names
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
+
+_logger = logging.getLogger(__name__)
 
 _EXPORTER = "OTEL_TRACES_EXPORTER"
 _FLUSH_MILLISECONDS = 5000
@@ -130,8 +133,7 @@ def _span(name: str, attributes: dict[str, str]) -> Iterator[None]:
         yield
         return
     if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider) and _exporter_is_named():
-        for configurator in entry_points(group=_CONFIGURATORS):
-            configurator.load()().configure()
+        _set_up()
     token = attach(TraceContextTextMapPropagator().extract(carrier))
     try:
         with trace.get_tracer(names.DISTRIBUTION).start_as_current_span(name, attributes=attributes) as opened:
@@ -143,6 +145,22 @@ def _span(name: str, attributes: dict[str, str]) -> Iterator[None]:
                 raise
     finally:
         detach(token)
+
+
+def _set_up() -> None:
+    try:
+        for configurator in entry_points(group=_CONFIGURATORS):
+            configurator.load()().configure()
+    except Exception as error:
+        # Whatever distributions raise: `opentelemetry-instrument` runs the program all the same.
+        _logger.warning(
+            "This process isn't traced: OpenTelemetry can't be set up as %s=%s asks (%s: %s). Install the exporter "
+            "into the image, as opentelemetry-distro[otlp] brings its own, or name another.",
+            _EXPORTER,
+            os.environ[_EXPORTER],
+            type(error).__name__,
+            error,
+        )
 
 
 def _exporter_is_named() -> bool:

@@ -39,7 +39,10 @@ _RIGHT_URL = (
 
 @contextlib.contextmanager
 def prefect_settings(config: ModalPrefectOrchestratorConfig) -> Iterator[None]:
-    """Use the Prefect API that the component names; where it names none, Prefect's own configuration."""
+    """Use the Prefect API that the component names; where it names none, Prefect's own configuration.
+
+    Raises ``InvalidSettings`` for what is no URL or no key.
+    """
     updates = {}
     if config.prefect_api_key is not None and not header_value.is_sendable(config.prefect_api_key):
         fix = "Give the key as Prefect shows it; look at the end of the secret that holds it"
@@ -56,7 +59,12 @@ def prefect_settings(config: ModalPrefectOrchestratorConfig) -> Iterator[None]:
     if not updates:
         yield
         return
-    with temporary_settings(updates=updates):
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(temporary_settings(updates=updates))
+        except ValueError:  # of which the words may show the key
+            fix = "Write it as http://127.0.0.1:4200/api"
+            raise InvalidSettings("prefect_api_url", config.prefect_api_url, "Prefect takes no such URL", fix) from None
         yield
 
 
@@ -84,9 +92,11 @@ def prefect_api() -> Iterator[SyncPrefectClient]:
     except BridgeError:
         raise
     except httpx.HTTPStatusError as error:
-        raise PrefectUnavailable(f"{_where()} {_refusal(error.response)}") from error
-    except (PrefectException, httpx.HTTPError, OSError, RuntimeError, ValueError) as error:
-        raise PrefectUnavailable(f"{_where()} can't be used ({type(error).__name__}: {error}). {_RIGHT_URL}") from error
+        raise PrefectUnavailable(f"{where_it_is()} {_refusal(error.response)}") from error
+    except (PrefectException, httpx.HTTPError, httpx.InvalidURL, OSError, RuntimeError, ValueError) as error:
+        raise PrefectUnavailable(
+            f"{where_it_is()} can't be used ({type(error).__name__}: {error}). {_RIGHT_URL}"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -114,7 +124,8 @@ def _refuse_what_can_not_be_sent() -> None:
         )
 
 
-def _where() -> str:
+def where_it_is() -> str:
+    """Say which Prefect is asked."""
     return f"Prefect's API at {PREFECT_API_URL.value() or 'a temporary local server'}"
 
 

@@ -6,6 +6,7 @@ Creating a deployment is an upsert that deletes its schedules (prefect/server/mo
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from importlib.metadata import version
 from uuid import UUID
@@ -18,6 +19,13 @@ from pydantic import JsonValue
 
 from bridge import names
 from bridge.flow import zenml_pipeline
+
+HOW_TO_RESUME = (
+    "Turn on the switch `Pause or resume all schedules` on its page in Prefect's UI; an automation may have turned it "
+    "off"
+)
+
+_logger = logging.getLogger(__name__)
 
 
 def ensure_deployment(client: SyncPrefectClient, pipeline: str, component: str, work_pool: str) -> UUID:
@@ -66,6 +74,11 @@ def find_deployment(client: SyncPrefectClient, pipeline: str, component: str) ->
         return None
 
 
+def what_is_paused(deployment: str) -> str:
+    """Say what it means that a deployment of this name is paused, by the switch in Prefect's UI or an automation."""
+    return f"deployment `{deployment}` is paused: Prefect plans none of its schedules, whatever each of them says"
+
+
 def _in_url(name: str) -> str:
     return names.url_segment(names.prefect_name(name))
 
@@ -79,12 +92,17 @@ def configure_jobs(
 ) -> None:
     """Set work queue and job variables of all runs that the deployment's schedules start.
 
+    Warns where the deployment is paused: then none of them does.
+
     ``parameters`` are those of runs whose schedule has lost its own (:mod:`bridge.submitting.scheduled`).
 
     Always an update, even of nothing: Prefect's scheduler soon looks at deployments that were updated
     (``schedule_recent_deployments``), and otherwise once a minute, which may be too late for a schedule's first run.
     """
     deployment = client.read_deployment(deployment_id)
+    if deployment.paused:
+        name = f"{client.read_flow(deployment.flow_id).name}/{deployment.name}"
+        _logger.warning("The %s. %s.", what_is_paused(name), HOW_TO_RESUME)
     changes = DeploymentUpdate(version=deployment.version)
     if job_variables:
         changes.job_variables = dict(job_variables)

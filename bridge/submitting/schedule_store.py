@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -10,7 +11,15 @@ from uuid import UUID
 import httpx
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import DeploymentScheduleCreate
-from prefect.client.schemas.objects import DeploymentSchedule
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterId,
+    FlowRunFilter,
+    FlowRunFilterExpectedStartTime,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import DeploymentSchedule, FlowRun, StateType
 from prefect.exceptions import ObjectNotFound
 from pydantic import JsonValue
 from zenml.client import Client
@@ -18,9 +27,12 @@ from zenml.models import PipelineSnapshotResponse, ScheduleResponse, ScheduleUpd
 
 from bridge import names
 from bridge.errors import InvalidSettings
+from bridge.prefect_side.prefect_api import refuse_temporary_server, where_it_is
 from bridge.submitting.deployments import configure_jobs, find_deployment
-from bridge.submitting.scheduled import snapshot_of
+from bridge.submitting.scheduled import snapshot_of, zenml_schedule
 from bridge.submitting.schedules import prefect_schedule
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -31,6 +43,12 @@ class _Changed:
     interval_second: timedelta | None
     run_once_start_time: datetime | None
     catchup: bool
+
+
+def refuse_no_server(schedule: ScheduleResponse) -> None:
+    """Raise ``PrefectUnavailable`` where no Prefect server is configured, on which the schedule would be."""
+    if _made_in(schedule) is not None:
+        refuse_temporary_server(f"The schedule `{schedule.name}`")
 
 
 def create_schedule(
@@ -79,9 +97,11 @@ def update_schedule(
         raise InvalidSettings(
             "schedule",
             schedule.name,
-            "Prefect has no such schedule any more: it, or its deployment, was deleted there",
-            f"Delete it here too, with `zenml pipeline schedule delete {schedule.id}`, and run the pipeline with its "
-            "schedule again",
+            "Prefect has no such schedule any more: it, or its deployment, was deleted there, or "
+            f"{where_it_is()} isn't the one that has it",
+            "Look at `prefect config view`, and set PREFECT_API_URL, or `prefect_api_url` on the orchestrator, to the "
+            "one where it was made. If it was deleted there, delete it here too, with `zenml pipeline schedule delete "
+            f"{schedule.id}`, and run the pipeline with its schedule again",
         )
     changed = None
     if update.cron_expression is not None:
@@ -109,22 +129,72 @@ def update_schedule(
 
 
 def delete_schedule(client: SyncPrefectClient, component: str, schedule: ScheduleResponse) -> None:
-    """Delete a schedule and the runs that it has planned. Nothing if Prefect has no such schedule."""
+    """Delete a schedule and the runs that it has planned. Nothing if Prefect has no such schedule.
+
+    Warns of runs of other schedules that go with it, and where Prefect doesn't even have the deployment in which the
+    schedule was made: it may be another one.
+    """
     found = _find(client, component, schedule)
     if found is not None and found.deployment_id is not None:
+        if others := _waiting_runs_of_others(client, found.deployment_id, schedule):
+            # Prefect deletes what its schedules have planned for a deployment, and plans anew what is yet to come alone
+            # (prefect/server/api/deployments.py, `delete_deployment_schedule`).
+            _logger.warning(
+                "With the schedule `%s` Prefect deletes %s waiting runs of other schedules of the pipeline, which were "
+                "due already: %s. Run the pipeline by hand for those that you need.",
+                schedule.name,
+                len(others),
+                ", ".join(run.name for run in others[:5]) + (", ..." if len(others) > 5 else ""),
+            )
         client.delete_deployment_schedule(found.deployment_id, found.id)
+    elif (made_in := _made_in(schedule)) is not None and not _has_deployment(client, made_in):
+        _logger.warning(
+            "%s has no deployment %s, in which the schedule `%s` was made: it was deleted, or it is in another "
+            "Prefect, where the schedule %s goes on. Its runs are refused from now on; delete it there too.",
+            where_it_is(),
+            made_in,
+            schedule.name,
+            schedule.id,
+        )
 
 
 def _find(client: SyncPrefectClient, component: str, schedule: ScheduleResponse) -> DeploymentSchedule | None:
-    deployment_id = schedule.run_metadata.get(names.METADATA_DEPLOYMENT_ID)
-    if deployment_id is not None:
-        return _of_deployment(client, UUID(str(deployment_id)), schedule.id)
+    if (made_in := _made_in(schedule)) is not None:
+        return _of_deployment(client, made_in, schedule.id)
     if schedule.pipeline_id is None:
         return None
     # ZenML doesn't insist on metadata being stored.
     pipeline = Client().get_pipeline(schedule.pipeline_id, project=schedule.project_id).name
     deployment = find_deployment(client, pipeline, component)
     return _of_deployment(client, deployment.id, schedule.id) if deployment is not None else None
+
+
+def _waiting_runs_of_others(
+    client: SyncPrefectClient, deployment_id: UUID, schedule: ScheduleResponse
+) -> list[FlowRun]:
+    """The runs that other schedules of a deployment have planned for a time that has passed: at most 200 are seen."""
+    found = client.read_flow_runs(
+        deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment_id])),
+        flow_run_filter=FlowRunFilter(
+            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
+            expected_start_time=FlowRunFilterExpectedStartTime(before_=datetime.now(timezone.utc)),
+        ),
+        limit=200,
+    )
+    return [run for run in found if run.auto_scheduled and zenml_schedule(run) != schedule.id]
+
+
+def _made_in(schedule: ScheduleResponse) -> UUID | None:
+    deployment_id = schedule.run_metadata.get(names.METADATA_DEPLOYMENT_ID)
+    return UUID(str(deployment_id)) if deployment_id is not None else None
+
+
+def _has_deployment(client: SyncPrefectClient, deployment_id: UUID) -> bool:
+    try:
+        client.read_deployment(deployment_id)
+    except ObjectNotFound:
+        return False
+    return True
 
 
 def _of_deployment(client: SyncPrefectClient, deployment_id: UUID, schedule_id: UUID) -> DeploymentSchedule | None:

@@ -12,19 +12,28 @@ from prefect.client.schemas.objects import FlowRun
 from zenml.client import Client
 from zenml.models import ScheduleResponse
 
+from bridge import names
 from bridge.errors import InvalidSettings
 
 
 def snapshot_of(schedule_id: UUID) -> UUID | None:
-    """Return the newest snapshot of a ZenML schedule; None if ZenML has none any more."""
-    client = Client()
+    """Return the newest snapshot of a ZenML schedule; None if ZenML has none any more, or has deleted the schedule."""
+    schedule = _kept(schedule_id)
+    return _newest_snapshot(schedule) if schedule is not None and not schedule.is_archived else None
+
+
+def _kept(schedule_id: UUID) -> ScheduleResponse | None:
+    """What ZenML has of a schedule: one that was deleted is archived, if not by ``--hard``."""
     try:
-        schedule = client.zen_store.get_schedule(schedule_id, hydrate=False)
+        return Client().zen_store.get_schedule(schedule_id, hydrate=False)
     except KeyError:
         return None
+
+
+def _newest_snapshot(schedule: ScheduleResponse) -> UUID | None:
     # In its own project, which needn't be the one that is active on a worker.
-    found = client.list_snapshots(
-        project=schedule.project_id, schedule_id=schedule_id, named_only=False, sort_by="desc:created", size=1
+    found = Client().list_snapshots(
+        project=schedule.project_id, schedule_id=schedule.id, named_only=False, sort_by="desc:created", size=1
     )
     return found.items[0].id if found.items else None
 
@@ -56,12 +65,21 @@ def zenml_schedule(flow_run: FlowRun) -> UUID | None:
 def snapshot_for(flow_run: FlowRun, given: UUID) -> UUID:
     """Return the snapshot that a flow run is to run: its schedule's, or the one given as a parameter.
 
-    Raises ``InvalidSettings`` for a run of a schedule that ZenML doesn't know any more.
+    The latter too where it has its ZenML run already, whatever became of the schedule since.
+    Raises ``InvalidSettings`` for a run of a schedule that ZenML doesn't know any more, or has deleted.
     """
     schedule_id = zenml_schedule(flow_run)
-    if schedule_id is None:
+    if schedule_id is None or names.run_id_of_tags(flow_run.tags) is not None:
         return given
-    if (found := snapshot_of(schedule_id)) is None:
+    schedule = _kept(schedule_id)
+    if schedule is not None and schedule.is_archived:
+        raise InvalidSettings(
+            "schedule",
+            schedule.name,
+            f"it was deleted in ZenML, and Prefect goes on planning runs: it has the slug {schedule_id}",
+            "Delete it in this Prefect too, in the deployment of this flow run",
+        )
+    if schedule is None or (found := _newest_snapshot(schedule)) is None:
         raise InvalidSettings(
             "schedule",
             schedule_id,

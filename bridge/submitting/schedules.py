@@ -89,6 +89,8 @@ def _utc(moment: datetime | None) -> datetime | None:
 def _cron(expression: str, times: _Times, now: datetime) -> PrefectSchedule:
     from prefect.client.schemas.schedules import CronSchedule
 
+    from bridge.upstream_prefect import ever_comes
+
     cron, zone = _cron_and_zone(expression)
     if len(cron.split()) != 5 and cron.lower() not in SHORTHANDS:
         # A sixth is a second: to Prefect if it comes last, to others if it comes first.
@@ -103,6 +105,10 @@ def _cron(expression: str, times: _Times, now: datetime) -> PrefectSchedule:
             f"Prefect doesn't take it ({_reason(error)})",
             _FIVE_FIELDS,
         ) from error
+    if not ever_comes(cron, now.astimezone(zone)):
+        # Prefect's API takes it, and its scheduler then plans no run of any schedule of the deployment.
+        fix = "Name a day that one of its months has; `L` is the last one of each"
+        raise InvalidSettings("cron_expression", expression, "Prefect finds no date for it", fix)
     if times.end is None and (times.start is None or times.start <= now):
         return plain
     rules = rules_of_cron(cron, expression)
@@ -140,6 +146,9 @@ def _interval(interval: timedelta, start: datetime, end: datetime | None, now: d
             "with a start_time in the future or an end_time it has to be whole seconds",
             "Round it",
         )
+    if start < now:
+        # Else Prefect's server walks from there to now each time that it plans, and answers nobody meanwhile.
+        start += interval * -((start - now) // interval)
     return _rrule([f"FREQ=SECONDLY;INTERVAL={seconds}"], start, end, ZoneInfo("UTC"))
 
 
@@ -160,4 +169,8 @@ def _rrule(rules: list[str], start: datetime, end: datetime | None, zone: ZoneIn
     # Prefect reads both times as local ones of the schedule's time zone (RRuleSchedule.to_rrule).
     begin = f"DTSTART:{start.astimezone(zone):%Y%m%dT%H%M%S}"
     until = f";UNTIL={end.astimezone(zone):%Y%m%dT%H%M%S}" if end is not None else ""
-    return RRuleSchedule(rrule="\n".join([begin, *(f"RRULE:{rule}{until}" for rule in rules)]), timezone=zone.key)
+    made = RRuleSchedule(rrule="\n".join([begin, *(f"RRULE:{rule}{until}" for rule in rules)]), timezone=zone.key)
+    if next(iter(made.to_rrule()), None) is None:
+        fix = "Set a later end or an earlier start_time"
+        raise InvalidSettings("end_time", str(end), "the first run would come after it", fix)
+    return made

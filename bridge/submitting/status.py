@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from prefect.client.schemas.objects import FlowRun, StateType
@@ -9,8 +10,13 @@ from prefect.exceptions import ObjectNotFound
 from zenml.enums import ExecutionStatus
 from zenml.models import PipelineRunResponse
 
+from bridge.errors import PrefectUnavailable
 from bridge.prefect_side.prefect_api import prefect_api
+from bridge.submitting.deleted import doubt_of_deletion
 from bridge.zenml_side import step_runs
+
+if TYPE_CHECKING:
+    from bridge.orchestrator import ModalPrefectOrchestrator
 
 Statuses = tuple[ExecutionStatus | None, dict[str, ExecutionStatus] | None]
 
@@ -28,18 +34,27 @@ _OUR_FLOW_MAKES = (ExecutionStatus.STOPPING, ExecutionStatus.PAUSED, ExecutionSt
 _NOBODY_WORKS = (StateType.FAILED, StateType.CANCELLED)
 
 
-def fetch(run: PipelineRunResponse, include_steps: bool) -> Statuses:
+_ANOTHER_PREFECT = (
+    "Is it another Prefect? Look at `prefect config view` here and where the run was submitted, or set "
+    "`prefect_api_url` on the orchestrator. If the flow run was deleted, `zenml pipeline runs stop` ends the run."
+)
+
+
+def fetch(run: PipelineRunResponse, orchestrator: ModalPrefectOrchestrator, include_steps: bool) -> Statuses:
     """Return the status of a run and, where asked for, of its steps.
 
     What ZenML calls finished is finished, and where Prefect says nothing new ZenML's status stands: while a flow run
     waits, and for a crashed one, whose run goes on once it is retried. A deleted flow run is a cancelled one.
 
-    Raises ``PrefectUnavailable``.
+    Raises ``PrefectUnavailable``, also where it may be another Prefect that has the flow run.
     """
     steps = {name: step.status for name, step in run.steps.items()} if include_steps else None
     if run.status.is_finished or run.orchestrator_run_id is None:
         return run.status, steps
     flow_run = read_flow_run(run)
+    if flow_run is None and (doubt := doubt_of_deletion(run, orchestrator)):
+        # ZenML makes what is returned the run's status, and a flow that is at work stops at that.
+        raise PrefectUnavailable(f"{doubt}. {_ANOTHER_PREFECT}")
     status = _status(flow_run, run.status)
     if status is ExecutionStatus.STOPPING and _is_over(flow_run) and step_runs.is_dynamic(run):
         status = ExecutionStatus.STOPPED  # ZenML reckons with no steps there

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -14,8 +15,8 @@ from zenml.enums import ExecutionStatus
 from zenml.models import PipelineRunResponse
 
 from bridge import names
-from bridge.cleanup import signs_of_life
-from bridge.errors import BridgeError
+from bridge.cleanup import lease, signs_of_life
+from bridge.flow_run import whereabouts
 from bridge.flow_run.flow_process import alive_here, doubt_of_death, waits
 from bridge.flow_run.left_open import close_flow_run
 from bridge.flow_run.open_run import load_snapshot, load_stack
@@ -23,6 +24,7 @@ from bridge.flow_run.run import runner_of
 from bridge.own_loop import on_own_loop
 from bridge.prefect_side.prefect_api import prefect_api
 from bridge.step_operators.operated_end import end_operated
+from bridge.submitting.deleted import doubt_of_deletion, is_fresh, orphan_timeout_of
 from bridge.submitting.status import read_flow_run
 from bridge.zenml_side import step_runs
 from bridge.zenml_side.run_status import end_run
@@ -32,13 +34,16 @@ if TYPE_CHECKING:
 
 _REASON = "It was stopped in ZenML."
 
+_logger = logging.getLogger(__name__)
+
 
 def stop(run: PipelineRunResponse, orchestrator: ModalPrefectOrchestrator, *, graceful: bool) -> None:
     """Stop a run that ZenML has made STOPPING already.
 
     A flow that is at work sees that by itself and drains; ``graceful`` leaves it at that, else its flow run is
     cancelled, which it sees as well. Where the flow never began, waits to go on, was deleted or has died, whatever
-    Prefect calls it, what it left is ended here.
+    Prefect calls it, what it left is ended here. So is it where another Prefect may have the flow run, but for a
+    ``graceful`` stop of a flow that may be at work: that has seen it in ZenML.
 
     Raises ``PrefectUnavailable``; ``RunnerUnavailable`` if sandboxes may be left.
     """
@@ -46,6 +51,13 @@ def stop(run: PipelineRunResponse, orchestrator: ModalPrefectOrchestrator, *, gr
     if _at_work(flow_run) and not _is_dead(flow_run, run, orchestrator):
         if not graceful:
             _cancel(flow_run, at_work=True)
+        return
+    if flow_run is None and graceful and (doubt := _may_be_at_work_elsewhere(run, orchestrator)):
+        _logger.warning(
+            "%s: is it another Prefect (`prefect config view`)? The run is left to its flow, which sees in ZenML that "
+            "it is to stop. If its process is gone, `modal-prefect sweep --yes` ends the run once its lease is over.",
+            doubt,
+        )
         return
     # From here on a flow that is about to begin is refused by Prefect.
     _cancel(flow_run, at_work=False)
@@ -66,6 +78,14 @@ def _at_work(flow_run: FlowRun | None) -> bool:
     return flow_run.start_time is not None or state.is_running()
 
 
+def _may_be_at_work_elsewhere(run: PipelineRunResponse, orchestrator: ModalPrefectOrchestrator) -> str:
+    """Say why a flow may be at work whose flow run this Prefect doesn't know; "" if that is out of the question."""
+    sign = signs_of_life.last_sign(Client().zen_store.get_run(run.id))
+    if not is_fresh(sign, orphan_timeout_of(run, orchestrator)):
+        return ""
+    return doubt_of_deletion(run, orchestrator) if whereabouts.is_there(lease.signer(sign)[0]) is not False else ""
+
+
 def _is_dead(flow_run: FlowRun | None, run: PipelineRunResponse, orchestrator: ModalPrefectOrchestrator) -> bool:
     """Whether the process of a flow run is gone for certain that Prefect calls Running, Cancelling or AwaitingRetry."""
     if flow_run is None or flow_run.state is None or run.snapshot is None:
@@ -73,12 +93,7 @@ def _is_dead(flow_run: FlowRun | None, run: PipelineRunResponse, orchestrator: M
     if flow_run.state.is_pending():  # a process is about to begin
         return False
     sign = signs_of_life.last_sign(Client().zen_store.get_run(run.id))
-    try:
-        orphan_timeout = orchestrator.run_settings(load_snapshot(run.snapshot.id)).orphan_timeout
-    except BridgeError:
-        # What was asked for then may be refused by now; the component's value is what most runs have.
-        orphan_timeout = orchestrator.config.orphan_timeout
-    doubt = doubt_of_death(flow_run, sign, orphan_timeout, datetime.now(timezone.utc))
+    doubt = doubt_of_death(flow_run, sign, orphan_timeout_of(run, orchestrator), datetime.now(timezone.utc))
     return not doubt and not alive_here(flow_run, sign)
 
 

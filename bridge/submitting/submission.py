@@ -120,6 +120,8 @@ def submit_to_pool(
     with prefect_api() as client:
         work_pool = check_pool(client, pool.config, pool.settings.work_queue)
         deployment_id = ensure_deployment(client, plan.pipeline, pool.component, work_pool)
+        if not pool.settings.synchronous:  # who waits is told while waiting
+            _warn_if_nobody_works(client, work_pool)
         trace = tracing.environment()
         flow_run = client.create_flow_run_from_deployment(
             deployment_id,
@@ -132,8 +134,6 @@ def submit_to_pool(
             job_variables=pool.with_variables(trace),
             labels=dict(labels_of_trace(trace)),
         )
-        if not pool.settings.synchronous:  # who waits is told while waiting
-            _warn_if_nobody_works(client, work_pool)
     return flow_run, url_for(flow_run)
 
 
@@ -172,7 +172,8 @@ def go_on(run: PipelineRunResponse) -> tuple[FlowRun, str | None]:
             flow_run = client.read_flow_run(UUID(run.orchestrator_run_id))
         except ObjectNotFound:
             raise RunNotPossible(
-                f"run {run.id}: its flow run {run.orchestrator_run_id} was deleted in Prefect. "
+                f"run {run.id}: its flow run {run.orchestrator_run_id} was deleted in Prefect, or is in "
+                f"another Prefect than this one (`prefect config view`). "
                 f"Run what is left of it in a new one: {how_to_replay(run.id)}."
             ) from None
         state = flow_run.state

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 def check_pool(client: SyncPrefectClient, config: ModalPrefectOrchestratorConfig, work_queue: str | None) -> str:
     """Return the name of the component's work pool.
 
-    Raises ``InvalidSettings`` where runs in it would wait for ever: there is no such pool, or it or its queue is
-    paused. A queue that doesn't exist yet is no error: Prefect makes it.
+    Raises ``InvalidSettings`` where runs in it would wait for ever: there is no such pool, or it or the queue is
+    paused, which is the pool's own where ``work_queue`` is None. A queue that doesn't exist yet is no error: Prefect
+    makes it.
     """
     name = config.work_pool
     if name is None:
@@ -39,8 +40,7 @@ def check_pool(client: SyncPrefectClient, config: ModalPrefectOrchestratorConfig
     if pool.is_paused:
         fix = f"Resume it with `prefect work-pool resume {shlex.quote(name)}`"
         raise InvalidSettings("work_pool", name, "the work pool is paused, so nothing would pick up the run", fix)
-    if work_queue is not None:
-        _check_queue(client, name, work_queue)
+    _check_queue(client, name, work_queue or client.read_work_queue(pool.default_queue_id).name)
     return name
 
 

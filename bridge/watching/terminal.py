@@ -159,7 +159,8 @@ def interrupted(who: str, orphan_timeout: int) -> None:
 
 def _terminal() -> Console | None:
     console = Console(file=cast(TextIO, _Unheard(sys.stderr)), highlight=False)
-    return console if console.is_terminal and not console.is_dumb_terminal else None
+    # To `rich` a log is a terminal too where FORCE_COLOR is set, as many do for their CI.
+    return console if console.is_terminal and console.file.isatty() and not console.is_dumb_terminal else None
 
 
 def show_once() -> None:

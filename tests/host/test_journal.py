@@ -39,6 +39,37 @@ async def test_a_follower_sees_what_is_written_while_it_follows(tmp_path: Path) 
     assert [frame.kind for frame in frames] == [wire.STDOUT] * 3 + [wire.END]
 
 
+async def test_a_slow_reader_gets_what_is_written_meanwhile_into_the_file_that_it_reads_and_the_next(
+    tmp_path: Path,
+) -> None:
+    written = Journal(tmp_path / "journal")
+    written.write(wire.STDOUT, BODY)
+    frames = wire.FrameReader()
+    found: list[wire.Frame] = []
+    async for data in written.follow(0):
+        if not found:  # while the reader has its first piece: what is left of this file, the next one, and some more
+            for _ in range(2 * journal.FILE_BYTES // len(BODY)):
+                written.write(wire.STDOUT, BODY)
+            written.end(b"{}")
+        found += frames.feed(data)
+    assert len(os.listdir(tmp_path / "journal")) == 3, "nothing was dropped"
+    assert len(bodies(found)) == (1 + 2 * journal.FILE_BYTES // len(BODY)) * len(BODY)
+
+
+async def test_a_file_that_a_step_has_emptied_holds_nobody_up(tmp_path: Path) -> None:
+    """What is gone is skipped, though more files have come since, and the host hears others meanwhile."""
+    written = Journal(tmp_path / "journal")
+    for _ in range(10):
+        written.write(wire.STDOUT, BODY)
+    (file,) = (tmp_path / "journal").iterdir()
+    os.truncate(file, 0)
+    following = asyncio.ensure_future(read(written))
+    await asyncio.sleep(0)
+    assert not following.done()
+    written.end(b"{}")
+    assert [frame.kind for frame in await following] == [wire.END]
+
+
 async def test_from_each_position_on_the_rest_follows(tmp_path: Path) -> None:
     written = Journal(tmp_path / "journal")
     for number in range(5):

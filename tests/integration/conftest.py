@@ -62,6 +62,14 @@ def prefect_api(both_apis: tuple[servers.Server, servers.Server]) -> servers.Ser
 
 
 @pytest.fixture(scope="session")
+def other_prefect(folder: Path) -> Iterator[servers.Server]:
+    """A Prefect server that knows nothing of the lab: another profile's, or one for a single process."""
+    server = servers.prefect_server(folder / "other").start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
 def zenml_api(both_apis: tuple[servers.Server, servers.Server]) -> servers.Server:
     return both_apis[1]
 

@@ -60,6 +60,18 @@ def deployed_by_hand() -> dict[str, Any]:
     return {one["name"]: one for one in yaml.safe_load((servers.ROOT / "prefect.yaml").read_text())["deployments"]}
 
 
+class TestWorkPool:
+    def test_its_own_queue_is_paused(self, lab: Lab) -> None:
+        from prefect.client.orchestration import get_client
+
+        make_pool(pool := f"pool-{uuid4().hex[:6]}")
+        with get_client(sync_client=True) as client:
+            client.update_work_queue(client.read_work_pool(pool).default_queue_id, is_paused=True)
+        (problem,) = prefect_side.work_pool(Patient(lab.stack("process", work_pool=pool)))
+        assert problem.grade is Grade.PROBLEM
+        names_all(problem.what, "work_queue='default'", "the queue is paused")
+
+
 class TestDeployments:
     def test_its_flow_has_other_parameters_now(self, lab: Lab) -> None:
         make_pool(pool := f"pool-{uuid4().hex[:6]}")
@@ -89,6 +101,26 @@ class TestDeployments:
             (problem,) = on(lab, name)
         assert problem.grade is Grade.PROBLEM
         names_all(problem.what, "has no work pool")
+
+    def test_it_is_paused_with_its_schedules(self, lab: Lab) -> None:
+        """As by the switch on its page, or an automation."""
+        from prefect.client.orchestration import get_client
+        from prefect.client.schemas.actions import DeploymentScheduleCreate
+        from prefect.client.schemas.schedules import CronSchedule
+
+        make_pool(pool := f"pool-{uuid4().hex[:6]}")
+        daily = DeploymentScheduleCreate(schedule=CronSchedule(cron="0 3 * * *"), active=True)
+        with deployment(pool) as name, get_client(sync_client=True) as client:
+            found = client.read_deployment_by_name(f"flow-{name}/{name}")
+            client.pause_deployment(found.id)
+            assert on(lab, name) == [], "it has no schedule that would run"
+            client.create_deployment_schedules(found.id, [daily])
+            (note,) = on(lab, name)
+            client.resume_deployment(found.id)
+            assert on(lab, name) == []
+        assert note.grade is Grade.NOTE
+        names_all(note.what, f"deployment `flow-{name}/{name}` is paused", "none of its schedules")
+        names_all(note.fix, "Pause or resume all schedules")
 
     def test_its_work_pool_was_deleted(self, lab: Lab) -> None:
         """Running the pipeline with a pool that is there, as the fix says, gives it that one."""

@@ -12,6 +12,7 @@ import pytest
 from tests.integration.forwarder import Forwarder
 from tests.integration.lab import Lab, Ran, eventually
 from tests.integration.workers import make_pool
+from tests.servers import Server
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +34,7 @@ def schedule_it(
     into: Path | None = None,
     settings: dict[str, Any] | None = None,
     steps: dict[str, Any] | None = None,
+    tags: dict[str, str] | None = None,
     **schedule: Any,
 ) -> tuple[Any, BaseException | None]:
     """Run a pipeline with a schedule; return ZenML's schedule, if it kept one."""
@@ -43,7 +45,7 @@ def schedule_it(
     name = f"schedule-{uuid4().hex[:8]}"
     ran = lab.run(
         shapes.chain,
-        lab.stack("process", work_pool=pool),
+        lab.stack("process", work_pool=pool, **({"tags": tags} if tags else {})),
         settings={"execution_mode": "pipeline", **(settings or {})},
         options={"schedule": Schedule(name=name, **schedule), "steps": steps or {}},
         into=into,
@@ -180,6 +182,7 @@ def test_a_schedule_of_a_project_that_is_not_the_active_one(lab: Lab, idle_pool:
     assert error is None
     assert snapshot_of(schedule.id) == snapshot.id
     client.delete_schedule(schedule.id)
+    assert snapshot_of(schedule.id) is None
     assert snapshot_of(uuid4()) is None
 
 
@@ -218,6 +221,118 @@ def test_a_schedule_that_was_deleted_in_prefect(lab: Lab, idle_pool: str) -> Non
     with pytest.raises(InvalidSettings, match="Prefect has no such schedule any more"):
         Client().update_schedule(schedule.id, cron_expression="0 4 * * *")
     Client().delete_schedule(schedule.id)
+
+
+def test_a_schedule_that_is_in_another_prefect(
+    lab: Lab, idle_pool: str, other_prefect: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """ZenML archives what is deleted, and the other Prefect goes on."""
+    from zenml.client import Client
+    from zenml.enums import StackComponentType
+
+    from bridge.errors import InvalidSettings
+    from bridge.submitting.scheduled import snapshot_for
+
+    schedule, _ = schedule_it(lab, idle_pool, tags={"apart": uuid4().hex}, cron_expression="0 3 * * *")
+    [flow_run, *_] = eventually(lambda: planned(schedule), bool, 30)
+    given = UUID(flow_run.parameters["snapshot_id"])
+    assert snapshot_for(flow_run, given) == given
+    url = {"prefect_api_url": f"{other_prefect.url}/api"}
+    Client().update_stack_component(schedule.orchestrator_id, StackComponentType.ORCHESTRATOR, configuration=url)
+    with pytest.raises(InvalidSettings, match=f"deleted there, or .*{other_prefect.url}.* isn't the one that has it"):
+        Client().update_schedule(schedule.id, active=False)
+    with caplog.at_level("WARNING", "bridge.submitting.schedule_store"):
+        Client().delete_schedule(schedule.id)
+    assert f"{other_prefect.url}/api has no deployment {deployment_of(schedule)}" in caplog.text
+    still = in_prefect(schedule)
+    with pytest.raises(InvalidSettings, match=f"schedule='{schedule.name}.*': it was deleted in ZenML.*{schedule.id}"):
+        snapshot_for(flow_run, given)
+    with client() as api:
+        api.delete_deployment_schedule(still.deployment_id, still.id)
+
+
+def test_a_schedule_of_a_deployment_that_is_paused(lab: Lab, idle_pool: str, caplog: pytest.LogCaptureFixture) -> None:
+    """As by the switch for all schedules in Prefect's UI: Prefect takes a new one, and plans nothing."""
+    from zenml.client import Client
+
+    schedule, _ = schedule_it(lab, idle_pool, cron_expression="0 3 * * *")
+    with client() as api:
+        api.pause_deployment(UUID(deployment_of(schedule)))
+    with caplog.at_level("WARNING", "bridge.submitting.deployments"):
+        other, error = schedule_it(lab, idle_pool, cron_expression="0 4 * * *")
+    assert error is None
+    assert "is paused: Prefect plans none of its schedules" in caplog.text
+    assert "Pause or resume all schedules" in caplog.text
+    caplog.clear()
+    with caplog.at_level("WARNING", "bridge.submitting.deployments"):
+        Client().update_schedule(schedule.id, cron_expression="0 5 * * *")
+    assert "is paused: Prefect plans none of its schedules" in caplog.text
+    with client() as api:
+        api.resume_deployment(UUID(deployment_of(schedule)))
+    caplog.clear()
+    Client().update_schedule(schedule.id, cron_expression="0 6 * * *")
+    assert "is paused" not in caplog.text
+    for one in (schedule, other):
+        Client().delete_schedule(one.id)
+
+
+def test_a_run_that_has_begun_goes_on_without_its_schedule(lab: Lab, idle_pool: str) -> None:
+    """Its flow crashed, and meanwhile somebody deleted the schedule."""
+    from zenml.client import Client
+
+    from bridge import names
+    from bridge.errors import InvalidSettings
+    from bridge.submitting.scheduled import snapshot_for
+
+    schedule, _ = schedule_it(lab, idle_pool, cron_expression="0 3 * * *")
+    [not_begun, begun, *_] = eventually(lambda: planned(schedule), lambda found: len(found) > 1, 30)
+    given = UUID(begun.parameters["snapshot_id"])
+    with client() as api:
+        # As a flow does, once it has opened its run.
+        api.update_flow_run(begun.id, tags=[*begun.tags, *names.flow_run_tags(str(uuid4()), "chain", "stack", None)])
+        begun = api.read_flow_run(begun.id)
+    Client().delete_schedule(schedule.id, soft=False)
+    with pytest.raises(InvalidSettings, match="ZenML has no snapshot of the schedule"):
+        snapshot_for(not_begun, given)
+    assert snapshot_for(begun, given) == given
+
+
+def test_late_runs_that_go_with_another_schedule_are_named(
+    lab: Lab, idle_pool: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Prefect deletes what waits of all schedules of the deployment."""
+    from zenml.client import Client
+
+    now = datetime.now(timezone.utc)
+    often, _ = schedule_it(lab, idle_pool, start_time=now, interval_second=timedelta(seconds=2))
+    daily, _ = schedule_it(lab, idle_pool, cron_expression="0 3 * * *")
+
+    def late() -> list[Any]:
+        return [run for run in planned(often) if run.expected_start_time < datetime.now(timezone.utc)]
+
+    assert eventually(late, bool, 60)
+    with caplog.at_level("WARNING", "bridge.submitting.schedule_store"):
+        Client().delete_schedule(daily.id)
+    assert "waiting runs of other schedules of the pipeline" in caplog.text
+    caplog.clear()
+    Client().delete_schedule(often.id)
+    assert "of other schedules" not in caplog.text
+
+
+def test_a_schedule_is_not_deleted_on_a_server_that_nobody_keeps(lab: Lab, idle_pool: str) -> None:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from zenml.client import Client
+
+    from bridge.errors import PrefectUnavailable
+
+    schedule, _ = schedule_it(lab, idle_pool, cron_expression="0 3 * * *")
+    with temporary_settings(restore_defaults={PREFECT_API_URL}):
+        with pytest.raises(PrefectUnavailable, match=f"`{schedule.name}` needs a Prefect server that stays"):
+            Client().delete_schedule(schedule.id)
+        with pytest.raises(PrefectUnavailable, match=f"`{schedule.name}` needs a Prefect server that stays"):
+            Client().update_schedule(schedule.id, active=False)
+    Client().delete_schedule(schedule.id)
+    assert in_prefect(schedule) is None
 
 
 @pytest.mark.parametrize(

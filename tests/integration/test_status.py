@@ -15,6 +15,7 @@ import pytest
 from bridge.flow_run import eviction
 from tests.integration.lab import Lab, asked, eventually
 from tests.integration.workers import make_pool
+from tests.servers import Server
 
 PIPELINE_MODE = {"execution_mode": "pipeline"}
 
@@ -187,6 +188,69 @@ def test_a_deleted_flow_run(lab: Lab, idle_pool: str) -> None:
     assert asked(run)[0] == "stopping"
     stop(run)
     assert statuses(run) == ("stopped", {})
+
+
+def submitted_apart(lab: Lab, pool: str) -> Any:
+    """The same, on an orchestrator that no other test has."""
+    import shapes
+
+    stack = lab.stack("process", work_pool=pool, synchronous=False, tags={"apart": uuid4().hex})
+    return lab.run(shapes.chain, stack, settings=PIPELINE_MODE, begun=False).run
+
+
+def asks(server: Server, run: Any) -> None:
+    """From now on the run's orchestrator asks this Prefect."""
+    from zenml.client import Client
+    from zenml.enums import StackComponentType
+
+    [orchestrator] = zenml_run(run).stack.components[StackComponentType.ORCHESTRATOR]
+    url = {"prefect_api_url": f"{server.url}/api"}
+    Client().update_stack_component(orchestrator.id, StackComponentType.ORCHESTRATOR, configuration=url)
+
+
+def test_another_prefect_knows_nothing_of_a_run(
+    lab: Lab, idle_pool: str, other_prefect: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Refreshing a run there changes nothing of it, and stopping it gracefully is left to its flow."""
+    from bridge.cleanup import signs_of_life
+    from bridge.errors import PrefectUnavailable
+
+    run = submitted_apart(lab, idle_pool)
+    asks(other_prefect, run)
+    with pytest.raises(PrefectUnavailable, match=rf"{other_prefect.url}.*made as .*/runs/flow-run/.*config view"):
+        refresh(run)
+    assert statuses(run) == ("provisioning", {})
+    signs_of_life.renew(zenml_run(run))  # as the flow does, once a worker elsewhere has begun it
+    with pytest.raises(PrefectUnavailable, match=rf"{other_prefect.url}.*sign of life \d s ago.*config view"):
+        refresh(run)
+    assert statuses(run) == ("provisioning", {})
+    with caplog.at_level("WARNING", "bridge.submitting.stop_run"):
+        stop(run, graceful=True)
+    assert "The run is left to its flow" in caplog.text
+    assert statuses(run) == ("stopped", {}), "which is what ZenML makes of stopping without a step"
+
+
+def test_a_run_is_stopped_wherever_its_flow_run_is(lab: Lab, idle_pool: str, other_prefect: Server) -> None:
+    from bridge.cleanup import signs_of_life
+
+    run = submitted_apart(lab, idle_pool)
+    asks(other_prefect, run)
+    signs_of_life.renew(zenml_run(run))
+    stop(run)
+    assert statuses(run) == ("stopped", {})
+
+
+def test_a_flow_run_that_was_deleted_while_its_flow_gave_signs_of_life(lab: Lab, idle_pool: str) -> None:
+    """Where the Prefect that had it says so, the flow has no say."""
+    import shapes
+
+    from bridge.cleanup import signs_of_life
+
+    run = submitted(lab, idle_pool, shapes.chain)
+    signs_of_life.renew(zenml_run(run))
+    with client() as api:
+        api.delete_flow_run(UUID(run.orchestrator_run_id))
+    assert refresh(run) == ("stopped", {})
 
 
 def test_a_failed_flow_run_whose_zenml_run_never_began(lab: Lab, idle_pool: str) -> None:

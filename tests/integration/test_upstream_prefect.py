@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import re
+from datetime import datetime, timezone
 from pathlib import Path
 from uuid import UUID, uuid4
+
+import pytest
 
 from tests.integration.lab import Lab
 
@@ -24,6 +27,20 @@ def test_private_names_are_in_one_file() -> None:
         if re.search(rf"^\s*(from|import) {re.escape(name)}", path.read_text(), re.MULTILINE)
     }
     assert users == {"upstream_prefect.py"}
+
+
+def test_dates_of_a_cron_expression() -> None:
+    """As the server reckons them, where one without a date stops the scheduler."""
+    from prefect.server.schemas.schedules import CronSchedule
+
+    from bridge.upstream_prefect import ever_comes
+
+    now = datetime(2026, 3, 20, tzinfo=timezone.utc)
+    assert ever_comes("0 0 29 2 *", now)
+    assert asyncio.run(CronSchedule(cron="0 0 29 2 *").get_dates(1, now))
+    assert not ever_comes("0 0 30 2 *", now)
+    with pytest.raises(Exception, match="failed to find next date"):
+        asyncio.run(CronSchedule(cron="0 0 30 2 *").get_dates(1, now))
 
 
 def test_they_do_what_they_are_used_for(lab: Lab) -> None:

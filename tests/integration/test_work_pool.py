@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from prefect.client.schemas.filters import FlowRunFilter
 
+from tests import servers
+from tests.integration.conftest import forget_zenml
 from tests.integration.forwarder import Forwarder
 from tests.integration.lab import Lab, Ran, asked
 from tests.integration.workers import Worker, make_pool
@@ -240,6 +245,16 @@ def test_a_paused_pool_and_a_paused_queue(lab: Lab, idle_pool: str) -> None:
     assert f"prefect work-pool resume {idle_pool}" in message
 
 
+def test_a_paused_queue_that_nobody_named(lab: Lab) -> None:
+    """The pool's own: there the run would wait for ever, with a worker online."""
+    make_pool(pool := f"pool-{uuid4().hex[:6]}")
+    with client() as api:
+        api.update_work_queue(api.read_work_pool(pool).default_queue_id, is_paused=True)
+    message = refused(lab, work_pool=pool)
+    assert "work_queue='default': the queue is paused" in message
+    assert f"prefect work-queue resume default --pool {pool}" in message
+
+
 @pytest.mark.slow  # test_bad_input.py has such URLs, and test_doctor.py
 @pytest.mark.parametrize(("path", "hint"), [("/api", "can't be used"), ("", "the URL ends with /api")])
 def test_a_wrong_url(lab: Lab, idle_pool: str, path: str, hint: str) -> None:
@@ -322,3 +337,43 @@ def prefect_reads_its_environment_again() -> Iterator[None]:
     assert get_current_settings().api.auth_string is None
     with SettingsContext(profile=profile.profile, settings=Settings()):
         yield
+
+
+@contextmanager
+def zenml_behind(proxy: Forwarder, lab: Lab, folder: Path) -> Iterator[None]:
+    """This process is a client of the lab's ZenML through ``proxy`` while the block runs."""
+    before = dict(os.environ)
+    os.environ |= servers.zenml_client_environment(folder, replace(lab.zenml, url=proxy.url))
+    forget_zenml()
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        forget_zenml()
+
+
+def test_interrupted_while_it_is_submitted(lab: Lab, idle_pool: str, tmp_path: Path) -> None:
+    """Between the flow run's making and ZenML's hearing of it: no worker is to carry it out after all."""
+    import shapes
+
+    made: list[Any] = []
+
+    def interrupt(method: str, path: str) -> None:
+        if method != "PUT" or made:
+            return
+        run = path.rpartition("/")[2].partition("?")[0]
+        with client() as api:
+            made.extend(api.read_flow_runs(flow_run_filter=FlowRunFilter(tags={"all_": [f"zenml_run_id:{run}"]})))
+        if made:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    stack = lab.stack("process", work_pool=idle_pool, synchronous=False)
+    with (
+        Forwarder(lab.zenml.url, before=interrupt) as proxy,
+        zenml_behind(proxy, lab, tmp_path),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        lab.run(shapes.chain, stack, settings={"execution_mode": "pipeline"}, begun=False, length=1)
+    with client() as api:
+        assert api.read_flow_run(made[0].id).state.is_cancelled()

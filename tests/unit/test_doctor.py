@@ -8,6 +8,8 @@ import io
 import json
 import re
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -25,12 +27,15 @@ from rich.console import Console
 import bridge
 from bridge.doctor import installation, prefect_side, registry, trip, zenml_side
 from bridge.doctor.clocks import compared
-from bridge.doctor.examination import Check, examine_by
+from bridge.doctor.examination import CHECKS, Check, examine_by
 from bridge.doctor.finding import Finding, Grade, told
 from bridge.doctor.patient import Patient, Unmet
 from bridge.doctor.show import as_json, show, summary
-from bridge.errors import PrefectUnavailable, RunNotPossible
+from bridge.errors import BridgeError, PrefectUnavailable, RunNotPossible
 from bridge.flow_run.outcome import End, SandboxEnd
+from bridge.prefect_side.prefect_api import prefect_api, prefect_settings
+from bridge.settings import ModalPrefectOrchestratorConfig
+from tests.servers import ROOT, clean_environment
 from tests.serving import serving_at
 
 
@@ -169,6 +174,26 @@ class TestTheOrder:
             Finding("modal", Grade.OK, "fine"),
         ]
 
+    def test_what_breaks_a_check_off_is_a_finding_and_the_others_go_on(self) -> None:
+        """A defect as much as an odd environment: it is told by its name."""
+
+        def broken(patient: Patient) -> Iterator[Finding]:
+            yield Finding("zenml server", Grade.OK, "fine so far")
+            raise ZeroDivisionError("division by zero\nand more")
+
+        def never(patient: Patient) -> Iterator[Finding]:
+            raise AssertionError("looked at though its need isn't met")
+            yield
+
+        def fine(patient: Patient) -> Iterator[Finding]:
+            yield Finding("modal", Grade.OK, "fine")
+
+        checks = [("zenml server", broken), ("stack", never), ("clocks", broken), ("other", fine)]
+        first, told, skipped, *_, other = examine_by(checks, Patient())
+        assert (first.what, told.grade) == ("fine so far", Grade.UNKNOWN)
+        assert told.what == "the check broke off (ZeroDivisionError: division by zero)"
+        assert (skipped.grade, skipped.what, other.what) == (Grade.SKIPPED, "mend zenml server first", "fine")
+
     def test_not_being_able_to_ask_is_no_problem_found(self) -> None:
         def away(patient: Patient) -> Iterator[Finding]:
             raise PrefectUnavailable("Prefect is away. Wait.")
@@ -180,6 +205,63 @@ class TestTheOrder:
 
         found = list(examine_by([("prefect api", away), ("registry", unmet)], Patient()))
         assert [finding.grade for finding in found] == [Grade.UNKNOWN, Grade.SKIPPED]
+
+
+def doctor(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    """Call the command, in an environment in which nothing of ZenML, Prefect and Modal is configured but this."""
+    return subprocess.run(
+        [sys.executable, "-c", "from bridge.cli import main; main()", "doctor", *arguments],
+        env={**clean_environment(), "ZENML_CONFIG_PATH": str(folder), "PREFECT_HOME": str(folder), **environment},
+        cwd=ROOT,
+        capture_output=True,
+        check=False,
+    )
+
+
+class TestHalfConfiguredEnvironments:
+    @pytest.mark.parametrize("store", [{"ZENML_STORE_URL": "localhost:8080"}, {"ZENML_STORE_TYPE": "rest"}])
+    def test_each_check_that_breaks_off_is_a_finding(self, store: dict[str, str], tmp_path: Path) -> None:
+        wrong = {"PREFECT_API_URL": "http://localhost:42o0/api", "SSL_CERT_FILE": str(tmp_path / "gone.pem")}
+        said = doctor(tmp_path, "--json", **store, **wrong)
+        assert said.returncode == 1, said.stderr.decode()
+        found = {one["check"]: one for one in json.loads(said.stdout)["findings"]}
+        assert list(found) == [name for name, _ in CHECKS]
+        assert "ZenML's server can't be used" in found["zenml server"]["what"]
+        assert "http://localhost:42o0/api can't be used" in found["prefect api"]["what"]
+        assert all(one["fix"] for one in found.values() if one["grade"] in ("problem", "unknown"))
+
+    def test_a_terminal_that_has_no_tick(self, tmp_path: Path) -> None:
+        wrong = {"ZENML_STORE_URL": "localhost:8080", "PREFECT_API_URL": "http://localhost:42o0/api"}
+        said = doctor(tmp_path, **wrong, PYTHONIOENCODING="latin-1")
+        assert said.returncode == 1, said.stderr.decode()
+        assert said.stdout.startswith(b"\\u2713 system"), said.stdout
+
+    @pytest.mark.parametrize("url", ["http://[::1/api", "http://localhost:42o0/api"])
+    def test_a_component_with_a_url_that_is_none(self, url: str) -> None:
+        config = ModalPrefectOrchestratorConfig(prefect_api_url=url)
+        with pytest.raises(BridgeError, match=re.escape(url)), prefect_settings(config), prefect_api() as client:
+            client.read_work_pools(limit=1)
+
+    def test_a_url_that_is_none_has_no_clock(self) -> None:
+        assert list(compared([("nobody", "http://localhost:42o0/api/health")])) == []
+
+    def test_a_registry_with_an_address_that_is_none(self) -> None:
+        (found,) = registry.asked("registry.example.com:port/x", None, "mine")
+        assert found.grade is Grade.UNKNOWN
+        assert "registry.example.com:port/x can't be asked (InvalidURL" in found.what
+
+    def test_a_registry_behind_somebody_s_login_page(self) -> None:
+        class Login(_Registry):
+            def do_GET(self) -> None:
+                if self.path.startswith("/token"):
+                    self._answer(200, b"<html>please log in</html>")
+                else:
+                    super().do_GET()
+
+        with serving_at(Login) as address:
+            (found,) = registry.asked(f"{address}/team", ("ada", "secret"), "mine")
+        assert found.grade is Grade.UNKNOWN
+        assert f"{address}/team can't be asked (JSONDecodeError" in found.what
 
 
 FINDINGS = [

@@ -115,6 +115,18 @@ async def test_an_interval_counts_from_its_start(start: datetime, end: datetime 
     assert end is None or found[-1] <= end.replace(tzinfo=UTC)
 
 
+@pytest.mark.parametrize("every", [timedelta(minutes=1), timedelta(days=1, seconds=7)])
+async def test_an_interval_with_an_end_that_began_long_ago_is_counted_from_now(every: timedelta) -> None:
+    """Prefect's server would walk from its start to now, each minute."""
+    start, end = datetime(2023, 1, 1, 5, 0, 13, tzinfo=UTC), datetime(2026, 6, 1, tzinfo=UTC)
+    schedule = prefect_schedule(Given(interval_second=every, start_time=start, end_time=end), NOW)
+    assert isinstance(schedule, RRuleSchedule)
+    first = schedule.to_rrule()[0].astimezone(UTC)
+    assert timedelta() <= first - NOW < every
+    assert (first - start) % every == timedelta()
+    assert await dates(schedule, 3) == [first, first + every, first + 2 * every]
+
+
 async def test_nothing_runs_a_moment_before_its_start() -> None:
     moment = datetime(2026, 7, 1, 8, 30, 15, 700_000)
     [found] = await dates(prefect_schedule(Given(run_once_start_time=moment), NOW))
@@ -130,6 +142,41 @@ async def test_once() -> None:
 async def test_a_single_start_that_is_too_near_for_the_scheduler_is_put_off() -> None:
     schedule = prefect_schedule(Given(run_once_start_time=datetime(2026, 3, 20, 12, 0, 31)), NOW)
     assert await dates(schedule) == [NOW + SOONEST]
+
+
+NEVER = [
+    (Given("0 0 30 2 1"), "cron_expression='0 0 30 2 1': Prefect finds no date for it"),  # though Mondays come
+    (Given("0 0 30 2 *"), "cron_expression='0 0 30 2 *': Prefect finds no date for it"),
+    (Given("CRON_TZ=Europe/Berlin 0 0 31 4,6 *"), "0 0 31 4,6 *': Prefect finds no date for it"),
+    (Given("0 0 30 2 *", end_time=datetime(2099, 1, 1)), "cron_expression='0 0 30 2 *': Prefect finds no date for it"),
+    (
+        Given("0 0 30 2 *", start_time=datetime(2027, 1, 1)),
+        "cron_expression='0 0 30 2 *': Prefect finds no date for it",
+    ),
+    (
+        Given("0 9 * * *", start_time=datetime(2026, 5, 1), end_time=datetime(2026, 4, 1)),
+        "end_time='2026-04-01 00:00:00+00:00': the first run would come after it",
+    ),
+    (Given("0 9 * * 1", end_time=datetime(2026, 3, 21)), "end_time='2026-03-21 00:00:00+00:00'"),
+    (
+        Given(interval_second=timedelta(hours=1), start_time=datetime(2026, 5, 1), end_time=datetime(2026, 4, 1)),
+        "end_time='2026-04-01 00:00:00+00:00': the first run would come after it",
+    ),
+]
+
+
+@pytest.mark.parametrize(("given", "says"), NEVER)
+def test_what_would_never_run_is_refused_by_name(given: Given, says: str) -> None:
+    """Prefect's scheduler plans no run of any schedule of a deployment that has a cron without a date."""
+    with pytest.raises(InvalidSettings) as caught:
+        prefect_schedule(given, NOW)
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("cron", ["0 0 29 2 *", "0 0 31 1,4 *", "0 0 30 3 1"])
+async def test_what_runs_seldom_is_no_mistake(cron: str) -> None:
+    assert await dates(prefect_schedule(Given(cron), NOW), 1)
+    assert await dates(prefect_schedule(Given(cron, end_time=datetime(2036, 1, 1)), NOW), 1)
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -69,6 +72,26 @@ print(json.dumps([given, run, other]))
         "TRACESTATE": "vendor=x",
     }
     assert other["context"]["trace_id"] == "0x" + "1" * 32
+
+
+@pytest.mark.parametrize("exporter", ["otlp", "console,otlp", "zipkin"])
+def test_an_exporter_that_is_not_there_costs_the_trace_and_not_the_step(exporter: str) -> None:
+    """As under `opentelemetry-instrument`: the image has the distribution, and not this exporter."""
+    code = """
+import json, logging
+said = []
+logging.getLogger("bridge.host.tracing").addFilter(lambda record: said.append(record.getMessage()))
+from bridge.host.tracing import span_of_step
+with span_of_step("train"):
+    print(json.dumps(["it runs", said]))
+"""
+    ran, said = run(code, TRACEPARENT=PARENT, OTEL_TRACES_EXPORTER=exporter)
+    assert ran == "it runs"
+    assert re.fullmatch(
+        r"This process isn't traced: OpenTelemetry can't be set up as OTEL_TRACES_EXPORTER=\S+ asks \(RuntimeError: "
+        r"Requested component '(otlp|zipkin)\S*' not found.*\)\. Install .* into the image, .*",
+        said[0],
+    ), said
 
 
 def test_an_exception_fails_the_span_without_a_word_of_it() -> None:
