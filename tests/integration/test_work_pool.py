@@ -342,8 +342,12 @@ def prefect_reads_its_environment_again() -> Iterator[None]:
 @contextmanager
 def zenml_behind(proxy: Forwarder, lab: Lab, folder: Path) -> Iterator[None]:
     """This process is a client of the lab's ZenML through ``proxy`` while the block runs."""
+    from zenml.client import Client
+
     before = dict(os.environ)
-    os.environ |= servers.zenml_client_environment(folder, replace(lab.zenml, url=proxy.url))
+    # Where there are several projects a new client has none of them.
+    project = {"ZENML_ACTIVE_PROJECT_ID": str(Client().active_project.id)}
+    os.environ |= servers.zenml_client_environment(folder, replace(lab.zenml, url=proxy.url)) | project
     forget_zenml()
     try:
         yield
