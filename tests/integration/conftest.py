@@ -61,10 +61,10 @@ def prefect_api(both_apis: tuple[servers.Server, servers.Server]) -> servers.Ser
     return both_apis[0]
 
 
-@pytest.fixture(scope="session")
-def other_prefect(folder: Path) -> Iterator[servers.Server]:
+@pytest.fixture(scope="module")
+def other_prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]:
     """A Prefect server that knows nothing of the lab: another profile's, or one for a single process."""
-    server = servers.prefect_server(folder / "other").start()
+    server = servers.prefect_server(tmp_path_factory.mktemp("other")).start()
     yield server
     server.stop()
 
