@@ -129,7 +129,12 @@ def test_a_function_that_failed_and_is_tried_again(lab: Lab, tmp_path: Path, mon
         assert eventually(lambda: _run(lives).status.value, lambda status: status == "failed", 120) == "failed"
         lives.go_on().end_of_process()  # which only ends what is left: ZenML's run has failed
         zenml("retry", lives.under.run_id)
-        ran = lab.read(Ran(tmp_path), lives.under.run_id)
+        # Prefect records the states of task runs a little later, and the one before was final too.
+        ran = eventually(
+            lambda: lab.read(Ran(tmp_path), lives.under.run_id),
+            lambda ran: "as told" in ran.task_runs["dynamic"].state.message,
+            30,
+        )
     assert (ran.status, ran.flow_run.state.name) == ("failed", "Failed")
     assert "as told" in ran.task_runs["dynamic"].state.message
     assert lab.sandboxes_by_step(ran) == {"": 2, "apart": 1}
