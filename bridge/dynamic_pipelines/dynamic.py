@@ -75,6 +75,10 @@ class DynamicPipeline:
         self._kill.set()
         self._isolated.kill()
 
+    def task_runs(self) -> set[UUID]:
+        """The task runs that this process has seen to their ends, once it is executed."""
+        return {self._task_run_id, *self._isolated.task_runs()}
+
     async def execute(self) -> None:
         """Run it to its end. Raises a defect, or an outage beyond patience."""
         self._isolated.take_up()

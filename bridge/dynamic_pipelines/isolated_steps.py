@@ -146,6 +146,10 @@ class IsolatedSteps:
         for task in self._tasks.values():
             task.result()
 
+    def task_runs(self) -> set[UUID]:
+        """The task runs of all that were taken up or started."""
+        return {names.isolated_task_run_id(self.run.flow_run_id, str(step_run_id)) for step_run_id in self._tasks}
+
     def is_newest(self, found: Asked) -> bool:
         """Whether a step run is the newest one of its step that has a task run."""
         task_run_id = names.isolated_task_run_id(self.run.flow_run_id, str(found.step_run.id))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -326,7 +327,7 @@ class _CarryingOut:
         async with carried_out(watch, drain=pipeline.drain, kill=pipeline.kill):
             await pipeline.execute()
         if self._goes_on:
-            await _close_task_runs(parts, "Nobody worked on it any more.")
+            await _close_task_runs(parts, "Nobody worked on it any more.", pipeline.task_runs())
         return _Ended(pipeline.failures, pipeline.stopped, pipeline.paused)
 
     async def _conclude(self, ended: _Ended) -> State[None]:
@@ -367,12 +368,12 @@ async def _look_back(parts: FlowParts) -> Earlier:
     return await look_back(parts.run, parts.runner, parts.client, parts.thread, parts.shipper)
 
 
-async def _close_task_runs(parts: FlowParts, because: str) -> None:
-    """End the task runs that an earlier process left open and nobody took up."""
+async def _close_task_runs(parts: FlowParts, because: str, own: Collection[UUID] = ()) -> None:
+    """End the task runs that an earlier process left open and nobody took up; not this process's ``own``."""
     run_id, flow_run_id = parts.run.run.id, UUID(parts.run.flow_run_id)
     await until_it_answers(parts.client, flow_run_id)
     try:
-        await parts.thread.call(lambda: close_task_runs(flow_run_id, run_id, because))
+        await parts.thread.call(lambda: close_task_runs(flow_run_id, run_id, because, own=own))
     except PrefectUnavailable as error:
         # They are the picture of a run whose end doesn't hang on it.
         get_run_logger().warning("Task runs may stay open in Prefect: %s", error)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from uuid import UUID
 
@@ -52,11 +52,13 @@ def close_task_runs(
     run_id: UUID,
     because: str,
     tell: Callable[[TaskRun, State[None]], object] = report_task_run_state,
+    own: Collection[UUID] = (),
 ) -> None:
     """End the open task runs of a flow run as ZenML says that their steps ended; unfinished ones for ``because``.
 
     ``tell`` tells Prefect: by an event, as its engine does, where this is the flow run's own process. From elsewhere an
-    event would take the task run away from its flow run.
+    event would take the task run away from its flow run. ``own`` are left alone: the process that asks has ended them,
+    which Prefect may not have recorded yet.
 
     Raises ``PrefectUnavailable``, and what ZenML's client raises.
     """
@@ -66,7 +68,7 @@ def close_task_runs(
     if step_runs.is_dynamic(run):
         for step_run_id, status in step_runs.statuses(run).items():
             ends[names.isolated_task_run_id(str(flow_run_id), str(step_run_id))] = status
-    for task_run in _open(flow_run_id):
+    for task_run in (found for found in _open(flow_run_id) if found.id not in own):
         tell(task_run, _state(ends.get(task_run.id), because))
 
 
