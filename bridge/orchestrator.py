@@ -28,7 +28,7 @@ from bridge.local import local_environment
 from bridge.plan import Plan
 from bridge.planning import ignored
 from bridge.planning.layers import ComponentSettings
-from bridge.planning.network import check_way_to_zenml, check_ways_to_zenml
+from bridge.planning.network import check_ways_to_zenml
 from bridge.planning.one_sandbox import refuse_images
 from bridge.planning.translate import NewSnapshot, Translation, translate
 from bridge.planning.validation import check_stack, modal_builds, refuse_run
@@ -413,15 +413,16 @@ class ModalPrefectOrchestrator(ContainerizedOrchestrator):
         """
         from bridge.dynamic_pipelines import asks
         from bridge.dynamic_pipelines.isolated import image_of, wishes_of
+        from bridge.step_operators.single_step import check_reach
 
         del environment  # it holds a token; the flow has its own
-        name, snapshot = step_run_info.pipeline_step_name, step_run_info.snapshot
+        name, config, snapshot = step_run_info.pipeline_step_name, step_run_info.config, step_run_info.snapshot
         layer = self.layer(snapshot, _root())
-        wishes = wishes_of(name, step_run_info.config, layer)  # its flow says what isn't used
+        wishes = wishes_of(name, config, layer)  # its flow says what isn't used
         _warn_of_child(layer)
+        check_reach(name, config, wishes, self.config.runner, Client().zen_store.url)
         if self.config.runner == "modal":
-            check_way_to_zenml(wishes.sandbox, f"step {name}", Client().zen_store.url)
-            image_of(name, step_run_info.config, snapshot)
+            image_of(name, config, snapshot)
         asks.ask(step_run_info.step_run_id, self.id)
         self._asked_for.add(step_run_info.step_run_id)
 

@@ -164,13 +164,14 @@ class ModalPrefectStepOperator(BaseStepOperator):
 
     def _operated(self, info: StepRunInfo, entrypoint_command: list[str], environment: dict[str, str]) -> OperatedRun:
         from bridge.planning.resources import pools_not_used
-        from bridge.step_operators.operated import OperatedRun, check_steps, plan_of, warm_not_used, wishes_of
+        from bridge.step_operators.operated import OperatedRun, plan_of, warm_not_used, wishes_of
+        from bridge.step_operators.single_step import check_reach
 
         name, config, snapshot = info.pipeline_step_name, info.config, info.snapshot
-        check_steps({name: config}, self.config, self.name, Client().zen_store.url)
+        wishes = wishes_of(name, config, self.config, self.name)
+        check_reach(name, config, wishes, self.config.runner, Client().zen_store.url)
         if snapshot.stack is None:
             raise RunNotPossible(f"The stack of snapshot {snapshot.id} was deleted: run the pipeline again.")
-        wishes = wishes_of(name, config, self.config, self.name)
         pools = () if snapshot.is_dynamic else pools_not_used(dict(config.resource_settings), f"step {name}")
         cold = warm_not_used(name, config, wishes.settings, dynamic=snapshot.is_dynamic)
         not_used = (*pools, *ignored.of_component(self.config), *wishes.warnings, *cold)

@@ -17,10 +17,9 @@ from bridge.flow_run.run import Run
 from bridge.host.attempt import StepCommand
 from bridge.plan import Plan, SandboxSpec, StepPlan
 from bridge.planning.layers import declared, keys_of, made, merged, settings_under
-from bridge.planning.network import check_way_to_zenml
 from bridge.runners.base import SandboxRequest
 from bridge.settings import ModalPrefectStepOperatorConfig, ModalPrefectStepOperatorSettings
-from bridge.step_operators.single_step import SingleStepRun, Wishes, plan_around, step_plan, wishes
+from bridge.step_operators.single_step import SingleStepRun, Wishes, check_reach, plan_around, step_plan, wishes
 from bridge.warming.kinds import sharing
 
 
@@ -66,8 +65,8 @@ def check_steps(
     """
     for name, config in steps.items():
         found = wishes_of(name, config, component, component_name)
-        if zenml is not None and component.runner == "modal" and config.command is None:
-            check_way_to_zenml(found.sandbox, f"step {name}", zenml)
+        if zenml is not None:
+            check_reach(name, config, found, component.runner, zenml)
 
 
 @dataclass(frozen=True)

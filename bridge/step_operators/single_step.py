@@ -15,7 +15,7 @@ from bridge import names
 from bridge.flow_run.run import Run
 from bridge.plan import FailureMode, Mode, Plan, Resources, RunnerKind, SandboxSpec, StepPlan
 from bridge.planning import ignored
-from bridge.planning.network import check_network
+from bridge.planning.network import check_network, check_way_to_zenml
 from bridge.planning.resources import asked, with_gpu
 from bridge.planning.translate import sandbox_spec, texts
 from bridge.runners.base import SandboxRequest
@@ -87,6 +87,15 @@ def wishes(step: str, config: StepConfiguration, settings: Settings, runner: Run
         return Wishes(settings, resources, ignored.of_step(sandbox_spec(settings, resources, None), config.settings))
     check_network(settings, where, needs_zenml=config.command is None)
     return Wishes(settings, resources)
+
+
+def check_reach(step: str, config: StepConfiguration, found: Wishes[Settings], runner: RunnerKind, zenml: str) -> None:
+    """Refuse a step whose sandbox could never report to ZenML's server at this URL.
+
+    Nothing for a command, which tells ZenML nothing, nor for a local process. Raises ``NotTranslatable``.
+    """
+    if runner == "modal" and config.command is None:
+        check_way_to_zenml(found.sandbox, f"step {step}", zenml)
 
 
 def step_plan(

@@ -200,6 +200,14 @@ def test_a_function_that_a_stop_does_not_trouble(lab: Lab, dynamics: Any, tmp_pa
     assert ran.states == {"untroubled": "Cancelled", "hangs": "Cancelled"}
 
 
+@pytest.mark.slow
+def test_a_command_needs_no_way_to_zenml(lab: Lab, dynamics: Any, tmp_path: Path) -> None:
+    """Of a step that has to report it is refused: it could reach this ZenML by no domain."""
+    ran = lab.run(dynamics.fenced, lab.stack("modal"), into=tmp_path)
+    assert (ran.status, ran.steps) == ("completed", {"inside": "completed"})
+    assert (tmp_path / "inside").exists()
+
+
 def told(dynamics: Any, folder: Path) -> dict[str, Any]:
     """Options of a pipeline whose run hooks write down in this folder that they were called."""
     folder.mkdir(exist_ok=True)

@@ -302,3 +302,10 @@ def untroubled(folder: str) -> None:
     future = hangs.submit(folder)
     while future.running():
         time.sleep(0.1)
+
+
+@pipeline(dynamic=True)
+def fenced(folder: str) -> None:
+    """A command that may reach one domain, which isn't ZenML's."""
+    domains = {"orchestrator": {"outbound_domain_allowlist": ["pypi.org"]}}
+    CommandStep(["touch", f"{folder}/inside"], name="inside", runtime="isolated", settings=domains)()
