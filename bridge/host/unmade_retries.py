@@ -35,8 +35,8 @@ def watch() -> None:
     if context is None:
         return
     over = _watched[context.run.id] = threading.Event()
-    arguments = (context.runner, over)
-    threading.Thread(target=copy_context().run, args=(_watch, *arguments), name="unmade-retries", daemon=True).start()
+    watching = (_watch, context.runner, over)
+    threading.Thread(target=copy_context().run, args=watching, name="unmade-retries", daemon=True).start()
 
 
 def release() -> None:

@@ -9,7 +9,6 @@ import hashlib
 import os
 import posixpath
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import zenml
@@ -111,8 +110,15 @@ def _code(settings: DockerSettings, where: str) -> tuple[Code, tuple[str, ...]]:
     used = ignored or os.path.join(root, ".dockerignore")
     if ignored or os.path.isfile(used):
         _text(named, used, where)  # which says what is wrong with it; ZenML reads it below
-    with _readable(root, where):
+    try:
         return _code_below(root, ignored, where)
+    except OSError as error:
+        raise InvalidSettings(
+            f"the source root of {where}",
+            root,
+            f"it can't be read: {error}",
+            "Let this user read it, or name the file in a `.dockerignore` of the source root if it isn't code",
+        ) from error
 
 
 def _code_below(root: str, ignored: str | None, where: str) -> tuple[Code, tuple[str, ...]]:
@@ -131,19 +137,6 @@ def _code_below(root: str, ignored: str | None, where: str) -> tuple[Code, tuple
         )
     files = tuple(sorted(found.items()))
     return Code(files, _digest(files)), left_out
-
-
-@contextmanager
-def _readable(root: str, where: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise InvalidSettings(
-            f"the source root of {where}",
-            root,
-            f"it can't be read: {error}",
-            "Let this user read it, or name the file in a `.dockerignore` of the source root if it isn't code",
-        ) from error
 
 
 def _linked(root: str, files: Iterable[str], links: Iterable[str]) -> tuple[list[str], tuple[str, ...]]:

@@ -6,7 +6,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.objects import WorkerStatus
+from prefect.client.schemas.objects import WorkerStatus, WorkQueue
 from prefect.exceptions import ObjectNotFound
 
 from bridge import names
@@ -40,8 +40,20 @@ def check_pool(client: SyncPrefectClient, config: ModalPrefectOrchestratorConfig
     if pool.is_paused:
         fix = f"Resume it with `prefect work-pool resume {shlex.quote(name)}`"
         raise InvalidSettings("work_pool", name, "the work pool is paused, so nothing would pick up the run", fix)
-    _check_queue(client, name, work_queue or client.read_work_queue(pool.default_queue_id).name)
+    queue = (
+        _named(client, name, work_queue) if work_queue is not None else client.read_work_queue(pool.default_queue_id)
+    )
+    if queue is not None and queue.is_paused:
+        fix = f"Resume it with `prefect work-queue resume {shlex.quote(queue.name)} --pool {shlex.quote(name)}`"
+        raise InvalidSettings("work_queue", queue.name, "the queue is paused, so nothing would pick up the run", fix)
     return name
+
+
+def _named(client: SyncPrefectClient, pool: str, queue: str) -> WorkQueue | None:
+    try:
+        return client.read_work_queue_by_name(names.url_segment(queue), work_pool_name=names.url_segment(pool))
+    except ObjectNotFound:
+        return None
 
 
 def default_queue(client: SyncPrefectClient, pool: str) -> str:
@@ -61,16 +73,6 @@ def check_process_pool(client: SyncPrefectClient, name: str) -> None:
         problem = f"the work pool is of type {pool.type}, whose runs aren't processes of its worker: nothing to drain"
         fix = f"Start its worker with `prefect worker start --pool {shlex.quote(name)}`"
         raise InvalidSettings("--pool", name, problem, fix)
-
-
-def _check_queue(client: SyncPrefectClient, pool: str, queue: str) -> None:
-    try:
-        found = client.read_work_queue_by_name(names.url_segment(queue), work_pool_name=names.url_segment(pool))
-    except ObjectNotFound:
-        return
-    if found.is_paused:
-        fix = f"Resume it with `prefect work-queue resume {shlex.quote(queue)} --pool {shlex.quote(pool)}`"
-        raise InvalidSettings("work_queue", queue, "the queue is paused, so nothing would pick up the run", fix)
 
 
 def nobody_works(client: SyncPrefectClient, pool: str) -> str | None:

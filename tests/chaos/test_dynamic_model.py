@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from tests.chaos.case import Case, StepSpec, make_dynamic_case
 from tests.chaos.dynamic_model import violations
-from tests.chaos.seen import Attempt, Sandbox, Seen, Strike, TaskRun
+from tests.chaos.seen import Sandbox, Seen, Strike, TaskRun
+from tests.chaos.test_model import box as any_box
+from tests.chaos.test_model import ran
 
 CASE = Case(
     seed=0,
@@ -24,12 +27,7 @@ CASE = Case(
 )
 
 
-def ran(number: int, begin: float, how: str | None = "end") -> Attempt:
-    return Attempt(number, f"sb-{begin:.0f}", 100 + number, begin, begin + 1 if how else None, how)
-
-
-def box(begin: float, seconds: float = 2.0, step: str = "s0") -> Sandbox:
-    return Sandbox(f"sb-{begin:.0f}", step, "success", begin - 0.5, seconds)
+box = partial(any_box, step="s0")
 
 
 def function(begin: float, seconds: float) -> Sandbox:

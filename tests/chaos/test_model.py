@@ -29,8 +29,8 @@ def ran(number: int, begin: float, how: str | None = "end", sandbox: str = "") -
     return Attempt(number, sandbox or f"sb-{begin:.0f}", 100 + number, begin, ended, how)
 
 
-def box(begin: float, seconds: float = 2.0) -> Sandbox:
-    return Sandbox(f"sb-{begin:.0f}", "", "success", begin - 0.5, seconds)
+def box(begin: float, seconds: float = 2.0, step: str = "") -> Sandbox:
+    return Sandbox(f"sb-{begin:.0f}", step, "success", begin - 0.5, seconds)
 
 
 GOOD = Seen(

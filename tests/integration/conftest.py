@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -123,6 +124,22 @@ def forget_zenml() -> None:
 
     GlobalConfiguration._reset_instance()
     Client._reset_instance()
+
+
+@contextmanager
+def another_client(environment: Mapping[str, str], without: Iterable[str] = ()) -> Iterator[None]:
+    """This process is the client of ZenML that these variables make it while the block runs."""
+    before = dict(os.environ)
+    for name in without:
+        del os.environ[name]
+    os.environ |= environment
+    forget_zenml()
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        forget_zenml()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

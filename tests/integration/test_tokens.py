@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -25,7 +24,7 @@ from bridge.cleanup.signs_of_life import last_sign
 from bridge.doctor.finding import Grade
 from bridge.doctor.patient import Patient
 from bridge.doctor.zenml_side import server
-from tests.integration.conftest import forget_zenml
+from tests.integration.conftest import another_client
 from tests.integration.lab import Lab, Ran, eventually, lab_beside
 from tests.integration.under import Under
 
@@ -122,19 +121,13 @@ def test_one_that_could_be_tried_again_is_not(short_lives: Lab, tmp_path: Path, 
 @contextmanager
 def logged_in(folder: Path, **login: str) -> Iterator[None]:
     """This process's only login at its ZenML server is that of the variables, or what a person puts there meanwhile."""
-    before = dict(os.environ)
-    for name in ("ZENML_STORE_USERNAME", "ZENML_STORE_PASSWORD"):
-        del os.environ[name]
-    os.environ |= {"ZENML_CONFIG_PATH": str(folder / "login"), **login}
+    variables = {"ZENML_CONFIG_PATH": str(folder / "login"), **login}
     CredentialsStore.reset_instance()
-    forget_zenml()
     try:
-        yield
+        with another_client(variables, without=("ZENML_STORE_USERNAME", "ZENML_STORE_PASSWORD")):
+            yield
     finally:
-        os.environ.clear()
-        os.environ.update(before)
         CredentialsStore.reset_instance()
-        forget_zenml()
 
 
 def log_in(token: str) -> None:

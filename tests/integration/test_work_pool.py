@@ -16,7 +16,7 @@ import pytest
 from prefect.client.schemas.filters import FlowRunFilter
 
 from tests import servers
-from tests.integration.conftest import forget_zenml
+from tests.integration.conftest import another_client
 from tests.integration.forwarder import Forwarder
 from tests.integration.lab import Lab, Ran, asked
 from tests.integration.workers import Worker, make_pool
@@ -344,17 +344,10 @@ def zenml_behind(proxy: Forwarder, lab: Lab, folder: Path) -> Iterator[None]:
     """This process is a client of the lab's ZenML through ``proxy`` while the block runs."""
     from zenml.client import Client
 
-    before = dict(os.environ)
     # Where there are several projects a new client has none of them.
     project = {"ZENML_ACTIVE_PROJECT_ID": str(Client().active_project.id)}
-    os.environ |= servers.zenml_client_environment(folder, replace(lab.zenml, url=proxy.url)) | project
-    forget_zenml()
-    try:
+    with another_client(servers.zenml_client_environment(folder, replace(lab.zenml, url=proxy.url)) | project):
         yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-        forget_zenml()
 
 
 def test_interrupted_while_it_is_submitted(lab: Lab, idle_pool: str, tmp_path: Path) -> None:
