@@ -78,6 +78,7 @@ def run_pipeline(flow_run: FlowRun, snapshot_id: UUID, run_id: UUID | None) -> S
     warn_in_run_logs()
     try:
         given = snapshot_id
+        zenml_calls.patiently(lambda: use_fresh_keys(Client().zen_store), BEGIN_SECONDS)
         snapshot_id = zenml_calls.patiently(lambda: snapshot_for(flow_run, given), BEGIN_SECONDS)
         planned = snapshot_id
         run = zenml_calls.patiently(lambda: open_run(planned, run_id, str(flow_run.id)), BEGIN_SECONDS)
@@ -220,7 +221,6 @@ class _CarryingOut:
         """Bring both runs to their end and return the flow run's state. Raises a defect, of which ZenML was told."""
         run, stop = self._run, self._stop
         try:
-            await self._thread.call(lambda: use_fresh_keys(Client().zen_store))
             ended = await self._work()
             if ended.paused and not stop.requested:
                 return paused(run)

@@ -28,7 +28,7 @@ from bridge.flow_run.open_run import load_snapshot, load_stack, own_run
 from bridge.flow_run.run import is_over
 from bridge.plan import FailureMode, Plan
 from bridge.prefect_side.prefect_api import prefect_api, prefect_settings
-from bridge.submitting.stop_run import end_sandboxes
+from bridge.submitting.stop_run import end_sandboxes, nothing_runs
 from bridge.submitting.submission import run_here
 from bridge.submitting.work_pool import nobody_works
 from bridge.zenml_side import step_runs
@@ -146,7 +146,7 @@ def _carry_out_the_cancel(
 def _end_what_is_left(flow_run: FlowRun, run: PipelineRunResponse, sure: bool, say: Callable[[str], None]) -> None:
     """End on all sides what a flow left whose run has ended without it: nothing goes on with that any more.
 
-    Does nothing where its process is or may be alive, or comes back by itself; nor where steps still run which the
+    Does nothing where its process is or may be alive, or comes back by itself; nor where steps may still run which the
     run's failure mode lets come to their end.
     """
     state = flow_run.state
@@ -162,7 +162,7 @@ def _end_what_is_left(flow_run: FlowRun, run: PipelineRunResponse, sure: bool, s
     if not sure and doubt_of_death(flow_run, sign, plan.orphan_timeout, datetime.now(timezone.utc)):
         return
     spared = run.status is ExecutionStatus.FAILED and plan.failure_mode is not FailureMode.FAIL_FAST
-    if spared and step_runs.some_run(run):
+    if spared and step_runs.some_run(run) and not nothing_runs(run, orchestrator):
         say(
             f"Steps of this run still run. They have {plan.orphan_timeout:.0f} s from the death of their flow to come "
             "to their end; type this again then to end the flow run in Prefect too."

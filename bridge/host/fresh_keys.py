@@ -96,8 +96,14 @@ class FreshKeys(HTTPAdapter):
         if not items or not _is_the_one(items[0]["body"], asked):
             return None
         found = get(f"{url}/{items[0]['id']}")
-        # A server that was killed before it had written the inputs down has made nothing that could be run.
-        return found if found.ok and set(asked["inputs"]) <= set(found.json()["resources"]["inputs"]) else None
+        if found.ok and set(asked["inputs"]) <= set(found.json()["resources"]["inputs"]):
+            return found
+        _logger.warning(
+            "ZenML's server was killed while it wrote down that step `%s` begins: the step run has no inputs, so it "
+            "can't be run. That costs one of the step's own retries; without one the step fails.",
+            asked["name"],
+        )
+        return None
 
 
 def _said(answer: requests.Response) -> str:

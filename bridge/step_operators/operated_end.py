@@ -10,7 +10,7 @@ from zenml.stack import Stack
 from bridge import names
 from bridge.errors import RunnerError
 from bridge.flow_run.run import Run, runner_of
-from bridge.plan import Mode
+from bridge.plan import Mode, Plan
 from bridge.step_operator import ModalPrefectStepOperator
 from bridge.step_operators.operated import wishes_of
 
@@ -24,10 +24,15 @@ async def end_operated(run_id: str, snapshot: PipelineSnapshotResponse, stack: S
             await _end_those_of(operator, run_id, snapshot, stack)
 
 
+def may_be_operated(plan: Plan, stack: Stack) -> bool:
+    """Whether any step of a run may be a step operator's."""
+    is_dynamic = plan.mode is Mode.DYNAMIC  # of whose steps nobody knows beforehand
+    return any(step.step_operator for step in plan.steps) or (is_dynamic and bool(stack.step_operators))
+
+
 async def end_with(run: Run) -> None:
     """End those of a run that ends early. Where they can't be reached, their own heartbeats end them a little later."""
-    is_dynamic = run.plan.mode is Mode.DYNAMIC
-    if not any(step.step_operator for step in run.plan.steps) and not (is_dynamic and run.stack.step_operators):
+    if not may_be_operated(run.plan, run.stack):
         return
     try:
         await end_operated(run.id, run.snapshot, run.stack)

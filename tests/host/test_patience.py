@@ -123,13 +123,16 @@ def test_the_step_run_of_an_earlier_attempt_is_no_answer(asked: Asked, tmp_path:
     assert job.statuses()[1] == {"fail_first": ["retried", "running"]}
 
 
-def test_a_step_run_without_its_inputs_is_no_answer(asked: Asked, tmp_path: Path) -> None:
+def test_a_step_run_without_its_inputs_is_no_answer(
+    asked: Asked, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """The server was killed between the two."""
     job = asked.zen.submit("chain", tmp_path)
     body = asked.step_run(job, "one")
     asked.make("/api/v1/steps", body)
     answer = asked.again("/api/v1/steps", {**body, "inputs": {"left": [str(uuid4())]}})
     assert answer.status_code == 409, answer.text
+    assert "step `one` begins: the step run has no inputs" in caplog.text
 
 
 @pytest.mark.slow  # a step run that was made is found likewise

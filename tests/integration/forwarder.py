@@ -21,7 +21,8 @@ class Forwarder:
 
     ``required`` are headers without which it answers 401; ``before`` is called before a request is handed on;
     ``refuses`` says which requests it answers by 400; ``cuts`` for which one, once, the connection breaks after the
-    server has done what it was asked.
+    server has done what it was asked; ``busy`` for which one, once, it answers 429 however often it comes again, as
+    ZenML's server does that was killed over it.
     """
 
     target: str
@@ -29,7 +30,9 @@ class Forwarder:
     before: Callable[[str, str], None] = lambda method, path: None
     refuses: Callable[[str, str], bool] = lambda method, path: False
     cuts: Callable[[str, str], bool] = lambda method, path: False
+    busy: Callable[[str, str], bool] = lambda method, path: False
     verify: ssl.SSLContext | bool = True
+    left_open: str = ""
     cut: bool = False
     refused: int = 0
 
@@ -65,6 +68,12 @@ class Forwarder:
         if self.refuses(request.command, request.path):
             self.refused += 1
             self._answer(request, httpx.Response(400, json={"exception_message": "not today"}))
+            return
+        key = request.headers.get("Idempotency-Key", "")
+        if not self.left_open and self.busy(request.command, request.path):
+            self.left_open = key
+        if key and key == self.left_open:
+            self._answer(request, httpx.Response(429, json={"exception_message": "too busy"}))
             return
         self.before(request.command, request.path)
         headers = {name: value for name, value in request.headers.items() if name.lower() not in HOP_BY_HOP}

@@ -24,10 +24,11 @@ from prefect.states import Cancelled, Crashed, Scheduled
 from zenml.client import Client
 from zenml.enums import ExecutionStatus
 
-from bridge.cleanup.lease import signer
+from bridge.cleanup.lease import FIRST_SIGN_SECONDS, signer
 from bridge.cleanup.signs_of_life import last_sign
 from bridge.names import FLOW_ENTRYPOINT
 from bridge.runners import supervisor
+from tests.integration.forwarder import Forwarder
 from tests.integration.lab import PROJECT, STACK_CODE, Lab, Ran, asked, eventually
 from tests.integration.lives import Lives
 from tests.integration.test_cli import COMMAND
@@ -475,6 +476,60 @@ def test_a_run_that_failed_without_its_flow_while_a_step_runs(lab: Lab, tmp_path
     assert (ran.status, ran.flow_run.state.name) == ("failed", "Failed")
     assert ran.states == {"one": "Failed", "two": "Completed"}
     assert not lab.running(ran)
+
+
+@slow
+@pytest.mark.parametrize("mode", ["cold", "pipeline"])
+def test_a_run_that_failed_without_its_flow_and_of_which_nothing_runs_any_more(
+    lab: Lab, tmp_path: Path, mode: str
+) -> None:
+    """ZenML calls a step running whose sandbox was lost meanwhile: nobody would wait for its end but in vain."""
+    from bridge.errors import RunIsOver
+    from bridge.flow_run.revival import resume
+
+    said: list[str] = []
+    with Lives(lab, tmp_path) as lives:
+        lives.begin("apart", "modal", MODES[mode])
+        lives.until("one")
+        lives.until("two")
+        lives.kill()
+        lives.fail("one-1")
+        lives.go("one-1")
+        lives.until_zenml({"one": "failed", "two": "running"})
+        strike(lab, "killed", lives.under.ran.traces("two")[0])
+        left = lab.read(Ran(tmp_path), lives.under.run_id, begun=False)
+        assert eventually(lambda: not lab.running(left), bool)
+        with pytest.raises(RunIsOver, match="is failed already"):
+            resume(lives.under.run_id, sure=False, here=True, say=said.append)
+        ran = lab.read(Ran(tmp_path), lives.under.run_id)
+    assert "has ended as its run has" in "".join(said), said
+    assert (ran.status, ran.flow_run.state.name) == ("failed", "Failed")
+    assert ran.steps == {"one": "failed", "two": "failed"}
+    assert set(ran.states.values()) == {"Failed"}
+    assert not lab.running(ran)
+
+
+@slow  # a server counts as busy for more than a minute before it is asked anew
+def test_zenmls_server_is_killed_over_the_first_question_of_a_flow(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ZenML's client alone would ask it for eight minutes, in which the flow is taken for dead."""
+
+    def is_the_flow_s(method: str, path: str) -> bool:
+        return "/pipeline_snapshots/" in path and flow_run_of(lives).run_count == 2
+
+    with Lives(lab, tmp_path) as lives, Forwarder(lab.zenml.url, busy=is_the_flow_s) as forwarder:
+        lives.begin("alone", "modal", COLD)
+        lives.until("only")
+        lives.kill()
+        with monkeypatch.context() as changed:
+            changed.setenv("ZENML_STORE_URL", forwarder.url)
+            lives.go_on()
+        lives.until_signed(FIRST_SIGN_SECONDS)
+        assert forwarder.left_open
+        lives.go("only-1")
+        ran = lives.end()
+    assert (ran.status, ran.flow_run.state.name) == ("completed", "Completed"), lives.log[-6000:]
 
 
 @slow  # tests/integration/test_bad_input.py has a token and a limit that are missing at a first start
