@@ -87,6 +87,10 @@ def lab(
     forget_zenml()
     # As installed packages are, for this process; the sandboxes get both from their image.
     sys.path[:0] = [str(STACK_CODE), str(PROJECT)]
+    from zenml.utils import source_utils
+
+    # Under pytest-xdist there is no main module that ZenML could take for the user's.
+    source_utils.set_custom_source_root(str(PROJECT))
     yield Lab(folder, modal_server, prefect_api, zenml_api)
     from prefect.logging.handlers import APILogWorker
 

@@ -84,12 +84,9 @@ class Lab:
         from zenml.client import Client
         from zenml.enums import StackComponentType
         from zenml.exceptions import EntityExistsError
-        from zenml.utils import source_utils
 
         if self._flavors:
             return
-        # Under pytest-xdist there is no main module that ZenML could take for the user's.
-        source_utils.set_custom_source_root(str(PROJECT))
         client = Client()
         orchestrator, operator = StackComponentType.ORCHESTRATOR, StackComponentType.STEP_OPERATOR
         store, registry = StackComponentType.ARTIFACT_STORE, StackComponentType.CONTAINER_REGISTRY
