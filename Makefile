@@ -92,11 +92,13 @@ test: setup-tests  ## the tests, but for those that are slow
 # The oldest Python (where pyenv has it), Prefect and Modal that pyproject.toml admits.
 FLOOR_PYTHON ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.10.*/bin/python) $(BIN)/python)
 IS_FLOOR := -c 'import sys; sys.exit(None if sys.version_info[:2] == (3, 10) else "The floor is Python 3.10: rm -rf .venv-floor; make test-floor FLOOR_PYTHON=<path of one>")'
-.venv-floor/.done: .venv/.demo pyproject.toml
+.venv-floor/.done: .venv/.demo .venv-zenml-server/.done pyproject.toml
 	@$(FLOOR_PYTHON) $(IS_FLOOR)
 	$(BIN)/uv venv --quiet --allow-existing --python $(FLOOR_PYTHON) .venv-floor
 	@# Prefect 3.7.0 can't start a worker without importlib-metadata, which it doesn't declare.
 	$(UV) --python .venv-floor/bin/python -e ".[local]" --group dev "prefect==3.7.0" "modal==1.4.3" importlib-metadata
+	@# Also because Prefect's first server puts the UI's files into the environment, which two at once can't.
+	.venv-floor/bin/python -m tests.databases
 	@touch $@
 
 test-floor: setup-tests .venv-floor/.done  ## most of them on the oldest Python, Prefect and Modal

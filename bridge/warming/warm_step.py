@@ -132,6 +132,8 @@ class WarmStep:
         self._first = host.turns == 0
         host.turns += 1
         self._lines: asyncio.Queue[list[OutputLine] | None] = asyncio.Queue(_BATCHES)
+        self._waits_for_reader = False
+        """Whether it is not the host that keeps others waiting, but whoever reads the output."""
         self._assemblers = {wire.STDOUT: LineAssembler("stdout"), wire.STDERR: LineAssembler("stderr")}
         self._position = 0
         self._answered = asyncio.Event()
@@ -269,8 +271,8 @@ class WarmStep:
         limit = self._call.call.timeout
         if limit is None:
             return None
-        if self._lines.full():
-            return self._overdue  # whoever reads the output is waited for, not the host
+        if self._waits_for_reader:
+            return self._overdue
         return max(self._began + limit, self._heard) + self._overdue - time.monotonic()
 
     async def _without_answer(self) -> SandboxEnd | None:
@@ -314,7 +316,12 @@ class WarmStep:
         lines += self._assemblers[frame.kind].feed(frame.body, written)
         self._position = frame.position
         if lines:
-            await self._lines.put(lines)
+            self._waits_for_reader = True
+            try:
+                await self._lines.put(lines)
+            finally:
+                self._waits_for_reader = False
+            self._heard = time.monotonic()  # it may have said more long ago
 
     def _missing(self, position: int) -> list[OutputLine]:
         """Say what was left out before a position, if anything was."""
