@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from importlib.metadata import version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -33,7 +33,8 @@ HOW_TO = servers.ROOT / "docs" / "how-to" / "deployments.md"
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A virtual environment with nothing but the wheel and its extra `local`. Returns its `bin`.
 
-    Of Prefect and Modal it gets the releases that the tests run with, since the servers are of these.
+    Of Prefect and Modal it gets the releases that the tests run with, since the servers are of these; and of what the
+    oldest Prefect can't be had with the newest of, or doesn't declare (`make test-floor`).
     """
     folder = tmp_path_factory.mktemp("wheel")
     uv = str(servers.ROOT / ".venv" / "bin" / "uv")
@@ -42,7 +43,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     wheel = next(folder.glob("*.whl"))
     subprocess.run([uv, "venv", str(folder / "venv"), "--python", sys.executable], **run)  # type: ignore[call-overload]
     python = str(folder / "venv" / "bin" / "python")
-    releases = [f"{package}=={version(package)}" for package in ("prefect", "modal")]
+    wanted = {"prefect", "modal", "fastapi", "importlib_metadata"}
+    releases = [f"{each.name}=={each.version}" for each in distributions() if each.name.replace("-", "_") in wanted]
     subprocess.run([uv, "pip", "install", "--python", python, f"{wheel}[local]", *releases], **run)  # type: ignore[call-overload]
     return folder / "venv" / "bin"
 
