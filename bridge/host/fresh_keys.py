@@ -96,7 +96,9 @@ class FreshKeys(HTTPAdapter):
         if not items or not _is_the_one(items[0]["body"], asked):
             return None
         found = get(f"{url}/{items[0]['id']}")
-        if found.ok and set(asked["inputs"]) <= set(found.json()["resources"]["inputs"]):
+        if not found.ok:
+            return None
+        if set(asked["inputs"]) <= set(found.json()["resources"]["inputs"]):
             return found
         _logger.warning(
             "ZenML's server was killed while it wrote down that step `%s` begins: the step run has no inputs, so it "

@@ -29,7 +29,7 @@ _HEALTHY_SECONDS = 10.0
 """A call that its host has taken, and that lasted longer, was in order: the step had nothing to say."""
 DRAIN_SECONDS = 5.0
 """How long a host that has ended may still be speaking."""
-_BATCHES = 64
+BATCHES = 64
 """Most pieces of output held in memory."""
 _LAST_WORDS = 3
 _AGAIN_SECONDS = 30.0
@@ -131,7 +131,7 @@ class WarmStep:
         self._goes_on = goes_on
         self._first = host.turns == 0
         host.turns += 1
-        self._lines: asyncio.Queue[list[OutputLine] | None] = asyncio.Queue(_BATCHES)
+        self._lines: asyncio.Queue[list[OutputLine] | None] = asyncio.Queue(BATCHES)
         self._waits_for_reader = False
         """Whether it is not the host that keeps others waiting, but whoever reads the output."""
         self._assemblers = {wire.STDOUT: LineAssembler("stdout"), wire.STDERR: LineAssembler("stderr")}
@@ -295,7 +295,7 @@ class WarmStep:
             for frame in frames.feed(data):
                 if frame.kind == wire.END:
                     if missing := self._missing(frame.position):
-                        await self._lines.put(missing)
+                        await self._hand_on(missing)
                     return decode(frame.body)
                 if frame.kind == wire.REFUSED:
                     return SandboxEnd(End.LOST, detail=f"its step host refused it: {frame.body.decode()}")
@@ -316,12 +316,15 @@ class WarmStep:
         lines += self._assemblers[frame.kind].feed(frame.body, written)
         self._position = frame.position
         if lines:
-            self._waits_for_reader = True
-            try:
-                await self._lines.put(lines)
-            finally:
-                self._waits_for_reader = False
-            self._heard = time.monotonic()  # it may have said more long ago
+            await self._hand_on(lines)
+
+    async def _hand_on(self, lines: list[OutputLine]) -> None:
+        self._waits_for_reader = True
+        try:
+            await self._lines.put(lines)
+        finally:
+            self._waits_for_reader = False
+        self._heard = time.monotonic()  # it may have said more long ago
 
     def _missing(self, position: int) -> list[OutputLine]:
         """Say what was left out before a position, if anything was."""

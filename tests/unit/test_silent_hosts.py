@@ -12,7 +12,7 @@ from bridge.host.ends import encode
 from bridge.host.wire import Call
 from bridge.runners.base import HostCall, Sandbox, SandboxRequest
 from bridge.runners.scripted import ScriptedRunner, Stage
-from bridge.warming.warm_step import WarmHost, WarmStep
+from bridge.warming.warm_step import BATCHES, WarmHost, WarmStep
 
 OUTAGE = 0.3
 OVERDUE = 0.3
@@ -28,6 +28,21 @@ def frame(kind: int, body: bytes = b"", position: int = 0) -> bytes:
 
 ACCEPTED = frame(wire.ACCEPTED)
 ENDED = frame(wire.END, encode(OK))
+
+
+def numbered(lines: int, missing: int = 0) -> Host:
+    """A host whose step has counted so many lines and succeeded; ``missing`` bytes after them are gone."""
+
+    async def host(call: int) -> AsyncIterator[bytes]:
+        yield ACCEPTED
+        position = 0
+        for number in range(lines):
+            body = b"%d\n" % number
+            position += wire.HEAD.size + len(body)
+            yield frame(wire.STDOUT, body, position)
+        yield frame(wire.END, encode(OK), position + missing)
+
+    return host
 
 
 async def for_ever(request: SandboxRequest, stage: Stage) -> SandboxEnd:
@@ -162,21 +177,22 @@ async def test_what_came_to_its_end_out_of_reach_is_believed() -> None:
 
 async def test_output_that_nobody_reads_is_not_its_host_s_silence() -> None:
     """Prefect may be away: what the step has said, and its end, wait in line."""
-
-    async def host(call: int) -> AsyncIterator[bytes]:
-        yield ACCEPTED
-        position = 0
-        for number in range(1000):
-            body = b"%d\n" % number
-            position += wire.HEAD.size + len(body)
-            yield frame(wire.STDOUT, body, position)
-        yield frame(wire.END, encode(OK), position)
-
-    async with Calling(host) as runner:
+    async with Calling(numbered(1000)) as runner:
         step = await begun(runner, timeout=0.1)
         await asyncio.sleep(3 * OVERDUE)
         assert len([line async for line in step.output()]) == 1000
         assert await step.wait() == OK
+
+
+async def test_nor_is_it_where_the_end_waits_behind_it() -> None:
+    """The last of the output is gone, which is said before the end: that has no room yet."""
+    async with Calling(numbered(BATCHES, missing=10)) as runner:
+        step = await begun(runner, timeout=0.1)
+        await asyncio.sleep(3 * OVERDUE)
+        expected = [*map(str, range(BATCHES)), "[10 bytes of output are left out here]"]
+        assert [line.text async for line in step.output()] == expected
+        assert await step.wait() == OK
+        assert runner.calls == 1
 
 
 async def test_output_that_is_gone_at_the_end_is_told() -> None:
