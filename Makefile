@@ -98,7 +98,7 @@ IS_FLOOR := -c 'import sys; sys.exit(None if sys.version_info[:2] == (3, 10) els
 	@# Prefect 3.7.0 can't start a worker without importlib-metadata, which it doesn't declare, and its server answers
 	@# 500 on FastAPI from 0.137 on, which asks routers for routes that it has thrown away.
 	$(UV) --python .venv-floor/bin/python -e ".[local]" --group dev "prefect==3.7.0" "modal==1.4.3" importlib-metadata "fastapi<0.137"
-	@# Also because Prefect's first server puts the UI's files into the environment, which two at once can't.
+	@# Its servers' databases; and the first server puts the UI's files into the environment, which two at once can't.
 	.venv-floor/bin/python -m tests.databases
 	@touch $@
 

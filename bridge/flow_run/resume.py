@@ -22,7 +22,7 @@ from prefect.client.schemas.sorting import TaskRunSort
 from bridge import names
 from bridge.errors import RunnerError
 from bridge.flow_run.outcome import SUCCESSFUL, Reported, StepRecord
-from bridge.flow_run.run import Run
+from bridge.flow_run.run import Run, sandboxes_of
 from bridge.flow_run.said import Said, read_said
 from bridge.flow_run.step import Begun
 from bridge.plan import Mode, StepPlan
@@ -68,14 +68,7 @@ async def look_back(
 
 async def end_sandboxes(run: Run, runner: Runner) -> None:
     """End every sandbox of a run. Raises ``RunnerUnavailable``."""
-    await asyncio.gather(*(sandbox.terminate() for sandbox in await _alive(run, runner)))
-
-
-async def _alive(run: Run, runner: Runner) -> list[Sandbox]:
-    found: list[Sandbox] = []
-    for environment in run.plan.modal_environments:
-        found += await runner.running({names.TAG_RUN_ID: run.id}, environment)
-    return found
+    await asyncio.gather(*(sandbox.terminate() for sandbox in await sandboxes_of(run.id, run.plan, runner)))
 
 
 async def task_runs_of(client: PrefectClient, flow_run_id: UUID) -> dict[UUID, TaskRun]:
@@ -101,7 +94,7 @@ class _Look:
         records, task_runs, alive = await asyncio.gather(
             self._thread.call(lambda: step_runs.latest(run.run, steps)),
             task_runs_of(self._client, UUID(run.flow_run_id)),
-            _alive(run, self._runner),
+            sandboxes_of(run.id, run.plan, self._runner),
         )
         hosts = [box for box in alive if names.is_host_name(box.name)]
         self._running = {box.name: box for box in alive if box not in hosts}

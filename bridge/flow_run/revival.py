@@ -155,14 +155,14 @@ def _end_what_is_left(flow_run: FlowRun, run: PipelineRunResponse, sure: bool, s
     if state.is_final() and not state.is_crashed():
         return
     snapshot = load_snapshot(_snapshot_id(run))
-    orchestrator = load_stack(snapshot)[1]
+    stack, orchestrator = load_stack(snapshot)
     plan, sign = orchestrator.plan(snapshot), signs_of_life.last_sign(run)
     if alive_here(flow_run, sign):
         return
     if not sure and doubt_of_death(flow_run, sign, plan.orphan_timeout, datetime.now(timezone.utc)):
         return
     spared = run.status is ExecutionStatus.FAILED and plan.failure_mode is not FailureMode.FAIL_FAST
-    if spared and step_runs.some_run(run) and not nothing_runs(run, orchestrator):
+    if spared and step_runs.some_run(run) and not nothing_runs(run, plan, stack, orchestrator.config):
         say(
             f"Steps of this run still run. They have {plan.orphan_timeout:.0f} s from the death of their flow to come "
             "to their end; type this again then to end the flow run in Prefect too."

@@ -19,7 +19,7 @@ from bridge.errors import RunIsOver, how_to_replay
 from bridge.host.attempt import StepCommand
 from bridge.images.registry_login import registry_of
 from bridge.plan import Plan, SandboxSpec, StepPlan
-from bridge.runners.base import OUTAGE_SECONDS, Runner, SandboxRequest
+from bridge.runners.base import OUTAGE_SECONDS, Runner, Sandbox, SandboxRequest
 from bridge.settings import RunnerConfig
 
 LOG_ENVIRONMENT = {"ZENML_LOGGING_COLORS_DISABLED": "true", "PYTHONUNBUFFERED": "1"}
@@ -131,6 +131,12 @@ def environment_of(run: PipelineRunResponse, snapshot: PipelineSnapshotResponse)
     if snapshot.stack is not None:
         environment["ZENML_ACTIVE_STACK_ID"] = str(snapshot.stack.id)
     return environment
+
+
+async def sandboxes_of(run_id: str, plan: Plan, runner: Runner) -> list[Sandbox]:
+    """Return the sandboxes of a run that run. Raises ``RunnerUnavailable``."""
+    tags = {names.TAG_RUN_ID: run_id}
+    return [sandbox for environment in plan.modal_environments for sandbox in await runner.running(tags, environment)]
 
 
 def runner_of(config: RunnerConfig, stack: Stack, create_rate: float = 4.0, outage: float = OUTAGE_SECONDS) -> Runner:

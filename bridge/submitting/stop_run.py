@@ -13,18 +13,18 @@ from prefect.states import Cancelled, Cancelling
 from zenml.client import Client
 from zenml.enums import ExecutionStatus
 from zenml.models import PipelineRunResponse
+from zenml.stack import Stack
 
-from bridge import names
 from bridge.cleanup import lease, signs_of_life
 from bridge.flow_run import whereabouts
 from bridge.flow_run.flow_process import alive_here, doubt_of_death, waits
 from bridge.flow_run.left_open import close_flow_run
 from bridge.flow_run.open_run import load_snapshot, load_stack
-from bridge.flow_run.run import runner_of
+from bridge.flow_run.run import runner_of, sandboxes_of
 from bridge.own_loop import on_own_loop
 from bridge.plan import Plan
 from bridge.prefect_side.prefect_api import prefect_api
-from bridge.runners.base import Runner, Sandbox
+from bridge.settings import RunnerConfig
 from bridge.step_operators.operated_end import end_operated, may_be_operated
 from bridge.submitting.deleted import doubt_of_deletion, is_fresh, orphan_timeout_of
 from bridge.submitting.status import read_flow_run
@@ -125,33 +125,23 @@ def end_sandboxes(run: PipelineRunResponse, orchestrator: ModalPrefectOrchestrat
 
     async def end() -> None:
         async with runner_of(orchestrator.config, stack, plan.create_rate) as runner:
-            for sandbox in await _running(run, plan, runner):
+            for sandbox in await sandboxes_of(str(run.id), plan, runner):
                 await sandbox.terminate()
         await end_operated(str(run.id), snapshot, stack)
 
     on_own_loop(end)
 
 
-def nothing_runs(run: PipelineRunResponse, orchestrator: ModalPrefectOrchestrator) -> bool:
+def nothing_runs(run: PipelineRunResponse, plan: Plan, stack: Stack, config: RunnerConfig) -> bool:
     """Whether certainly no sandbox of a run runs any more. Raises ``RunnerUnavailable``.
 
     It isn't certain where they are processes of a machine, which may be another one, or a step operator's.
     """
-    if run.snapshot is None or orchestrator.config.runner == "process":
-        return False
-    snapshot = load_snapshot(UUID(str(run.snapshot.id)))
-    stack, _ = load_stack(snapshot)
-    plan = orchestrator.plan(snapshot)
-    if may_be_operated(plan, stack):
+    if config.runner == "process" or may_be_operated(plan, stack):
         return False
 
     async def is_empty() -> bool:
-        async with runner_of(orchestrator.config, stack, plan.create_rate) as runner:
-            return not await _running(run, plan, runner)
+        async with runner_of(config, stack, plan.create_rate) as runner:
+            return not await sandboxes_of(str(run.id), plan, runner)
 
     return on_own_loop(is_empty)
-
-
-async def _running(run: PipelineRunResponse, plan: Plan, runner: Runner) -> list[Sandbox]:
-    tags = {names.TAG_RUN_ID: str(run.id)}
-    return [sandbox for environment in plan.modal_environments for sandbox in await runner.running(tags, environment)]

@@ -71,7 +71,7 @@ def run_case(case: Case, yard: Yard, seconds: float) -> tuple[Seen, str]:
                 failed_without_flow = failed_without_flow or traces.now()
                 if _is_over(UUID(run.orchestrator_run_id)):
                     break
-                if not _some_run(run.id) or not any(_lives(box) for box in _boxes(yard, run.id)):
+                if not (_some_run(run.id) and any(_lives(box) for box in _boxes(yard, run.id))):
                     flow.go_on(run.id)
                     eventually(flow.alive, lambda alive: not alive, 60)
                     break

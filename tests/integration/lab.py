@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -285,17 +284,12 @@ def eventually(read: Callable[[], Any], good: Callable[[Any], bool], seconds: fl
 @contextmanager
 def lab_beside(lab: Lab, folder: Path, variables: Mapping[str, str]) -> Iterator[Lab]:
     """Another ZenML server, whose settings are ``variables``; this process is its client while the block runs."""
-    from tests.integration.conftest import forget_zenml
+    from tests.integration.conftest import another_client
 
     served = servers.zenml_server(folder / "server")
     server = replace(served, environment={**served.environment, **variables}).start()
-    before = dict(os.environ)
     try:
-        os.environ |= servers.zenml_client_environment(folder / "zenml", server)
-        forget_zenml()
-        yield Lab(folder, lab.modal, lab.prefect, server)
+        with another_client(servers.zenml_client_environment(folder / "zenml", server)):
+            yield Lab(folder, lab.modal, lab.prefect, server)
     finally:
-        os.environ.clear()
-        os.environ.update(before)
-        forget_zenml()
         server.stop()

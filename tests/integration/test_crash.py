@@ -446,32 +446,39 @@ def test_interrupted_while_it_looks_what_there_is(lab: Lab, tmp_path: Path) -> N
     assert not lab.running(ran)
 
 
-@slow
-def test_a_run_that_failed_without_its_flow_while_a_step_runs(lab: Lab, tmp_path: Path) -> None:
-    """The step has its time; then both sides end, and the sandboxes with them."""
+def one_fails_alone(lives: Lives, mode: str) -> None:
+    """A step fails after its flow was killed, while another one runs."""
+    lives.begin("apart", "modal", MODES[mode])
+    lives.until("one")
+    lives.until("two")
+    lives.kill()
+    lives.fail("one-1")
+    lives.go("one-1")
+    lives.until_zenml({"one": "failed", "two": "running"})
+
+
+def refused(lives: Lives) -> str:
+    """What `modal-prefect resume` says and does, whose run has failed."""
     from bridge.errors import RunIsOver
     from bridge.flow_run.revival import resume
 
-    def refused(expected: str) -> None:
-        said: list[str] = []
-        with pytest.raises(RunIsOver, match="is failed already"):
-            resume(lives.under.run_id, sure=False, here=True, say=said.append)
-        assert expected in "".join(said), said
+    said: list[str] = []
+    with pytest.raises(RunIsOver, match="is failed already"):
+        resume(lives.under.run_id, sure=False, here=True, say=said.append)
+    return "".join(said)
 
+
+@slow
+def test_a_run_that_failed_without_its_flow_while_a_step_runs(lab: Lab, tmp_path: Path) -> None:
+    """The step has its time; then both sides end, and the sandboxes with them."""
     with Lives(lab, tmp_path) as lives:
-        lives.begin("apart", "modal", COLD)
-        lives.until("one")
-        lives.until("two")
-        lives.kill()
-        lives.fail("one-1")
-        lives.go("one-1")
-        lives.until_zenml({"one": "failed", "two": "running"})
-        refused("Steps of this run still run. They have 1800 s")
+        one_fails_alone(lives, "cold")
+        assert "Steps of this run still run. They have 1800 s" in refused(lives)
         assert flow_run_of(lives).state.is_running()
         assert lab.running(lab.read(Ran(tmp_path), lives.under.run_id, begun=False))
         lives.go("two-1")
         lives.until_zenml({"one": "failed", "two": "completed"})
-        refused("has ended as its run has")
+        assert "has ended as its run has" in refused(lives)
         ran = lab.read(Ran(tmp_path), lives.under.run_id)
     assert (ran.status, ran.flow_run.state.name) == ("failed", "Failed")
     assert ran.states == {"one": "Failed", "two": "Completed"}
@@ -484,25 +491,13 @@ def test_a_run_that_failed_without_its_flow_and_of_which_nothing_runs_any_more(
     lab: Lab, tmp_path: Path, mode: str
 ) -> None:
     """ZenML calls a step running whose sandbox was lost meanwhile: nobody would wait for its end but in vain."""
-    from bridge.errors import RunIsOver
-    from bridge.flow_run.revival import resume
-
-    said: list[str] = []
     with Lives(lab, tmp_path) as lives:
-        lives.begin("apart", "modal", MODES[mode])
-        lives.until("one")
-        lives.until("two")
-        lives.kill()
-        lives.fail("one-1")
-        lives.go("one-1")
-        lives.until_zenml({"one": "failed", "two": "running"})
+        one_fails_alone(lives, mode)
         strike(lab, "killed", lives.under.ran.traces("two")[0])
         left = lab.read(Ran(tmp_path), lives.under.run_id, begun=False)
         assert eventually(lambda: not lab.running(left), bool)
-        with pytest.raises(RunIsOver, match="is failed already"):
-            resume(lives.under.run_id, sure=False, here=True, say=said.append)
+        assert "has ended as its run has" in refused(lives)
         ran = lab.read(Ran(tmp_path), lives.under.run_id)
-    assert "has ended as its run has" in "".join(said), said
     assert (ran.status, ran.flow_run.state.name) == ("failed", "Failed")
     assert ran.steps == {"one": "failed", "two": "failed"}
     assert set(ran.states.values()) == {"Failed"}
