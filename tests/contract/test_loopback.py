@@ -306,6 +306,25 @@ def test_exec(app: modal.App, client: modal.Client, backend: str) -> None:
     assert sandbox.poll() is None
 
 
+async def test_execs_that_begin_while_it_ends(cloud: LoopbackModal, app: modal.App, client: modal.Client) -> None:
+    """Each is refused, or ends with it; none keeps it from ending."""
+    sandbox = await asyncio.to_thread(start, app, client, "sleep", "600")
+    earlier = [await sandbox.exec.aio("sleep", "600") for _ in range(4)]
+
+    async def begin() -> None:
+        try:
+            process = await sandbox.exec.aio("sleep", "600")
+            await process.wait.aio()
+        except exception.Error:
+            return  # it was over
+
+    later = [asyncio.create_task(begin()) for _ in range(20)]
+    await sandbox.terminate.aio()
+    await asyncio.wait_for(sandbox.wait.aio(raise_on_termination=False), 60)
+    assert cloud.sandbox(sandbox.object_id).status == "terminated"
+    await asyncio.wait_for(asyncio.gather(*(process.wait.aio() for process in earlier), *later), 60)
+
+
 def test_stdin(app: modal.App, client: modal.Client, backend: str) -> None:
     sandbox = start(app, client, "cat")
     sandbox.stdin.write("through\n")

@@ -67,11 +67,9 @@ class Router:
         for secret_id in request.secret_ids:
             environment.update(self.world.secrets[secret_id].values)
         try:
-            process = await sandbox.spawn(tuple(request.command_args), environment, Output(), Output())
+            execution = await sandbox.execute(request.exec_id, tuple(request.command_args), environment)
         except OSError as error:
             raise rules.not_found(f"failed to start {request.command_args[0]!r}: {error}") from error
-        execution = Execution(process)
-        sandbox.executions[request.exec_id] = execution
         task = asyncio.create_task(self._live(execution, request.timeout_secs or None))
         self.world.tasks.add(task)
         task.add_done_callback(self.world.tasks.discard)
@@ -87,7 +85,7 @@ class Router:
 
     def _running(self, task_id: str) -> LoopbackSandbox:
         sandbox = self.world.by_task(task_id)
-        if sandbox.ended.is_set():
+        if sandbox.is_ending:
             raise rules.not_found(f"Task {task_id} has ended")
         return sandbox
 

@@ -15,6 +15,7 @@ import psutil
 from grpclib import GRPCError, Status
 from modal_proto import api_pb2
 
+from tests.loopback import rules
 from tests.loopback.faults import Faults
 from tests.loopback.images import BuiltImage
 from tests.loopback.model import SandboxRecord
@@ -118,13 +119,15 @@ class LoopbackSandbox:
                 await self._live(faults)
             self.result = await self._verdict
         finally:
-            await self._clean_up()
-            if self.scheduled_at is not None:
-                self.ended_at = time.monotonic()
-                for volume in self.placement.volumes:
-                    volume.commit()
-            self.ended.set()
-            self.started.set()
+            try:
+                await self._clean_up()
+                if self.scheduled_at is not None:
+                    self.ended_at = time.monotonic()
+                    for volume in self.placement.volumes:
+                        volume.commit()
+            finally:
+                self.ended.set()
+                self.started.set()
 
     async def placed_or_ended(self) -> None:
         """Wait until it has its machine, or never will."""
@@ -142,6 +145,24 @@ class LoopbackSandbox:
             # modal/sandbox/_impl_v1.py, _open_command_router_client: ConflictError where it has ended.
             raise GRPCError(Status.FAILED_PRECONDITION, f"Sandbox {self.id} has ended")
         return self.process
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether it is decided how it ends: nothing more is started in it."""
+        return self._verdict.done()
+
+    async def execute(self, exec_id: str, argv: tuple[str, ...], environment: Mapping[str, str]) -> Execution:
+        """Start a process beside its entrypoint.
+
+        Raises ``OSError`` if there is no such program, NOT_FOUND if the sandbox ends meanwhile.
+        """
+        process = await self.spawn(argv, environment, Output(), Output())
+        if self.is_ending:
+            # Its end came meanwhile, and has looked already for what it has to kill.
+            await process.finish()
+            raise rules.not_found(f"Task {self.task_id} has ended")
+        execution = self.executions[exec_id] = Execution(process)
+        return execution
 
     async def _live(self, faults: Faults) -> None:
         for volume in self.placement.volumes:
