@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from importlib.metadata import distributions
+from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -43,8 +43,14 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     wheel = next(folder.glob("*.whl"))
     subprocess.run([uv, "venv", str(folder / "venv"), "--python", sys.executable], **run)  # type: ignore[call-overload]
     python = str(folder / "venv" / "bin" / "python")
-    wanted = {"prefect", "modal", "fastapi", "importlib_metadata"}
-    releases = [f"{each.name}=={each.version}" for each in distributions() if each.name.replace("-", "_") in wanted]
+    found = {each.name.replace("-", "_") for each in distributions()} & {
+        "prefect",
+        "modal",
+        "fastapi",
+        "importlib_metadata",
+    }
+    # By name: setuptools, once imported, adds what it brings along to what `distributions` finds.
+    releases = [f"{name}=={version(name)}" for name in sorted(found)]
     subprocess.run([uv, "pip", "install", "--python", python, f"{wheel}[local]", *releases], **run)  # type: ignore[call-overload]
     return folder / "venv" / "bin"
 
