@@ -35,6 +35,7 @@ class End(str, Enum):
 
 
 _INFRASTRUCTURE = frozenset({End.EVICTED, End.LOST, End.NEVER_STARTED})
+_KILLED = frozenset({End.OUT_OF_MEMORY, End.TERMINATED, End.EVICTED, End.LOST})
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,12 @@ class SandboxEnd:
     def is_infrastructure(self) -> bool:
         """Whether nothing that ran in it had a part in its end: that costs an infrastructure retry."""
         return self.end in _INFRASTRUCTURE
+
+    @property
+    def was_killed(self) -> bool:
+        """Whether its process ended by somebody else's will: with its sandbox, or by a signal."""
+        by_signal = self.exit_code is not None and not 0 <= self.exit_code <= 128
+        return self.end in _KILLED or (self.end is End.EXITED and by_signal)
 
     def __str__(self) -> str:
         code = f" with exit code {self.exit_code}" if self.end is End.EXITED else ""
@@ -253,7 +260,7 @@ def _diagnose(
             detail,
             "Does the step's code end the process, with `os._exit` or `sys.exit`?",
         )
-    if code is not None and (code < 0 or code > 128):
+    if code is not None and end.was_killed:
         signal = -code if code < 0 else code - 128
         hint = "Signal 9 is how the kernel ends a process that is out of memory" if signal == 9 else ""
         return Diagnosis(f"The {of}'s process was killed by signal {signal}", detail, hint)

@@ -2,7 +2,8 @@
 
 The program in the sandbox (:mod:`bridge.host`) schedules, retries and records the steps. What is left here is
 the sandbox: a lost one is a new attempt of the task, which takes finished steps as done; one that died with
-steps in it costs each of those steps one of its own retries.
+steps in it costs each of those steps one of its own retries; one that died while steps waited for their retry costs
+nobody one.
 """
 
 from __future__ import annotations
@@ -65,6 +66,8 @@ class WholePipeline:
         self._lost = self._begun.lost if self._begun is not None else 0
         self._not_asked = 0
         self._again = False
+        self._seen: dict[str, StepRecord] = {}
+        """What ZenML said of the steps after the sandbox before."""
 
     def drain(self, reason: str) -> None:
         """Start no other sandbox. The host in this one sees by itself that its run is stopped."""
@@ -168,16 +171,26 @@ class WholePipeline:
         orphans = await self._settle(records, end)
         records = await self._records()
         in_vain = end.end is End.TIMED_OUT or judge(end, StepRecord()).cost is Cost.EVERYTHING
-        if orphans and not in_vain:
+        waiting = [step for step, record in records.items() if record.reported is Reported.RETRYING]
+        if not orphans and waiting and end.was_killed:
+            # It died between two attempts. One in which nothing has happened at all isn't followed by the next.
+            held = waiting if records != self._seen else []
+            if not held and not await self._run_is_stopping():
+                # First: of the steps there is only to be said that they aren't tried again.
+                self.failures[""] = str(diagnosis)
+        else:
+            held = orphans
+        self._seen = records
+        if held and not in_vain:
             # The sandbox died under its steps: those that have retries left go on in another one.
-            self._again = self._can_go_on(orphans, records)
+            self._again = self._can_go_on(held, records)
             if self._again:
-                return Failed(message=str(diagnose(end, records[orphans[0]], of="pipeline")))
+                return Failed(message=str(diagnose(end, records[held[0]], of="pipeline")))
         return await self._failed(end, await self._close_retries())
 
-    def _can_go_on(self, orphans: list[str], records: dict[str, StepRecord]) -> bool:
+    def _can_go_on(self, held: list[str], records: dict[str, StepRecord]) -> bool:
         """Whether there is something to do for another sandbox, after this one died under its steps."""
-        if all(records[step].reported is Reported.RETRYING for step in orphans):
+        if all(records[step].reported is Reported.RETRYING for step in held):
             return True
         if self.run.plan.failure_mode is not FailureMode.CONTINUE_ON_FAILURE:
             return False

@@ -56,7 +56,7 @@ def latest(run: PipelineRunResponse, steps: Sequence[str]) -> dict[str, StepReco
     """
     found: dict[str, StepRunResponse] = {}
     for names in _batches(steps):
-        for step_run in list_of(run, name="oneof:" + json.dumps(names)):
+        for step_run in list_of(run, name=_one_of(names)):
             known = found.get(step_run.name)
             if known is None or known.version < step_run.version:
                 found[step_run.name] = step_run
@@ -88,6 +88,11 @@ def record_of(step_run_id: UUID) -> StepRecord:
 def reported(step_run: StepRunResponse) -> Reported:
     """What a step run says of its step."""
     return _REPORTED.get(step_run.status, Reported.RUNNING)
+
+
+def _one_of(steps: Sequence[str]) -> str:
+    """The filter for step runs of these names."""
+    return "oneof:" + json.dumps(steps)
 
 
 def _batches(steps: Sequence[str]) -> Iterator[list[str]]:
@@ -150,7 +155,7 @@ def _exceptions(run: PipelineRunResponse, failed: Sequence[StepRunResponse]) -> 
         return {}
     messages: dict[UUID, str] = {}
     for names in _batches([step_run.name for step_run in failed]):
-        for step_run in list_of(run, hydrate=True, name="oneof:" + json.dumps(names)):
+        for step_run in list_of(run, hydrate=True, name=_one_of(names)):
             if step_run.exception_info is not None:
                 messages[step_run.id] = message_of(step_run.exception_info)
     return messages
@@ -180,7 +185,12 @@ def record_failure(run: PipelineRunResponse, step: str, record: StepRecord, diag
         else:
             _create_failed(run, step, diagnosis)
     except (IllegalOperationError, EntityExistsError) as error:
-        _logger.info("ZenML takes no failure of step %s any more: %s", step, error)
+        # A server that was away may have carried out the dead attempt's last request since `record` was read.
+        begun = [one for one in list_of(run, name=_one_of([step])) if one.status is ExecutionStatus.RUNNING]
+        for step_run in begun:
+            fail_step_run(step_run.id, diagnosis)
+        if not begun:
+            _logger.info("ZenML takes no failure of step %s any more: %s", step, error)
 
 
 def fail_step_run(step_run_id: UUID, diagnosis: Diagnosis) -> None:
@@ -256,7 +266,7 @@ def overview(run: PipelineRunResponse, steps: Sequence[str] | None = None) -> li
     if steps is not None and not steps:
         return []
     batches = list(_batches(steps)) if steps is not None else []
-    found = list_of(run, name="oneof:" + json.dumps(batches[0])) if len(batches) == 1 else list_of(run)
+    found = list_of(run, name=_one_of(batches[0])) if len(batches) == 1 else list_of(run)
     return [
         Seen(
             step=step_run.name,

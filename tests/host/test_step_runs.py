@@ -57,6 +57,16 @@ def test_a_step_run_left_running_is_failed_with_its_diagnosis(job: Job) -> None:
     assert record == ["retrying", 1, "Killed.", step_run]
 
 
+def test_a_last_attempt_that_zenml_hears_of_too_late_is_the_one_that_failed(job: Job) -> None:
+    """Its process is dead; its request was carried out after ZenML was asked what it knows of the step."""
+    for attempt in (1, 2):
+        call(job, "record_failure", run=job.run, step="fail_first", what=f"{attempt}")
+    step_run = call(job, "start", run=job.run, step="fail_first")
+    call(job, "record_failure", run=job.run, step="fail_first", what="Out of time", was_read=False)
+    record = call(job, "latest", run=job.run, steps=["fail_first"])["fail_first"]
+    assert record == ["failed", 3, "Out of time.", step_run]
+
+
 def test_a_failure_that_the_step_reported_is_explained_above_its_own_traceback(job: Job) -> None:
     step_run = call(job, "start", run=job.run, step="fail_first")
     call(job, "interrupted", step_run=step_run)

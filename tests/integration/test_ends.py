@@ -17,6 +17,7 @@ from prefect.client.orchestration import get_client
 from bridge.flow_run.outcome import Cost
 from tests.integration.ends import ENDS, STRUCK
 from tests.integration.lab import Lab, Ran, eventually
+from tests.integration.under import Under
 
 
 @dataclass(frozen=True)
@@ -207,6 +208,38 @@ def test_a_sandbox_that_dies_under_a_step_without_retries(lab: Lab, shapes, tmp_
     striker.join()
     assert (ran.status, ran.flow_run.state.name) == ("failed", "Failed")
     assert ran.steps == {"oom": "failed", "other": "completed"}
+    assert len(lab.sandboxes(ran)) == 2
+
+
+@pytest.mark.parametrize(
+    "end", ["oom", pytest.param("terminate", marks=pytest.mark.slow), pytest.param("kill", marks=pytest.mark.slow)]
+)
+def test_a_sandbox_that_dies_while_a_step_waits_for_its_retry(lab: Lab, shapes, tmp_path, end: str) -> None:
+    """In `pipeline` mode: nothing ran in it. The step has the retry that it waits for, in another one."""
+    settings = {"execution_mode": "pipeline"}
+    under = Under(lab, tmp_path).start(shapes.retried, "modal", settings, retries=1, delay=10)
+    under.until_steps({"fail_first": "retrying"})
+    getattr(lab.modal, end)(under.ran.traces("fail_first")[0]["sandbox"])
+    ran = under.join()
+    assert (ran.status, ran.flow_run.state.name) == ("completed", "Completed"), ran.flow_run.state.message
+    shown = {step: [one.status.value for one in step_runs] for step, step_runs in attempts_in_zenml(ran).items()}
+    assert shown == {"fail_first": ["retried", "completed"], "after": ["completed"]}
+    assert len(lab.sandboxes(ran)) == 2
+
+
+@pytest.mark.slow
+def test_a_sandbox_that_dies_again_before_anything_happens(lab: Lab, shapes, tmp_path) -> None:
+    """It might go on so for ever."""
+    settings = {"execution_mode": "pipeline"}
+    under = Under(lab, tmp_path).start(shapes.retried, "modal", settings, retries=1, delay=30)
+    under.until_steps({"fail_first": "retrying"})
+    lab.modal.oom(under.ran.traces("fail_first")[0]["sandbox"])
+    second = eventually(under.sandboxes, lambda found: len(found) == 2 and found[1].status == "running", 60)[1]
+    lab.modal.oom(second.id)
+    ran = under.join()
+    assert (ran.status, ran.flow_run.state.name) == ("failed", "Failed")
+    assert ran.steps == {"fail_first": "failed"}
+    assert "ran out of memory" in ran.flow_run.state.message
     assert len(lab.sandboxes(ran)) == 2
 
 

@@ -30,10 +30,10 @@ def overview(run: str, steps: list[str] | None) -> dict:
     return {seen.step: seen.status for seen in step_runs.overview(_known(run)[1], steps)}
 
 
-def record_failure(run: str, step: str, what: str) -> None:
+def record_failure(run: str, step: str, what: str, was_read: bool = True) -> None:
     known = _known(run)[1]
-    record = step_runs.latest(known, [step]).get(step, step_runs.StepRecord())
-    step_runs.record_failure(known, step, record, Diagnosis(what))
+    found = step_runs.latest(known, [step]) if was_read else {}
+    step_runs.record_failure(known, step, found.get(step, step_runs.StepRecord()), Diagnosis(what))
 
 
 def interrupted(step_run: str) -> None:
