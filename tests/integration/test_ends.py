@@ -220,7 +220,7 @@ def test_a_sandbox_that_dies_while_a_step_waits_for_its_retry(lab: Lab, shapes, 
     under = Under(lab, tmp_path).start(shapes.retried, "modal", settings, retries=1, delay=10)
     under.until_steps({"fail_first": "retrying"})
     getattr(lab.modal, end)(under.ran.traces("fail_first")[0]["sandbox"])
-    ran = under.join()
+    ran = under.join(150)
     assert (ran.status, ran.flow_run.state.name) == ("completed", "Completed"), ran.flow_run.state.message
     shown = {step: [one.status.value for one in step_runs] for step, step_runs in attempts_in_zenml(ran).items()}
     assert shown == {"fail_first": ["retried", "completed"], "after": ["completed"]}
@@ -236,7 +236,7 @@ def test_a_sandbox_that_dies_again_before_anything_happens(lab: Lab, shapes, tmp
     lab.modal.oom(under.ran.traces("fail_first")[0]["sandbox"])
     second = eventually(under.sandboxes, lambda found: len(found) == 2 and found[1].status == "running", 60)[1]
     lab.modal.oom(second.id)
-    ran = under.join()
+    ran = under.join(150)
     assert (ran.status, ran.flow_run.state.name) == ("failed", "Failed")
     assert ran.steps == {"fail_first": "failed"}
     assert "ran out of memory" in ran.flow_run.state.message
