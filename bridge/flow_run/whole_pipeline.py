@@ -160,32 +160,24 @@ class WholePipeline:
             if self._lost <= self.run.plan.infrastructure_retries:
                 self._again = True
                 return Failed(message=str(diagnosis))
-            if not await self._run_is_stopping():
-                # First: the steps fail for it.
-                self.failures[""] = str(diagnosis)
+            await self._blame(diagnosis)  # the steps fail for it
             await self._settle(records, end)
             return await self._failed(end, await self._close_retries())
-        if end.end is End.TIMED_OUT and not await self._run_is_stopping():
-            # First: what its steps say is that they were interrupted.
-            self.failures[""] = str(diagnosis)
+        if end.end is End.TIMED_OUT:
+            await self._blame(diagnosis)  # what its steps say is that they were interrupted
         orphans = await self._settle(records, end)
         records = await self._records()
         in_vain = end.end is End.TIMED_OUT or judge(end, StepRecord()).cost is Cost.EVERYTHING
+        # It died under its steps, or between their attempts: those that have retries left go on in another one.
         waiting = [step for step, record in records.items() if record.reported is Reported.RETRYING]
-        if not orphans and waiting and end.was_killed:
-            # It died between two attempts. One in which nothing has happened at all isn't followed by the next.
-            held = waiting if records != self._seen else []
-            if not held and not await self._run_is_stopping():
-                # First: of the steps there is only to be said that they aren't tried again.
-                self.failures[""] = str(diagnosis)
-        else:
-            held = orphans
+        held = orphans or (waiting if end.was_killed else [])
+        nothing_happened = not orphans and records == self._seen
         self._seen = records
-        if held and not in_vain:
-            # The sandbox died under its steps: those that have retries left go on in another one.
-            self._again = self._can_go_on(held, records)
-            if self._again:
-                return Failed(message=str(diagnose(end, records[held[0]], of="pipeline")))
+        if held and nothing_happened:
+            await self._blame(diagnosis)  # of the steps there is only to be said that they aren't tried again
+        elif held and not in_vain and self._can_go_on(held, records):
+            self._again = True
+            return Failed(message=str(diagnose(end, records[held[0]], of="pipeline")))
         return await self._failed(end, await self._close_retries())
 
     def _can_go_on(self, held: list[str], records: dict[str, StepRecord]) -> bool:
@@ -199,6 +191,11 @@ class WholePipeline:
             and all(records[name].reported in SUCCESSFUL for name in upstream)
             for step, upstream in self.run.plan.upstream.items()
         )
+
+    async def _blame(self, diagnosis: Diagnosis) -> None:
+        """Say of the run, before anything of its steps, what came to its sandbox; not of one that is being stopped."""
+        if not await self._run_is_stopping():
+            self.failures[""] = str(diagnosis)
 
     def _say_lost(self, diagnosis: Diagnosis) -> None:
         most = self.run.plan.infrastructure_retries + 1

@@ -241,7 +241,11 @@ class Lab:
 
     def sandboxes(self, ran: Ran) -> list[Any]:
         """The sandboxes that the loopback made for a run."""
-        return [box for box in self.modal.sandboxes() if box.tags.get("zenml_run_id") == str(ran.run.id)]
+        return self.sandboxes_of(ran.run.id)
+
+    def sandboxes_of(self, run_id: UUID) -> list[Any]:
+        """The same, where there is no more than the run's id yet."""
+        return [box for box in self.modal.sandboxes() if box.tags.get("zenml_run_id") == str(run_id)]
 
     def running(self, ran: Ran) -> list[Any]:
         """Those of a run that haven't ended: another test's may run on."""

@@ -43,12 +43,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     wheel = next(folder.glob("*.whl"))
     subprocess.run([uv, "venv", str(folder / "venv"), "--python", sys.executable], **run)  # type: ignore[call-overload]
     python = str(folder / "venv" / "bin" / "python")
-    found = {each.name.replace("-", "_") for each in distributions()} & {
-        "prefect",
-        "modal",
-        "fastapi",
-        "importlib_metadata",
-    }
+    wanted = {"prefect", "modal", "fastapi", "importlib_metadata"}
+    found = wanted & {each.name.replace("-", "_") for each in distributions()}
     # By name: setuptools, once imported, adds what it brings along to what `distributions` finds.
     releases = [f"{name}=={version(name)}" for name in sorted(found)]
     subprocess.run([uv, "pip", "install", "--python", python, f"{wheel}[local]", *releases], **run)  # type: ignore[call-overload]

@@ -234,8 +234,10 @@ def test_a_sandbox_that_dies_again_before_anything_happens(lab: Lab, shapes, tmp
     under = Under(lab, tmp_path).start(shapes.retried, "modal", settings, retries=1, delay=30)
     under.until_steps({"fail_first": "retrying"})
     lab.modal.oom(under.ran.traces("fail_first")[0]["sandbox"])
-    second = eventually(under.sandboxes, lambda found: len(found) == 2 and found[1].status == "running", 60)[1]
-    lab.modal.oom(second.id)
+    boxes = eventually(
+        lambda: lab.sandboxes_of(under.run_id), lambda found: [box.status for box in found][1:] == ["running"], 60
+    )
+    lab.modal.oom(boxes[1].id)
     ran = under.join(150)
     assert (ran.status, ran.flow_run.state.name) == ("failed", "Failed")
     assert ran.steps == {"fail_first": "failed"}

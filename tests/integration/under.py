@@ -127,15 +127,11 @@ class Under:
             assert eventually(read, bool, seconds)
         return self
 
-    def sandboxes(self) -> list[Any]:
-        """Those that the loopback has made for it so far."""
-        return [box for box in self.lab.modal.sandboxes() if box.tags.get("zenml_run_id") == str(self.run_id)]
-
     def all_dead(self, seconds: float = ALIVE_SECONDS) -> bool:
         """Whether nothing of the run's sandboxes is alive, at the latest after ``seconds``."""
 
         def alive() -> list[Any]:
-            return [box for box in self.sandboxes() if box.status == "running"] + [
+            return [box for box in self.lab.sandboxes_of(self.run_id) if box.status == "running"] + [
                 pid for pid in self.pids() if living(pid)
             ]
 
