@@ -187,6 +187,9 @@ class Scheduler:
         if record.reported is Reported.NOTHING and await self._store.cached(step) is not None:
             _logger.info("Step %s is answered from ZenML's cache.", step)
             return Fate.DONE
+        if record.reported is Reported.RETRYING and not await self._may_try_again(step, record, permit):
+            # It failed in a sandbox that died before it could be tried again.
+            return await self._given_up(step, record, permit)
         while True:
             outcome = await self._attempt(step, record, permit)
             if outcome.verdict is Verdict.SUCCEEDED:
@@ -199,12 +202,13 @@ class Scheduler:
                 # stopped it, after this step's process began and before it could say so.
                 return await self._stopped(step, record)
             if not await self._may_try_again(step, record, permit):
-                if permit.kill.is_set():
-                    return await self._stopped(step, record)
-                await self._store.close_retries(step)
-                return await self._failed()
+                return await self._given_up(step, record, permit)
 
-    async def _failed(self) -> Fate:
+    async def _given_up(self, step: str, record: StepRecord, permit: Pass) -> Fate:
+        """A step has failed and isn't tried again."""
+        if permit.kill.is_set():
+            return await self._stopped(step, record)
+        await self._store.close_retries(step)
         if self._plan.failure_mode is FailureMode.FAIL_FAST:
             # The others are killed next: ZenML hears of it before their processes could call that a failure.
             await self._store.stop_running()

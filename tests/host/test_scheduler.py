@@ -16,7 +16,7 @@ from bridge.host.admission import Capacity, Demand, SharedSandbox
 from bridge.host.attempt import Attempt, Streams
 from bridge.host.scheduler import Scheduler
 from bridge.host.store import Store
-from bridge.plan import FailureMode, Mode, Plan, SandboxSpec, StepPlan
+from bridge.plan import FailureMode, Mode, Plan, RetryPolicy, SandboxSpec, StepPlan
 
 BROKEN = RuntimeError("500 Server Error: Internal Server Error")
 REFUSED = CredentialsNotValid("Authentication error: error decoding access token.")
@@ -50,13 +50,16 @@ class Hanging:
 class Answers(Store):
     """ZenML's answers, one after the other: whether the run is being stopped, or an error; the last one stays."""
 
-    def __init__(self, *answers: bool | Exception, telling: Exception | None = None) -> None:
+    def __init__(
+        self, *answers: bool | Exception, telling: Exception | None = None, known: StepRecord | None = None
+    ) -> None:
+        self._known_record = known or StepRecord()
         self._answers = list(answers)
         self._telling = telling
         self.asked = 0
 
     async def records(self, steps: list[str]) -> dict[str, StepRecord]:
-        return {step: StepRecord() for step in steps}
+        return dict.fromkeys(steps, self._known_record)
 
     async def record(self, step: str) -> StepRecord:
         return StepRecord(Reported.RUNNING, "id", 1)
@@ -79,11 +82,11 @@ class Answers(Store):
         """It is told elsewhere what is told."""
 
     async def stop_retrying(self, step: str) -> None:
-        """No step waits."""
+        """It is told elsewhere what is told."""
 
 
-def scheduler(host: Hanging, store: Store, folder: Path, stop_poll: float) -> Scheduler:
-    steps = (StepPlan("one", (), (), SandboxSpec()),)
+def scheduler(host: Hanging, store: Store, folder: Path, stop_poll: float, delays: tuple[float, ...] = ()) -> Scheduler:
+    steps = (StepPlan("one", (), (), SandboxSpec(), retry=RetryPolicy(delays)),)
     plan = Plan("p", "snapshot", "stack", Mode.PIPELINE, FailureMode.FAIL_FAST, steps)
     admission = SharedSandbox(Capacity(), {"one": Demand()}, None)
     return Scheduler(plan, host, store, admission, str(folder), stop_poll=stop_poll)
@@ -118,3 +121,23 @@ async def test_the_steps_of_a_run_that_is_stopped_end_though_zenml_can_t_be_told
     host, store = Hanging(), Answers(False, True, telling=BROKEN)
     fates = await asyncio.wait_for(scheduler(host, store, tmp_path, stop_poll=0.05).run(), timeout=10)
     assert fates == {"one": Fate.STOPPED}
+
+
+async def test_a_step_that_waited_in_a_sandbox_that_died_waits_anew(tmp_path: Path) -> None:
+    host, store = Hanging(), Answers(False, known=StepRecord(Reported.RETRYING, "id", 1))
+    scheduled = scheduler(host, store, tmp_path, stop_poll=600, delays=(0.5,))
+    loop = asyncio.get_running_loop()
+    asked = loop.time()
+    running = asyncio.ensure_future(scheduled.run())
+    await asyncio.wait_for(host.began.wait(), timeout=10)
+    waited = loop.time() - asked
+    await scheduled.terminate()
+    await asyncio.wait_for(running, timeout=10)
+    assert waited >= 0.5
+
+
+async def test_a_step_that_waited_in_a_sandbox_that_died_is_stopped_in_the_next(tmp_path: Path) -> None:
+    host, store = Hanging(), Answers(False, True, known=StepRecord(Reported.RETRYING, "id", 1))
+    scheduled = scheduler(host, store, tmp_path, stop_poll=0.05, delays=(600,))
+    fates = await asyncio.wait_for(scheduled.run(), timeout=10)
+    assert (fates, host.began.is_set()) == ({"one": Fate.STOPPED}, False)

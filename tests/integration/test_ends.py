@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import threading
 from dataclasses import dataclass, replace
+from datetime import timezone
 from pathlib import Path
 from typing import Any
 
@@ -215,16 +216,19 @@ def test_a_sandbox_that_dies_under_a_step_without_retries(lab: Lab, shapes, tmp_
     "end", ["oom", pytest.param("terminate", marks=pytest.mark.slow), pytest.param("kill", marks=pytest.mark.slow)]
 )
 def test_a_sandbox_that_dies_while_a_step_waits_for_its_retry(lab: Lab, shapes, tmp_path, end: str) -> None:
-    """In `pipeline` mode: nothing ran in it. The step has the retry that it waits for, in another one."""
-    settings = {"execution_mode": "pipeline"}
-    under = Under(lab, tmp_path).start(shapes.retried, "modal", settings, retries=1, delay=10)
+    """In `pipeline` mode: nothing ran in it. The step has its retry, after its delay, in another one."""
+    settings, delay = {"execution_mode": "pipeline"}, 10
+    under = Under(lab, tmp_path).start(shapes.retried, "modal", settings, retries=1, delay=delay)
     under.until_steps({"fail_first": "retrying"})
     getattr(lab.modal, end)(under.ran.traces("fail_first")[0]["sandbox"])
     ran = under.join(150)
     assert (ran.status, ran.flow_run.state.name) == ("completed", "Completed"), ran.flow_run.state.message
-    shown = {step: [one.status.value for one in step_runs] for step, step_runs in attempts_in_zenml(ran).items()}
+    attempts = attempts_in_zenml(ran)
+    shown = {step: [one.status.value for one in step_runs] for step, step_runs in attempts.items()}
     assert shown == {"fail_first": ["retried", "completed"], "after": ["completed"]}
-    assert len(lab.sandboxes(ran)) == 2
+    first, second = lab.sandboxes(ran)
+    tried_again = attempts["fail_first"][1].start_time.replace(tzinfo=timezone.utc).timestamp()
+    assert tried_again - max(first.created_at, second.created_at) >= delay, "it begins anew in the new one"
 
 
 @pytest.mark.slow
