@@ -35,7 +35,8 @@ def draw(rows: list[dict[str, Any]], out: Path) -> None:
             places = [scenarios.index(scenario) + 0.32 - 0.16 * number for scenario in at]
             bars = panel.barh(places, list(at.values()), 0.15, color=colour, label=way)
             panel.bar_label(bars, fmt="%.0f", padding=2, fontsize=7)
-        panel.set_xscale("log")
+        if rows:
+            panel.set_xscale("log")
         panel.set_title(title, fontsize=10)
         panel.margins(x=0.15)
         panel.spines[["top", "right"]].set_visible(False)
